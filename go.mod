@@ -1,0 +1,3 @@
+module github.com/retune-go/retune
+
+go 1.26
