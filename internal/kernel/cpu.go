@@ -1,0 +1,54 @@
+package kernel
+
+// A level is a set of instructions that kernels are written for.
+type level int
+
+const (
+	levelGo     level = iota // no assembly
+	levelAVX2                // AVX2, FMA and F16C
+	levelAVX512              // AVX-512 F, BW, DQ, VL and VNNI
+	numLevels
+)
+
+func (l level) String() string { return [...]string{"go", "avx2", "avx512"}[l] }
+
+// best is the highest level that this processor runs, and active the one in use.
+// They differ only in tests.
+var (
+	best   = detect()
+	active level
+)
+
+func init() { use(best) }
+
+// use switches all kernels to level l. Packed operands remember the level they
+// were packed for.
+func use(l level) {
+	active = l
+	vector = vectorLevels[l]
+}
+
+// vectorKernels holds the assembly of one level for operations on vectors; nil
+// where there is none, and the Go twin serves. Lengths are equal and checked by
+// the caller.
+type vectorKernels struct {
+	unary     [numUnary]func(dst, x []float32)
+	binary    [numBinary]func(dst, x, y []float32)         // x op y
+	scalar    [numBinary]func(dst, x []float32, s float32) // s op x
+	divScalar func(dst, x []float32, s float32)
+	leakyRelu func(dst, x []float32, alpha float32)
+	clip      func(dst, x []float32, lo, hi float32)
+	affine    func(dst, x []float32, a, b float32)
+	mulAdd    func(dst, x, y, z []float32)
+	axpy      func(y, x []float32, a float32)
+	sum       func(x []float32) float32
+	dot       func(x, y []float32) float32
+	maxReduce func(x []float32) float32
+	minReduce func(x []float32) float32
+	expSum    func(dst, x []float32, shift float32) float32
+
+	fromFloat16 func(dst []float32, x []uint16)
+	toFloat16   func(dst []uint16, x []float32)
+}
+
+var vector vectorKernels

@@ -1,0 +1,5 @@
+package kernel
+
+func detect() level { return levelGo }
+
+var vectorLevels [numLevels]vectorKernels

@@ -1,0 +1,96 @@
+package kernel
+
+// Cells of recurrent networks for one row of a batch, after the products with
+// the weights. Slices of length h are one row; gates are overwritten with their
+// activated values, which training needs.
+
+// LSTMCell advances a long short-term memory cell of size h by a step:
+//
+//	i = σ(gates[0:h] + peepI ⊙ c)   o = σ(gates[h:2h] + peepO ⊙ c')
+//	f = σ(gates[2h:3h] + peepF ⊙ c) g = tanh(gates[3h:4h])
+//	c' = f ⊙ c + i ⊙ g              hidden = o ⊙ tanh(c')
+//
+// gates holds the pre-activations in ONNX's order i, o, f, c, and on return i, o, f
+// and g. peep is nil, or 3h weights in ONNX's order i, o, f. c is the state before;
+// cNext, hidden have length h; cNext may be c. If tanhC is not nil it
+// receives tanh(c').
+func LSTMCell[T Float](h int, gates, peep, c, cNext, hidden, tanhC []T) {
+	if len(gates) < 4*h || len(c) < h || len(cNext) < h || len(hidden) < h || peep != nil && len(peep) < 3*h || tanhC != nil && len(tanhC) < h {
+		panic("kernel: LSTMCell: operand too short")
+	}
+	i, o, f, g := gates[:h], gates[h:2*h], gates[2*h:3*h], gates[3*h:4*h]
+	c, cNext, hidden = c[:h], cNext[:h], hidden[:h]
+	if peep == nil {
+		Sigmoid(gates[:3*h], gates[:3*h])
+	} else {
+		MulAdd(i, peep[:h], c, i)
+		MulAdd(f, peep[2*h:3*h], c, f)
+		Sigmoid(i, i)
+		Sigmoid(f, f)
+	}
+	Tanh(g, g)
+	Mul(cNext, f, c)
+	MulAdd(cNext, i, g, cNext)
+	if peep != nil {
+		MulAdd(o, peep[h:2*h], cNext, o)
+		Sigmoid(o, o)
+	}
+	if tanhC == nil {
+		tanhC = hidden
+	}
+	tanhC = tanhC[:h]
+	Tanh(tanhC, cNext)
+	Mul(hidden, o, tanhC)
+}
+
+// GRUCell advances a gated recurrent unit of size h by a step, with the reset
+// gate applied after the product (linear_before_reset ≠ 0):
+//
+//	z = σ(gates[0:h])   r = σ(gates[h:2h])
+//	n = tanh(gates[2h:3h] + r ⊙ rec)
+//	hidden = (1-z) ⊙ n + z ⊙ prev
+//
+// gates holds the pre-activations in ONNX's order z, r, h, of which the first two
+// include the recurrent product and biases and the third the input's alone;
+// rec is the recurrent product of the third with its bias, length h. On return gates
+// holds z, r and n. hidden may be prev.
+func GRUCell[T Float](h int, gates, rec, prev, hidden []T) {
+	if len(gates) < 3*h || len(rec) < h || len(prev) < h || len(hidden) < h {
+		panic("kernel: GRUCell: operand too short")
+	}
+	z, r, n := gates[:h], gates[h:2*h], gates[2*h:3*h]
+	Sigmoid(gates[:2*h], gates[:2*h])
+	MulAdd(n, r, rec[:h], n)
+	Tanh(n, n)
+	gruBlend(z, n, prev[:h], hidden[:h])
+}
+
+// GRUReset is the first half of a unit whose reset gate is applied before the product
+// (linear_before_reset = 0): it activates z and r, the first 2h of gates, and
+// sets reset = r ⊙ prev, which the caller multiplies by the recurrent weights
+// of the third gate.
+func GRUReset[T Float](h int, gates, prev, reset []T) {
+	if len(gates) < 2*h || len(prev) < h || len(reset) < h {
+		panic("kernel: GRUReset: operand too short")
+	}
+	Sigmoid(gates[:2*h], gates[:2*h])
+	Mul(reset[:h], gates[h:2*h], prev[:h])
+}
+
+// GRUOutput is the second half: gates holds z and r from [GRUReset] and the complete
+// pre-activation of the third gate, which it replaces by n = tanh of it;
+// hidden = (1-z) ⊙ n + z ⊙ prev. hidden may be prev.
+func GRUOutput[T Float](h int, gates, prev, hidden []T) {
+	if len(gates) < 3*h || len(prev) < h || len(hidden) < h {
+		panic("kernel: GRUOutput: operand too short")
+	}
+	n := gates[2*h : 3*h]
+	Tanh(n, n)
+	gruBlend(gates[:h], n, prev[:h], hidden[:h])
+}
+
+// gruBlend sets hidden = z ⊙ (prev - n) + n.
+func gruBlend[T Float](z, n, prev, hidden []T) {
+	Sub(hidden, prev, n)
+	MulAdd(hidden, z, hidden, n)
+}

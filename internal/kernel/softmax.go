@@ -1,0 +1,47 @@
+package kernel
+
+import "math"
+
+// SoftmaxRow sets dst[i] = e^(x[i]-max x) / Σ e^(x[j]-max x). dst may be x. A row
+// that is all -Inf, or holds +Inf or NaN, gives NaNs as the formula does.
+func SoftmaxRow[T Float](dst, x []T) {
+	sameLen("SoftmaxRow", len(dst), len(x))
+	if len(x) == 0 {
+		return
+	}
+	sum := expSum(dst, x, MaxReduce(x))
+	Scale(dst, dst, 1/sum)
+}
+
+// LogSoftmaxRow sets dst[i] = x[i] - max x - ln Σ e^(x[j]-max x). dst may be x.
+func LogSoftmaxRow[T Float](dst, x []T) {
+	sameLen("LogSoftmaxRow", len(dst), len(x))
+	if len(x) == 0 {
+		return
+	}
+	top := MaxReduce(x)
+	var sum T
+	var buf [256]T // x must survive: dst may be x
+	for lo := 0; lo < len(x); lo += len(buf) {
+		hi := min(lo+len(buf), len(x))
+		sum += expSum(buf[:hi-lo], x[lo:hi], top)
+	}
+	log := T(math.Log(float64(sum)))
+	for i, v := range x {
+		dst[i] = v - top - log
+	}
+}
+
+// expSum sets dst[i] = e^(x[i]-shift) and returns the sum of dst.
+func expSum[T Float](dst, x []T, shift T) T {
+	if is32[T]() && vector.expSum != nil {
+		return T(vector.expSum(f32(dst), f32(x), float32(shift)))
+	}
+	var sum float64
+	for i, v := range x {
+		e := math.Exp(float64(v - shift))
+		dst[i] = T(e)
+		sum += e
+	}
+	return T(sum)
+}
