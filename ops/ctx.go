@@ -1,0 +1,230 @@
+package ops
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Ctx is what a kernel works on: its inputs, its outputs, the workers and the memory.
+// It belongs to one run of one node.
+type Ctx struct {
+	Context context.Context
+	Pool    *kernel.Pool
+	Node    *Node
+	Mem     *Meter
+
+	Ins  []tensor.Value // nil where an input is left out
+	Outs []tensor.Value // allocated where the shape was known before; else nil until Alloc or SetOut
+}
+
+// In is the i-th input tensor, nil if it is left out or no tensor.
+func (c *Ctx) In(i int) *tensor.Tensor {
+	if i >= len(c.Ins) {
+		return nil
+	}
+	t, _ := c.Ins[i].(*tensor.Tensor)
+	return t
+}
+
+// Value is the i-th input of any kind.
+func (c *Ctx) Value(i int) tensor.Value {
+	if i >= len(c.Ins) {
+		return nil
+	}
+	return c.Ins[i]
+}
+
+// Out is the i-th output, already of its inferred type and shape, its elements undefined;
+// nil if the graph does not use that output or its shape was not inferred.
+func (c *Ctx) Out(i int) *tensor.Tensor {
+	if i >= len(c.Outs) {
+		return nil
+	}
+	t, _ := c.Outs[i].(*tensor.Tensor)
+	return t
+}
+
+// Wants reports whether the graph uses the i-th output.
+func (c *Ctx) Wants(i int) bool { return c.Node.Output(i) != nil }
+
+// Alloc makes the i-th output of this type and shape, zeroed, unless it is there already.
+// For outputs whose shape hangs on data.
+func (c *Ctx) Alloc(i int, d tensor.DType, shape ...int) (*tensor.Tensor, error) {
+	if t := c.Out(i); t != nil && t.DType() == d && equalInts(t.Shape(), shape) {
+		return t, nil
+	}
+	t, err := c.New(d, shape...)
+	if err != nil {
+		return nil, err
+	}
+	c.SetOut(i, t)
+	return t, nil
+}
+
+// SetOut makes v the i-th output; it may share an input's memory.
+func (c *Ctx) SetOut(i int, v tensor.Value) {
+	for len(c.Outs) <= i {
+		c.Outs = append(c.Outs, nil)
+	}
+	c.Outs[i] = v
+}
+
+// New allocates a tensor of zeros within the run's memory limit.
+func (c *Ctx) New(d tensor.DType, shape ...int) (*tensor.Tensor, error) {
+	size, err := tensor.ByteSize(d, shape)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Mem.Take(int64(size)); err != nil {
+		return nil, err
+	}
+	return tensor.Zeros(d, shape...)
+}
+
+// Body is the node's subgraph under that attribute.
+func (c *Ctx) Body(name string) Body { return c.Node.Bodies[name] }
+
+// Meter counts the bytes that one run holds against a limit. A nil Meter has none.
+type Meter struct {
+	Limit int64
+	used  atomic.Int64
+}
+
+// ErrMemory is what a run that would pass its memory limit fails with.
+type ErrMemory struct{ Need, Limit int64 }
+
+func (e *ErrMemory) Error() string {
+	return fmt.Sprintf("needs %d bytes, over the run's memory limit of %d", e.Need, e.Limit)
+}
+
+// Take counts n more bytes, or fails with [*ErrMemory].
+func (m *Meter) Take(n int64) error {
+	if m == nil {
+		return nil
+	}
+	if now := m.used.Add(n); m.Limit > 0 && now > m.Limit {
+		m.used.Add(-n)
+		return &ErrMemory{Need: now, Limit: m.Limit}
+	}
+	return nil
+}
+
+// Give counts n bytes back.
+func (m *Meter) Give(n int64) {
+	if m != nil {
+		m.used.Add(-n)
+	}
+}
+
+// Used is the bytes counted now.
+func (m *Meter) Used() int64 {
+	if m == nil {
+		return 0
+	}
+	return m.used.Load()
+}
+
+func equalInts(a, b []int) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// Table is the one place where element types become kernels: the instantiation of a
+// generic kernel for each type.
+type Table map[tensor.DType]Kernel
+
+// By dispatches on the element type of input key. float16 and bfloat16, where the table has no
+// kernel of their own, run the float32 one between conversions.
+func (t Table) By(key int) Kernel {
+	var ks [32]Kernel
+	for d, k := range t {
+		ks[d] = k
+	}
+	if f := ks[tensor.Float32]; f != nil {
+		for _, half := range []tensor.DType{tensor.Float16, tensor.BFloat16} {
+			if ks[half] == nil {
+				ks[half] = viaFloat32(f, half)
+			}
+		}
+	}
+	return func(c *Ctx) error {
+		in := c.In(key)
+		if in == nil {
+			return fmt.Errorf("input %d is not a tensor", key)
+		}
+		if k := ks[in.DType()]; k != nil {
+			return k(c)
+		}
+		return fmt.Errorf("no kernel for element type %s", in.DType())
+	}
+}
+
+// Always is a Compile that reads no attributes and dispatches on input key.
+func (t Table) Always(key int) func(*Node) (Kernel, error) {
+	k := t.By(key)
+	return func(*Node) (Kernel, error) { return k, nil }
+}
+
+// viaFloat32 runs k on float32 copies of the inputs of type half and rounds the outputs back.
+func viaFloat32(k Kernel, half tensor.DType) Kernel {
+	return func(c *Ctx) error {
+		w := *c
+		w.Ins = make([]tensor.Value, len(c.Ins))
+		for i, v := range c.Ins {
+			w.Ins[i] = v
+			if t, ok := v.(*tensor.Tensor); ok && t.DType() == half {
+				f, err := c.New(tensor.Float32, t.Shape()...)
+				if err != nil {
+					return err
+				}
+				if err := tensor.ConvertInto(f, t, true); err != nil {
+					return err
+				}
+				w.Ins[i] = f
+			}
+		}
+		w.Outs = make([]tensor.Value, len(c.Outs))
+		for i, v := range c.Outs {
+			w.Outs[i] = v
+			if t, ok := v.(*tensor.Tensor); ok && t.DType() == half {
+				f, err := c.New(tensor.Float32, t.Shape()...)
+				if err != nil {
+					return err
+				}
+				w.Outs[i] = f
+			}
+		}
+		if err := k(&w); err != nil {
+			return err
+		}
+		for i, v := range w.Outs {
+			f, ok := v.(*tensor.Tensor)
+			want := c.Out(i)
+			if !ok || f.DType() != tensor.Float32 || want != nil && want.DType() != half {
+				c.SetOut(i, v)
+				continue
+			}
+			if want == nil {
+				var err error
+				if want, err = c.Alloc(i, half, f.Shape()...); err != nil {
+					return err
+				}
+			}
+			if err := tensor.ConvertInto(want, f, true); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}

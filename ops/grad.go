@@ -1,0 +1,213 @@
+package ops
+
+import (
+	"fmt"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// GradOpset is the opset at which gradient nodes are meant, whatever the model imports.
+const GradOpset = 21
+
+// Grad emits gradient nodes into a graph. What it is asked for twice it may build twice:
+// the passes of the runtime share it.
+type Grad struct {
+	Graph *onnx.Graph
+	Infos map[*onnx.Value]Info // of the forward graph's values; those of emitted nodes are added
+	Names func(hint string) string
+	err   error
+}
+
+// Err is the first error of an emitted node.
+func (g *Grad) Err() error { return g.err }
+
+// Info is what is known of v.
+func (g *Grad) Info(v *onnx.Value) Info {
+	i := g.Infos[v]
+	if v != nil && v.Const != nil && i.Const == nil {
+		i = InfoOf(v.Const, true)
+	}
+	return i
+}
+
+// Rank is v's number of dimensions; a rank that is not known before the run is recorded as an error.
+func (g *Grad) Rank(v *onnx.Value) int {
+	i := g.Info(v)
+	if !i.Ranked {
+		g.fail(fmt.Errorf("gradient: the rank of %q is not known", v.Name))
+		return 0
+	}
+	return len(i.Shape)
+}
+
+// DType is v's element type; not knowing it is recorded as an error.
+func (g *Grad) DType(v *onnx.Value) tensor.DType {
+	d := g.Info(v).DType
+	if d == tensor.Undefined {
+		g.fail(fmt.Errorf("gradient: the element type of %q is not known", v.Name))
+		return tensor.Float32
+	}
+	return d
+}
+
+func (g *Grad) fail(err error) {
+	if g.err == nil {
+		g.err = err
+	}
+}
+
+// Node emits an operator of ai.onnx at [GradOpset] with that many outputs.
+func (g *Grad) Node(op string, outs int, in []*onnx.Value, attrs ...*onnx.Attribute) []*onnx.Value {
+	return g.emit("", op, outs, in, attrs)
+}
+
+// Internal emits an operator of the [Internal] domain.
+func (g *Grad) Internal(op string, outs int, in []*onnx.Value, attrs ...*onnx.Attribute) []*onnx.Value {
+	return g.emit(Internal, op, outs, in, attrs)
+}
+
+func (g *Grad) emit(domain, op string, outs int, in []*onnx.Value, attrs []*onnx.Attribute) []*onnx.Value {
+	names := make([]string, outs)
+	for i := range names {
+		names[i] = g.Names(op)
+	}
+	n := onnx.NewNode(op, in, names...)
+	n.Name, n.Domain, n.Opset, n.Attrs = names[0], domain, GradOpset, attrs
+	g.Graph.Nodes = append(g.Graph.Nodes, n)
+	r, err := Resolve(n, GradOpset)
+	if err != nil {
+		g.fail(err)
+		return n.Outputs
+	}
+	r.In = make([]Info, len(n.Inputs))
+	for i, v := range n.Inputs {
+		if v != nil {
+			r.In[i] = g.Info(v)
+		}
+	}
+	infos, err := r.InferOutputs()
+	if err != nil {
+		g.fail(err)
+		return n.Outputs
+	}
+	for i, v := range n.Outputs {
+		g.Infos[v] = infos[i]
+	}
+	return n.Outputs
+}
+
+// Op emits an operator of ai.onnx with one output and no attributes.
+func (g *Grad) Op(op string, in ...*onnx.Value) *onnx.Value { return g.Node(op, 1, in)[0] }
+
+// With emits an operator of ai.onnx with one output over one input, with attributes.
+func (g *Grad) With(op string, attrs []*onnx.Attribute, in ...*onnx.Value) *onnx.Value {
+	return g.Node(op, 1, in, attrs...)[0]
+}
+
+func (g *Grad) Add(a, b *onnx.Value) *onnx.Value    { return g.Op("Add", a, b) }
+func (g *Grad) Sub(a, b *onnx.Value) *onnx.Value    { return g.Op("Sub", a, b) }
+func (g *Grad) Mul(a, b *onnx.Value) *onnx.Value    { return g.Op("Mul", a, b) }
+func (g *Grad) Div(a, b *onnx.Value) *onnx.Value    { return g.Op("Div", a, b) }
+func (g *Grad) Neg(a *onnx.Value) *onnx.Value       { return g.Op("Neg", a) }
+func (g *Grad) MatMul(a, b *onnx.Value) *onnx.Value { return g.Op("MatMul", a, b) }
+
+// Const is a constant in the graph.
+func (g *Grad) Const(t *tensor.Tensor) *onnx.Value {
+	v := g.Graph.AddInit(g.Names("const"), t)
+	g.Infos[v] = InfoOf(t, true)
+	return v
+}
+
+// Int64s is a constant list of integers, for axes and shapes.
+func (g *Grad) Int64s(v ...int64) *onnx.Value {
+	if v == nil {
+		v = []int64{}
+	}
+	return g.Const(tensor.New(v))
+}
+
+// Like is the scalar x in v's element type.
+func (g *Grad) Like(v *onnx.Value, x float64) *onnx.Value {
+	switch d := g.DType(v); d {
+	case tensor.Float64:
+		return g.Const(tensor.Scalar(x))
+	case tensor.Float32:
+		return g.Const(tensor.Scalar(float32(x)))
+	default:
+		t, _ := tensor.Zeros(d)
+		if err := tensor.ConvertInto(t, tensor.Scalar(x), true); err != nil {
+			g.fail(err)
+		}
+		return g.Const(t)
+	}
+}
+
+// Shape is v's shape as a tensor.
+func (g *Grad) Shape(v *onnx.Value) *onnx.Value { return g.Op("Shape", v) }
+
+// ReshapeLike gives dy the shape of x.
+func (g *Grad) ReshapeLike(dy, x *onnx.Value) *onnx.Value {
+	return g.With("Reshape", []*onnx.Attribute{IntAttr("allowzero", 1)}, dy, g.Shape(x))
+}
+
+// SumTo sums dy over the dimensions in which x was broadcast, so that it has x's shape.
+func (g *Grad) SumTo(dy, x *onnx.Value) *onnx.Value {
+	a, b := g.Info(dy), g.Info(x)
+	if a.Ranked && b.Ranked && len(a.Shape) == len(b.Shape) {
+		same := true
+		for i := range a.Shape {
+			same = same && a.Shape[i].Same(b.Shape[i])
+		}
+		if same {
+			return dy
+		}
+	}
+	return g.Internal("SumTo", 1, []*onnx.Value{dy, g.Shape(x)})[0]
+}
+
+// ExpandTo broadcasts dy to the shape of x.
+func (g *Grad) ExpandTo(dy, x *onnx.Value) *onnx.Value { return g.Op("Expand", dy, g.Shape(x)) }
+
+// Transpose permutes the axes; without perm it swaps the last two of v.
+func (g *Grad) Transpose(v *onnx.Value, perm ...int64) *onnx.Value {
+	if perm == nil {
+		r := g.Rank(v)
+		for i := range r {
+			perm = append(perm, int64(i))
+		}
+		if r >= 2 {
+			perm[r-1], perm[r-2] = perm[r-2], perm[r-1]
+		}
+	}
+	return g.With("Transpose", []*onnx.Attribute{IntsAttr("perm", perm...)}, v)
+}
+
+// ReduceSum sums over axes.
+func (g *Grad) ReduceSum(v *onnx.Value, keep bool, axes ...int64) *onnx.Value {
+	k := int64(0)
+	if keep {
+		k = 1
+	}
+	return g.With("ReduceSum", []*onnx.Attribute{IntAttr("keepdims", k)}, v, g.Int64s(axes...))
+}
+
+// IntAttr is an integer attribute.
+func IntAttr(name string, v int64) *onnx.Attribute {
+	return &onnx.Attribute{Name: name, Type: onnx.AttrInt, I: v}
+}
+
+// IntsAttr is an integer-list attribute.
+func IntsAttr(name string, v ...int64) *onnx.Attribute {
+	return &onnx.Attribute{Name: name, Type: onnx.AttrInts, Ints: v}
+}
+
+// FloatAttr is a float attribute.
+func FloatAttr(name string, v float32) *onnx.Attribute {
+	return &onnx.Attribute{Name: name, Type: onnx.AttrFloat, F: v}
+}
+
+// StringAttr is a string attribute.
+func StringAttr(name, v string) *onnx.Attribute {
+	return &onnx.Attribute{Name: name, Type: onnx.AttrString, S: []byte(v)}
+}

@@ -1,0 +1,196 @@
+package ops
+
+import (
+	"fmt"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Dim is one dimension as far as it is known: a number (N ≥ 0), a named unknown
+// (N < 0, Sym set) that equals every other of its name, or simply unknown.
+type Dim struct {
+	N   int
+	Sym string
+}
+
+// D is a known dimension.
+func D(n int) Dim { return Dim{N: n} }
+
+// Unknown is a dimension of which nothing is known.
+var Unknown = Dim{N: -1}
+
+// Known reports whether the dimension is a number.
+func (d Dim) Known() bool { return d.N >= 0 }
+
+// Same reports whether two dimensions are sure to be equal.
+func (d Dim) Same(e Dim) bool {
+	return d.N >= 0 && d.N == e.N || d.N < 0 && e.N < 0 && d.Sym != "" && d.Sym == e.Sym
+}
+
+func (d Dim) String() string {
+	switch {
+	case d.N >= 0:
+		return fmt.Sprint(d.N)
+	case d.Sym != "":
+		return d.Sym
+	}
+	return "?"
+}
+
+// Map is f of a known dimension, unknown of an unknown one.
+func (d Dim) Map(f func(int) int) Dim {
+	if d.Known() {
+		return D(f(d.N))
+	}
+	return Unknown
+}
+
+// Info is what is known of a value before it is computed.
+type Info struct {
+	Kind   onnx.TypeKind
+	DType  tensor.DType // Undefined: not known; of a sequence: its elements'
+	Ranked bool         // whether Shape says anything
+	Shape  []Dim
+	Const  *tensor.Tensor // the value itself, where it is known
+}
+
+// InfoOf describes a value exactly. The tensor itself is included as Const only if keep.
+func InfoOf(v tensor.Value, keep bool) Info {
+	switch v := v.(type) {
+	case *tensor.Tensor:
+		i := Info{DType: v.DType(), Ranked: true, Shape: make([]Dim, v.Rank())}
+		for k, d := range v.Shape() {
+			i.Shape[k] = D(d)
+		}
+		if keep {
+			i.Const = v
+		}
+		return i
+	case *tensor.Sequence:
+		return Info{Kind: onnx.SequenceType, DType: v.Elem}
+	case *tensor.Optional:
+		return Info{Kind: onnx.OptionalType}
+	case *tensor.Map:
+		return Info{Kind: onnx.MapType}
+	}
+	return Info{}
+}
+
+// InfoOfType is what a declared type says.
+func InfoOfType(t *onnx.Type) Info {
+	if t == nil {
+		return Info{}
+	}
+	i := Info{Kind: t.Kind, DType: t.Elem}
+	if t.Kind != onnx.TensorType {
+		if t.Of != nil {
+			i.DType = t.Of.Elem
+		}
+		return i
+	}
+	if t.Shape != nil {
+		i.Ranked = true
+		for _, d := range t.Shape {
+			switch {
+			case d.Param != "":
+				i.Shape = append(i.Shape, Dim{N: -1, Sym: d.Param})
+			case d.Value >= 0:
+				i.Shape = append(i.Shape, D(int(d.Value)))
+			default:
+				i.Shape = append(i.Shape, Unknown)
+			}
+		}
+	}
+	return i
+}
+
+// Rank is the number of dimensions, -1 if not known.
+func (i Info) Rank() int {
+	if !i.Ranked {
+		return -1
+	}
+	return len(i.Shape)
+}
+
+// Static is the shape as numbers, ok false if some dimension is unknown.
+func (i Info) Static() (shape []int, ok bool) {
+	if i.Kind != onnx.TensorType || !i.Ranked || i.DType == tensor.Undefined {
+		return nil, false
+	}
+	shape = make([]int, len(i.Shape))
+	for k, d := range i.Shape {
+		if !d.Known() {
+			return nil, false
+		}
+		shape[k] = d.N
+	}
+	return shape, true
+}
+
+// Tensor is the Info of a tensor of known rank.
+func Tensor(d tensor.DType, shape ...Dim) Info { return Info{DType: d, Ranked: true, Shape: shape} }
+
+// Unranked is the Info of a tensor of which only the type is known.
+func Unranked(d tensor.DType) Info { return Info{DType: d} }
+
+// Dims makes known dimensions.
+func Dims(shape []int) []Dim {
+	ds := make([]Dim, len(shape))
+	for i, d := range shape {
+		ds[i] = D(d)
+	}
+	return ds
+}
+
+// SameAs infers one output of the type and shape of input i.
+func SameAs(i int) func(*Node) ([]Info, error) {
+	return func(n *Node) ([]Info, error) {
+		out := n.Info(i)
+		out.Const = nil
+		return []Info{out}, nil
+	}
+}
+
+// BroadcastDims is the shape that a and b broadcast to, by numpy's rule.
+func BroadcastDims(a, b []Dim) ([]Dim, error) {
+	if len(a) < len(b) {
+		a, b = b, a
+	}
+	out := make([]Dim, len(a))
+	copy(out, a)
+	off := len(a) - len(b)
+	for i, d := range b {
+		e := a[off+i]
+		switch {
+		case e.Same(d) || d.N == 1:
+		case e.N == 1:
+			out[off+i] = d
+		case e.Known() && d.Known():
+			return nil, fmt.Errorf("shapes %v and %v do not broadcast", a, b)
+		case e.Known(): // not 1: the unknown one is 1 or the same
+		case d.Known():
+			out[off+i] = d
+		default:
+			out[off+i] = Unknown
+		}
+	}
+	return out, nil
+}
+
+// Broadcast infers one output of input typeOf's element type and the shape that the listed
+// inputs (all, if none is listed) broadcast to.
+func Broadcast(d tensor.DType, infos ...Info) (Info, error) {
+	out := Info{DType: d, Ranked: true, Shape: []Dim{}}
+	for _, in := range infos {
+		if !in.Ranked {
+			return Unranked(d), nil
+		}
+		s, err := BroadcastDims(out.Shape, in.Shape)
+		if err != nil {
+			return Info{}, err
+		}
+		out.Shape = s
+	}
+	return out, nil
+}
