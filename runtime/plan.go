@@ -1,0 +1,530 @@
+package runtime
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/retune-go/retune/ops"
+	"github.com/retune-go/retune/tensor"
+)
+
+var backgroundContext = context.Background()
+
+// plan is a program for one set of input shapes: what hangs on shapes is computed, and
+// intermediate values have places in one arena.
+type plan struct {
+	prog   *program
+	known  []tensor.Value
+	steps  []planStep
+	arena  int
+	frames sync.Pool
+}
+
+type planStep struct {
+	*step
+	in     []ops.Info
+	static bool    // every output's shape is known: kernel and places are settled
+	outs   []place // for static steps
+	frees  []int   // slots that nothing reads after this step
+}
+
+// place is where a static output lives.
+type place struct {
+	dtype  tensor.DType
+	shape  []int
+	size   int
+	offset int // in the arena, -1: allocated for each run
+	alias  int // the slot whose memory it takes, -1: its own
+}
+
+// maxPlans bounds the plans that are kept for one program.
+const maxPlans = 64
+
+// planFor finds or makes the plan for these inputs.
+func (p *program) planFor(ins, caps []tensor.Value) (*plan, error) {
+	var buf [256]byte
+	key := buf[:0]
+	for _, vs := range [][]tensor.Value{ins, caps} {
+		for _, v := range vs {
+			t, ok := v.(*tensor.Tensor)
+			if !ok || t == nil {
+				key = append(key, 0xff)
+				continue
+			}
+			key = append(key, byte(t.DType()), byte(t.Rank()))
+			for _, d := range t.Shape() {
+				key = binary.AppendUvarint(key, uint64(d))
+			}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if pl := p.plans[string(key)]; pl != nil {
+		return pl, nil
+	}
+	pl, err := p.plan(ins, caps)
+	if err != nil {
+		return nil, err
+	}
+	if len(p.plans) >= maxPlans {
+		clear(p.plans)
+	}
+	p.plans[string(key)] = pl
+	return pl, nil
+}
+
+func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
+	infos := append([]ops.Info(nil), p.infos...)
+	pl := &plan{prog: p, known: append([]tensor.Value(nil), p.known...)}
+	for i, slot := range p.inputs {
+		if ins[i] != nil {
+			infos[slot] = ops.InfoOf(ins[i], false)
+		} else if v := p.values[slot]; v.Const != nil {
+			infos[slot] = ops.InfoOf(v.Const, false)
+		}
+	}
+	for i, v := range p.captures {
+		if slot := p.slots[v]; pl.known[slot] == nil {
+			infos[slot] = ops.InfoOf(caps[i], false)
+		}
+	}
+	for _, s := range p.steps {
+		if folded(s, pl.known) {
+			continue
+		}
+		r := *s.node
+		r.In = p.infosOf(s, infos)
+		if s.bodies != nil {
+			r.Bodies = p.bind(s, infos, nil)
+		}
+		outs, err := r.InferOutputs()
+		if err != nil {
+			return nil, err
+		}
+		st := planStep{step: s, in: r.In, static: s.bodies == nil}
+		for i, slot := range s.outs {
+			if slot < 0 {
+				st.outs = append(st.outs, place{alias: -1, offset: -1})
+				if i == 0 {
+					st.static = false
+				}
+				continue
+			}
+			infos[slot] = outs[i]
+			if outs[i].Const != nil {
+				pl.known[slot] = outs[i].Const
+			}
+			shape, ok := outs[i].Static()
+			if !ok || outs[i].DType == tensor.String {
+				st.static = false
+				continue
+			}
+			size, err := tensor.ByteSize(outs[i].DType, shape)
+			if err != nil {
+				return nil, ops.Errorf(s.node.Node, "%w", err)
+			}
+			st.outs = append(st.outs, place{dtype: outs[i].DType, shape: shape, size: size, offset: -1, alias: -1})
+		}
+		if err := p.fold(s, infos, pl.known); err != nil {
+			return nil, err
+		}
+		if folded(s, pl.known) {
+			continue
+		}
+		pl.steps = append(pl.steps, st)
+	}
+	pl.place()
+	pl.frames.New = func() any { return pl.newFrame() }
+	return pl, nil
+}
+
+func folded(s *step, known []tensor.Value) bool {
+	for _, o := range s.outs {
+		if o >= 0 && known[o] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// place gives static outputs memory: an input's where the operator allows it, else a stretch
+// of the arena that nothing alive holds. What a step of unknown shape reads, and what
+// leaves the graph, is allocated for each run, since such a step may keep it.
+func (pl *plan) place() {
+	p := pl.prog
+	n := len(p.values)
+	last := make([]int, n) // last step that reads the slot
+	for i := range last {
+		last[i] = -1
+	}
+	escapes := make([]bool, n)
+	for i, st := range pl.steps {
+		for _, slot := range p.reads(st.step) {
+			last[slot] = i
+			if !st.static {
+				escapes[slot] = true
+			}
+		}
+	}
+	for _, slot := range p.outputs {
+		last[slot] = len(pl.steps)
+		escapes[slot] = true
+	}
+	type chunk struct{ size, from, to int }
+	root := make([]int, n) // slot whose memory this one shares, itself if its own
+	own := make([]*chunk, n)
+	for i := range root {
+		root[i] = i
+	}
+	isOutput := make([]bool, n)
+	for _, slot := range p.outputs {
+		isOutput[slot] = true
+	}
+	for i := range pl.steps {
+		st := &pl.steps[i]
+		if !st.static {
+			continue
+		}
+		for k := range st.outs {
+			slot := st.step.outs[k]
+			if slot < 0 {
+				continue
+			}
+			o := &st.outs[k]
+			if k == 0 && st.node.Def.View && !isOutput[slot] {
+				o.alias = st.ins[0]
+				root[slot] = root[st.ins[0]]
+				if c := own[root[slot]]; c != nil {
+					c.to = max(c.to, last[slot])
+				}
+				if escapes[slot] {
+					escapes[root[slot]] = true
+				}
+				continue
+			}
+			if k == 0 && !isOutput[slot] && !escapes[slot] {
+				for _, j := range st.node.Def.InPlace {
+					if j >= len(st.ins) || st.ins[j] < 0 {
+						continue
+					}
+					r := root[st.ins[j]]
+					if c := own[r]; c != nil && c.to == i && c.size == o.size && !escapes[r] && readOnce(st.ins, st.ins[j], root) {
+						o.alias = st.ins[j]
+						root[slot] = r
+						c.to = max(i, last[slot])
+						break
+					}
+				}
+				if o.alias >= 0 {
+					continue
+				}
+			}
+			own[slot] = &chunk{o.size, i, max(i, last[slot])}
+		}
+	}
+	// Escape is only settled now: views come after their roots.
+	type item struct {
+		slot int
+		*chunk
+		offset int
+	}
+	var items []*item
+	for i := range pl.steps {
+		st := &pl.steps[i]
+		if !st.static {
+			continue
+		}
+		for k := range st.outs {
+			if slot := st.step.outs[k]; slot >= 0 && own[slot] != nil && !escapes[slot] {
+				items = append(items, &item{slot: slot, chunk: own[slot]})
+			}
+		}
+	}
+	sort.SliceStable(items, func(a, b int) bool { return items[a].size > items[b].size })
+	offset := make(map[int]int, len(items))
+	var placed []*item
+	for _, it := range items {
+		size := (it.size + 63) &^ 63
+		at := 0
+		for _, q := range placed { // placed is ordered by offset
+			if q.to < it.from || q.from > it.to {
+				continue
+			}
+			if q.offset-at >= size {
+				break
+			}
+			at = max(at, q.offset+(q.size+63)&^63)
+		}
+		it.offset = at
+		offset[it.slot] = at
+		pl.arena = max(pl.arena, at+size)
+		k := sort.Search(len(placed), func(k int) bool { return placed[k].offset > at })
+		placed = append(placed, nil)
+		copy(placed[k+1:], placed[k:])
+		placed[k] = it
+	}
+	for i := range pl.steps {
+		st := &pl.steps[i]
+		for k := range st.outs {
+			if !st.static || st.step.outs[k] < 0 {
+				continue
+			}
+			if at, ok := offset[st.step.outs[k]]; ok && own[st.step.outs[k]] != nil {
+				st.outs[k].offset = at
+			}
+		}
+	}
+	for slot, i := range last {
+		if i >= 0 && i < len(pl.steps) && root[slot] == slot {
+			pl.steps[i].frees = append(pl.steps[i].frees, slot)
+		}
+	}
+}
+
+// readOnce reports whether the memory of slot is read by just one of a step's inputs.
+func readOnce(ins []int, slot int, root []int) bool {
+	n := 0
+	for _, in := range ins {
+		if in >= 0 && root[in] == root[slot] {
+			n++
+		}
+	}
+	return n == 1
+}
+
+// frame is the state of one run: its values and its arena.
+type frame struct {
+	prog  *program
+	vals  []tensor.Value
+	bytes []int64 // charged for a slot allocated in this run
+	arena []byte
+	ctxs  []ops.Ctx
+}
+
+func (pl *plan) newFrame() *frame {
+	f := &frame{prog: pl.prog, vals: make([]tensor.Value, len(pl.known)), bytes: make([]int64, len(pl.known)),
+		arena: tensor.AlignedBytes(pl.arena), ctxs: make([]ops.Ctx, len(pl.steps))}
+	// Tensors in the arena are the same in every run of this frame.
+	for i := range pl.steps {
+		st := &pl.steps[i]
+		node := *st.node
+		node.In = st.in
+		f.ctxs[i] = ops.Ctx{Pool: pl.prog.set.pool, Node: &node, Ins: make([]tensor.Value, len(st.ins)), Outs: make([]tensor.Value, len(st.step.outs))}
+	}
+	return f
+}
+
+// run computes the program's outputs. ins may hold nil where an input has a default.
+func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps []tensor.Value) (outs []tensor.Value, err error) {
+	pl, err := p.planFor(ins, caps)
+	if err != nil {
+		return nil, err
+	}
+	start := mem.Used()
+	defer func() { mem.Give(mem.Used() - start) }()
+	if err := mem.Take(int64(pl.arena)); err != nil {
+		return nil, err
+	}
+	f := pl.frames.Get().(*frame)
+	copy(f.vals, pl.known)
+	for i, slot := range p.inputs {
+		if f.vals[slot] = ins[i]; ins[i] == nil {
+			f.vals[slot] = p.values[slot].Const
+		}
+	}
+	for i, v := range p.captures {
+		if slot := p.slots[v]; f.vals[slot] == nil {
+			f.vals[slot] = caps[i]
+		}
+	}
+	var current *step
+	defer func() {
+		if r := recover(); r != nil {
+			err = panicked(current.node.Node, r)
+			return // the frame is not reused: a worker may still hold it
+		}
+		clear(f.vals)
+		clear(f.bytes)
+		pl.frames.Put(f)
+	}()
+	for i := range pl.steps {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		st := &pl.steps[i]
+		current = st.step
+		var begin time.Time
+		if p.set.profile != nil {
+			begin = time.Now()
+		}
+		if err := f.step(ctx, mem, st, &f.ctxs[i]); err != nil {
+			return nil, err
+		}
+		if p.set.profile != nil {
+			p.set.profile.add(st.node.Node, time.Since(begin))
+		}
+		for _, slot := range st.frees {
+			f.vals[slot] = nil
+			mem.Give(f.bytes[slot])
+			f.bytes[slot] = 0
+		}
+	}
+	outs = make([]tensor.Value, len(p.outputs))
+	for i, slot := range p.outputs {
+		v := f.vals[slot]
+		// A value that came in or is part of the model must not leave by reference.
+		if t, ok := v.(*tensor.Tensor); ok && (p.captures == nil && (pl.known[slot] != nil || isInput(p, slot)) || seen(outs[:i], v)) {
+			v = t.Clone()
+		}
+		outs[i] = v
+	}
+	return outs, nil
+}
+
+func seen(vs []tensor.Value, v tensor.Value) bool {
+	for _, w := range vs {
+		if w == v {
+			return true
+		}
+	}
+	return false
+}
+
+func isInput(p *program, slot int) bool {
+	for _, s := range p.inputs {
+		if s == slot {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *frame) step(ctx context.Context, mem *ops.Meter, st *planStep, c *ops.Ctx) error {
+	c.Context, c.Mem = ctx, mem
+	for k, slot := range st.ins {
+		if slot >= 0 {
+			c.Ins[k] = f.vals[slot]
+		}
+	}
+	before := mem.Used()
+	if !st.static {
+		r := *st.node
+		r.In = make([]ops.Info, len(c.Ins))
+		for k, v := range c.Ins {
+			if v != nil {
+				r.In[k] = ops.InfoOf(v, true)
+			}
+		}
+		if st.bodies != nil {
+			r.Bodies = f.prog.bind(st.step, nil, f.vals)
+		}
+		d := &ops.Ctx{Context: ctx, Pool: c.Pool, Node: &r, Mem: mem, Ins: append([]tensor.Value(nil), c.Ins...)}
+		if err := execute(st.step, d, nil); err != nil {
+			return err
+		}
+		var kept int64
+		for k, slot := range st.step.outs {
+			if slot >= 0 {
+				f.vals[slot] = d.Outs[k]
+				if t, ok := d.Outs[k].(*tensor.Tensor); ok {
+					f.bytes[slot] = int64(len(t.Bytes()))
+					kept += f.bytes[slot]
+				}
+			}
+		}
+		mem.Give(mem.Used() - before - kept)
+		return nil
+	}
+	var kept int64
+	for k := range st.outs {
+		slot := st.step.outs[k]
+		if slot < 0 {
+			c.Outs[k] = nil
+			continue
+		}
+		o := &st.outs[k]
+		var err error
+		switch {
+		case o.alias >= 0:
+			src := f.vals[o.alias].(*tensor.Tensor)
+			if o.dtype == src.DType() {
+				c.Outs[k], err = src.Reshape(o.shape...)
+			} else {
+				c.Outs[k], err = tensor.FromBytes(o.dtype, o.shape, src.Bytes(), nil)
+			}
+		case o.offset >= 0:
+			if c.Outs[k] == nil {
+				c.Outs[k], err = tensor.FromBytes(o.dtype, o.shape, f.arena[o.offset:o.offset+o.size:o.offset+o.size], nil)
+			}
+		default:
+			c.Outs[k], err = c.New(o.dtype, o.shape...)
+			f.bytes[slot] = int64(o.size)
+			kept += int64(o.size)
+		}
+		if err != nil {
+			return ops.Errorf(st.node.Node, "%w", err)
+		}
+		f.vals[slot] = c.Outs[k]
+	}
+	if st.kernel != nil {
+		if err := st.kernel(c); err != nil {
+			return ops.Errorf(st.node.Node, "%w", err)
+		}
+	} else if st.outs[0].alias < 0 { // a view that leaves the graph
+		src, dst := c.In(0), c.Out(0)
+		copy(dst.Bytes(), src.Bytes())
+	}
+	mem.Give(mem.Used() - before - kept)
+	return nil
+}
+
+// bound is a subgraph with the values that it captures.
+type bound struct {
+	prog  *program
+	infos []ops.Info
+	vals  []tensor.Value
+}
+
+// bind prepares a step's subgraphs for inference (infos) or for a run (vals, by slot).
+func (p *program) bind(s *step, infos []ops.Info, vals []tensor.Value) map[string]ops.Body {
+	bodies := make(map[string]ops.Body, len(s.bodies))
+	for name, prog := range s.bodies {
+		b := &bound{prog: prog}
+		for _, v := range prog.captures {
+			slot := p.slots[v]
+			if infos != nil {
+				b.infos = append(b.infos, infos[slot])
+			}
+			if vals != nil {
+				b.vals = append(b.vals, vals[slot])
+			}
+		}
+		bodies[name] = b
+	}
+	return bodies
+}
+
+func (b *bound) NumInputs() int  { return len(b.prog.inputs) }
+func (b *bound) NumOutputs() int { return len(b.prog.outputs) }
+
+// Infer tells what is known of the subgraph's outputs.
+func (b *bound) Infer(inputs []ops.Info) ([]ops.Info, error) {
+	out := make([]ops.Info, len(b.prog.outputs))
+	for i, slot := range b.prog.outputs {
+		out[i] = b.prog.infos[slot]
+		out[i].Const = nil
+	}
+	return out, nil
+}
+
+// Run computes the subgraph.
+func (b *bound) Run(c *ops.Ctx, inputs []tensor.Value) ([]tensor.Value, error) {
+	if len(inputs) != len(b.prog.inputs) {
+		return nil, fmt.Errorf("subgraph %q takes %d inputs, not %d", b.prog.graph.Name, len(b.prog.inputs), len(inputs))
+	}
+	return b.prog.run(c.Context, c.Mem, inputs, b.vals)
+}

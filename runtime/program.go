@@ -1,0 +1,352 @@
+package runtime
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
+	"github.com/retune-go/retune/tensor"
+)
+
+// program is a graph whose operators are resolved and compiled, for any input shapes.
+type program struct {
+	set      *settings
+	graph    *onnx.Graph
+	slots    map[*onnx.Value]int
+	values   []*onnx.Value
+	inputs   []int
+	outputs  []int
+	captures []*onnx.Value // values of the graphs around this one, in the order in which they are bound
+	steps    []*step
+
+	infos []ops.Info     // by slot: what is known whatever the inputs are
+	known []tensor.Value // by slot: the value, where it hangs on no input
+
+	mu    sync.Mutex
+	plans map[string]*plan
+}
+
+// step is one node of a program.
+type step struct {
+	node   *ops.Node
+	ins    []int // slots, -1 where left out
+	outs   []int
+	bodies map[string]*program
+	kernel ops.Kernel // nil for views
+}
+
+// foldLimit bounds the bytes of a value that is computed ahead and kept.
+const foldLimit = 64 << 20
+
+// compile builds the program of g. Nested graphs are compiled with it.
+func compile(m *onnx.Model, g *onnx.Graph, around map[*onnx.Value]ops.Info, set *settings) (*program, error) {
+	p := &program{set: set, graph: g, slots: map[*onnx.Value]int{}, plans: map[string]*plan{}}
+	for _, v := range g.Inputs {
+		p.inputs = append(p.inputs, p.slot(v))
+	}
+	for _, v := range g.Inits {
+		p.slot(v)
+	}
+	if around != nil {
+		p.captures = g.Captures()
+		for _, v := range p.captures {
+			p.slot(v)
+		}
+	}
+	for _, n := range g.Nodes {
+		r, err := ops.Resolve(n, int(m.OpsetVersion(n.Domain)))
+		if err != nil {
+			return nil, err
+		}
+		s := &step{node: r}
+		for _, v := range n.Inputs {
+			s.ins = append(s.ins, p.slotOrNone(v))
+		}
+		for _, v := range n.Outputs {
+			s.outs = append(s.outs, p.slotOrNone(v))
+		}
+		p.steps = append(p.steps, s)
+	}
+	for _, v := range g.Outputs {
+		p.outputs = append(p.outputs, p.slot(v))
+	}
+	p.dropDead()
+
+	p.infos = make([]ops.Info, len(p.values))
+	p.known = make([]tensor.Value, len(p.values))
+	for _, v := range g.Inputs {
+		p.infos[p.slots[v]] = ops.InfoOfType(v.Type)
+	}
+	isInput := map[*onnx.Value]bool{}
+	for _, v := range g.Inputs {
+		isInput[v] = true
+	}
+	for _, v := range g.Inits {
+		s := p.slots[v]
+		if isInput[v] { // the caller may pass another value
+			p.infos[s] = ops.InfoOf(v.Const, false)
+			continue
+		}
+		p.infos[s], p.known[s] = ops.InfoOf(v.Const, true), v.Const
+	}
+	for _, v := range p.captures {
+		s := p.slots[v]
+		p.infos[s] = around[v]
+		if c := around[v].Const; c != nil {
+			p.known[s] = c
+		}
+	}
+	for _, s := range p.steps {
+		if err := p.compileStep(m, s); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// compileStep infers what can be known of the step's outputs before any run, compiles its
+// kernel and subgraphs, and computes it now if it hangs on constants alone.
+func (p *program) compileStep(m *onnx.Model, s *step) error {
+	n := s.node
+	n.In = p.infosOf(s, p.infos)
+	for _, a := range n.Attrs {
+		if a.G == nil {
+			continue
+		}
+		scope := map[*onnx.Value]ops.Info{}
+		for v, slot := range p.slots {
+			scope[v] = p.infos[slot]
+		}
+		body, err := compile(m, a.G, scope, p.set)
+		if err != nil {
+			return err
+		}
+		if s.bodies == nil {
+			s.bodies = map[string]*program{}
+		}
+		s.bodies[a.Name] = body
+	}
+	if s.bodies != nil {
+		r := *n
+		r.Bodies = p.bind(s, p.infos, nil)
+		n = &r
+	}
+	if n.Def.Compile != nil {
+		k, err := n.Def.Compile(n)
+		if err != nil {
+			return ops.Errorf(n.Node, "%w", err)
+		}
+		s.kernel = k
+	} else if !n.Def.View {
+		return ops.Errorf(n.Node, "the operator has no kernel")
+	}
+	outs, err := n.InferOutputs()
+	if err != nil {
+		return err
+	}
+	for i, slot := range s.outs {
+		if slot < 0 {
+			continue
+		}
+		info := outs[i]
+		p.infos[slot] = info
+		if info.Const != nil {
+			p.known[slot] = info.Const
+		}
+	}
+	return p.fold(s, p.infos, p.known)
+}
+
+func (p *program) slot(v *onnx.Value) int {
+	s, ok := p.slots[v]
+	if !ok {
+		s = len(p.values)
+		p.slots[v] = s
+		p.values = append(p.values, v)
+	}
+	return s
+}
+
+func (p *program) slotOrNone(v *onnx.Value) int {
+	if v == nil {
+		return -1
+	}
+	return p.slot(v)
+}
+
+// dropDead removes the steps that no output hangs on.
+func (p *program) dropDead() {
+	need := make([]bool, len(p.values))
+	for _, s := range p.outputs {
+		need[s] = true
+	}
+	live := make([]*step, 0, len(p.steps))
+	for i := len(p.steps) - 1; i >= 0; i-- {
+		s := p.steps[i]
+		used := false
+		for _, o := range s.outs {
+			used = used || o >= 0 && need[o]
+		}
+		if !used {
+			continue
+		}
+		live = append(live, s)
+		for _, in := range p.reads(s) {
+			need[in] = true
+		}
+	}
+	p.steps = p.steps[:0]
+	for i := len(live) - 1; i >= 0; i-- {
+		p.steps = append(p.steps, live[i])
+	}
+}
+
+// reads is the slots that a step reads, those that its subgraphs capture included.
+func (p *program) reads(s *step) []int {
+	var out []int
+	for _, in := range s.ins {
+		if in >= 0 {
+			out = append(out, in)
+		}
+	}
+	for _, g := range s.node.Graphs() {
+		for _, v := range g.Captures() {
+			out = append(out, p.slot(v))
+		}
+	}
+	return out
+}
+
+func (p *program) infosOf(s *step, infos []ops.Info) []ops.Info {
+	in := make([]ops.Info, len(s.ins))
+	for i, slot := range s.ins {
+		if slot >= 0 {
+			in[i] = infos[slot]
+		}
+	}
+	return in
+}
+
+// fold runs a step now if all that it reads is known and its outputs are small enough to keep.
+// A failure is left for the run to report: the node may never be reached.
+func (p *program) fold(s *step, infos []ops.Info, known []tensor.Value) error {
+	if s.node.Def.Impure || s.bodies != nil {
+		return nil
+	}
+	done := true
+	for _, o := range s.outs {
+		done = done && (o < 0 || known[o] != nil)
+	}
+	if done {
+		return nil
+	}
+	vals := make([]tensor.Value, len(s.ins))
+	for i, slot := range s.ins {
+		if slot < 0 {
+			continue
+		}
+		if vals[i] = known[slot]; vals[i] == nil {
+			return nil
+		}
+	}
+	r := *s.node
+	r.In = make([]ops.Info, len(vals))
+	for i, v := range vals {
+		if v != nil {
+			r.In[i] = ops.InfoOf(v, true)
+		}
+	}
+	c := &ops.Ctx{Context: backgroundContext, Pool: p.set.pool, Node: &r, Mem: &ops.Meter{Limit: foldLimit}, Ins: vals}
+	if err := execute(s, c, nil); err != nil {
+		return nil
+	}
+	for i, slot := range s.outs {
+		if slot >= 0 && i < len(c.Outs) && c.Outs[i] != nil {
+			known[slot] = c.Outs[i]
+			infos[slot] = ops.InfoOf(c.Outs[i], true)
+		}
+	}
+	return nil
+}
+
+// execute infers the outputs' shapes from the values at hand, allocates what is known and runs the
+// kernel. outs, if not nil, is reused for the outputs.
+func execute(s *step, c *ops.Ctx, outs []tensor.Value) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = panicked(s.node.Node, r)
+		}
+	}()
+	infos, err := c.Node.InferOutputs()
+	if err != nil {
+		return err
+	}
+	c.Outs = outs[:0]
+	for i := range s.outs {
+		c.Outs = append(c.Outs, nil)
+		if s.outs[i] < 0 && i > 0 {
+			continue
+		}
+		shape, ok := infos[i].Static()
+		if !ok {
+			continue
+		}
+		if s.node.Def.View && i == 0 {
+			t := c.In(0)
+			if t == nil {
+				return ops.Errorf(s.node.Node, "input 0 is not a tensor")
+			}
+			v, err := t.Reshape(shape...)
+			if err != nil {
+				return ops.Errorf(s.node.Node, "%w", err)
+			}
+			c.Outs[0] = v
+			continue
+		}
+		t, err := c.New(infos[i].DType, shape...)
+		if err != nil {
+			return ops.Errorf(s.node.Node, "%w", err)
+		}
+		c.Outs[i] = t
+	}
+	if s.kernel != nil {
+		if err := s.kernel(c); err != nil {
+			return ops.Errorf(s.node.Node, "%w", err)
+		}
+	} else if c.Outs[0] == nil {
+		if !s.node.Def.View || len(s.node.In) == 0 || c.Value(0) == nil {
+			return ops.Errorf(s.node.Node, "the output's shape is not known")
+		}
+		c.Outs[0] = c.Value(0) // Identity of a sequence or optional
+	}
+	for i, o := range s.outs {
+		if o >= 0 && (i >= len(c.Outs) || c.Outs[i] == nil) {
+			return ops.Errorf(s.node.Node, "output %d was not computed", i)
+		}
+	}
+	return nil
+}
+
+func panicked(n *onnx.Node, r any) error {
+	if err, ok := r.(error); ok {
+		return ops.Errorf(n, "panic: %w", err)
+	}
+	return ops.Errorf(n, "panic: %v", r)
+}
+
+// Infer tells what is known of every value of m's top graph before a run.
+func Infer(m *onnx.Model) (map[*onnx.Value]ops.Info, error) {
+	if err := unsupported(m); err != nil {
+		return nil, err
+	}
+	p, err := compile(m, m.Graph, nil, &settings{limit: DefaultMemoryLimit})
+	if err != nil {
+		return nil, fmt.Errorf("infer: %w", err)
+	}
+	infos := make(map[*onnx.Value]ops.Info, len(p.values))
+	for v, s := range p.slots {
+		infos[v] = p.infos[s]
+	}
+	return infos, nil
+}

@@ -1,0 +1,244 @@
+// Package runtime compiles a model into a plan and runs it.
+//
+//	s, err := runtime.NewSession(m)
+//	out, err := s.Run(ctx, map[string]tensor.Value{"input": x})
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Session is a model ready to run. It is safe for concurrent use; the model must not
+// be changed while a session on it lives.
+type Session struct {
+	prog    *program
+	set     *settings
+	inputs  []Port
+	outputs []Port
+}
+
+// Port is an input or output of a model.
+type Port struct {
+	Name     string
+	Info     ops.Info
+	Optional bool // an input that has a default in the file
+}
+
+type settings struct {
+	threads int
+	limit   int64
+	pool    *kernel.Pool
+	profile *Profile
+}
+
+// Option changes how a session runs.
+type Option func(*settings)
+
+// Threads sets the number of threads that a run may use; 0, the default, is all cores.
+func Threads(n int) Option { return func(s *settings) { s.threads = n } }
+
+// DefaultMemoryLimit is the bytes that one run may hold unless [MemoryLimit] says otherwise.
+const DefaultMemoryLimit = 8 << 30
+
+// MemoryLimit sets the bytes that one run may hold in intermediate and output values; a run
+// that needs more fails. 0 is no limit.
+func MemoryLimit(bytes int64) Option { return func(s *settings) { s.limit = bytes } }
+
+// WithProfile collects the time of each node of every run in p.
+func WithProfile(p *Profile) Option { return func(s *settings) { s.profile = p } }
+
+// NewSession compiles m. All operators that are not supported are reported at once.
+func NewSession(m *onnx.Model, opts ...Option) (*Session, error) {
+	set := &settings{limit: DefaultMemoryLimit}
+	for _, o := range opts {
+		o(set)
+	}
+	if err := unsupported(m); err != nil {
+		return nil, err
+	}
+	set.pool = kernel.NewPool(set.threads)
+	prog, err := compile(m, m.Graph, nil, set)
+	if err != nil {
+		set.pool.Close()
+		return nil, err
+	}
+	s := &Session{prog: prog, set: set}
+	for _, v := range m.Graph.Inputs {
+		s.inputs = append(s.inputs, Port{v.Name, ops.InfoOfType(v.Type), v.Const != nil})
+	}
+	for _, v := range m.Graph.Outputs {
+		info := prog.infos[prog.slots[v]]
+		if !info.Ranked && v.Type != nil {
+			info = ops.InfoOfType(v.Type)
+		}
+		s.outputs = append(s.outputs, Port{Name: v.Name, Info: info})
+	}
+	return s, nil
+}
+
+// Close frees the session's workers. Runs that are under way finish first.
+func (s *Session) Close() { s.set.pool.Close() }
+
+// Inputs lists what [Session.Run] takes.
+func (s *Session) Inputs() []Port { return s.inputs }
+
+// Outputs lists what [Session.Run] gives.
+func (s *Session) Outputs() []Port { return s.outputs }
+
+// unsupported lists every node of m, subgraphs included, that no registry entry covers.
+func unsupported(m *onnx.Model) error {
+	var errs []error
+	seen := map[string]int{}
+	m.Graph.Walk(func(g *onnx.Graph) {
+		for _, n := range g.Nodes {
+			_, err := ops.Resolve(n, int(m.OpsetVersion(n.Domain)))
+			var u *ops.UnsupportedError
+			if errors.As(err, &u) {
+				if seen[u.Domain+"."+u.Op]++; seen[u.Domain+"."+u.Op] == 1 {
+					errs = append(errs, err)
+				}
+			} else if err != nil {
+				errs = append(errs, err)
+			}
+		}
+	})
+	if errs == nil {
+		return nil
+	}
+	var parts []string
+	for _, e := range errs {
+		parts = append(parts, e.Error())
+	}
+	return &UnsupportedModelError{Problems: errs, text: strings.Join(parts, "; ")}
+}
+
+// UnsupportedModelError lists every operator (once) that keeps a model from running.
+type UnsupportedModelError struct {
+	Problems []error
+	text     string
+}
+
+func (e *UnsupportedModelError) Error() string { return e.text }
+
+// Run computes the model's outputs from inputs, each under its name. Inputs with a default in the
+// file may be left out. The outputs share no memory with the inputs or with other runs.
+func (s *Session) Run(ctx context.Context, inputs map[string]tensor.Value) (map[string]tensor.Value, error) {
+	ins := make([]tensor.Value, len(s.inputs))
+	used := 0
+	for i, p := range s.inputs {
+		v, ok := inputs[p.Name]
+		if !ok {
+			if !p.Optional {
+				return nil, fmt.Errorf("run: input %q is missing; the model takes %s", p.Name, portNames(s.inputs))
+			}
+			continue
+		}
+		used++
+		if err := accepts(p, v); err != nil {
+			return nil, err
+		}
+		ins[i] = v
+	}
+	if used < len(inputs) {
+		var unknown []string
+		for name := range inputs {
+			known := false
+			for _, p := range s.inputs {
+				known = known || p.Name == name
+			}
+			if !known {
+				unknown = append(unknown, fmt.Sprintf("%q", name))
+			}
+		}
+		sort.Strings(unknown)
+		return nil, fmt.Errorf("run: the model has no input %s; it takes %s", strings.Join(unknown, ", "), portNames(s.inputs))
+	}
+	mem := &ops.Meter{Limit: s.set.limit}
+	outs, err := s.prog.run(ctx, mem, ins, nil)
+	if err != nil {
+		return nil, fmt.Errorf("run: %w", err)
+	}
+	result := make(map[string]tensor.Value, len(outs))
+	for i, v := range outs {
+		result[s.outputs[i].Name] = v
+	}
+	return result, nil
+}
+
+func portNames(ps []Port) string {
+	var names []string
+	for _, p := range ps {
+		names = append(names, fmt.Sprintf("%q", p.Name))
+	}
+	return strings.Join(names, ", ")
+}
+
+// accepts compares an input with what the model declares of it.
+func accepts(p Port, v tensor.Value) error {
+	if v == nil {
+		return fmt.Errorf("run: input %q is nil", p.Name)
+	}
+	t, ok := v.(*tensor.Tensor)
+	if !ok || p.Info.Kind != onnx.TensorType {
+		if got := ops.InfoOf(v, false).Kind; got != p.Info.Kind {
+			return fmt.Errorf("run: input %q is a %s, which the model does not declare", p.Name, v.Kind())
+		}
+		return nil
+	}
+	if t == nil {
+		return fmt.Errorf("run: input %q is nil", p.Name)
+	}
+	if p.Info.DType != tensor.Undefined && t.DType() != p.Info.DType {
+		return fmt.Errorf("run: input %q: want element type %s, got %s", p.Name, p.Info.DType, t)
+	}
+	if !p.Info.Ranked {
+		return nil
+	}
+	fits := len(p.Info.Shape) == t.Rank()
+	for i := 0; fits && i < t.Rank(); i++ {
+		fits = !p.Info.Shape[i].Known() || p.Info.Shape[i].N == t.Shape()[i]
+	}
+	if !fits {
+		return fmt.Errorf("run: input %q: want shape %v, got %v", p.Name, p.Info.Shape, t.Shape())
+	}
+	return nil
+}
+
+// Profile is the time that nodes took, summed over runs. It may be read between runs.
+type Profile struct {
+	ByNode map[string]*NodeTime
+}
+
+// NodeTime is one node's share of a profile.
+type NodeTime struct {
+	Name, Op string
+	Calls    int
+	Time     time.Duration
+}
+
+func (p *Profile) add(n *onnx.Node, d time.Duration) {
+	if p.ByNode == nil {
+		p.ByNode = map[string]*NodeTime{}
+	}
+	key := n.Name
+	if key == "" && len(n.Outputs) > 0 && n.Outputs[0] != nil {
+		key = n.Outputs[0].Name
+	}
+	t := p.ByNode[key]
+	if t == nil {
+		t = &NodeTime{Name: key, Op: n.Op}
+		p.ByNode[key] = t
+	}
+	t.Calls++
+	t.Time += d
+}
