@@ -1,0 +1,362 @@
+package ops
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// MatMul and Gemm: products of matrices.
+func init() {
+	mm := Floats | Of(tensor.Int32, tensor.Int64, tensor.Uint32, tensor.Uint64)
+	register(
+		Op{Name: "MatMul", Since: []int{1, 9, 13}, MinIn: 2, Types: []TypeSet{mm}, Infer: inferMatMul,
+			Compile: func(n *Node) (Kernel, error) {
+				return Table{
+					tensor.Float32: matMul(constPanels[float32](n)), tensor.Float64: matMul(constPanels[float64](n)),
+					tensor.Int32: intMatMul[int32], tensor.Int64: intMatMul[int64],
+					tensor.Uint32: intMatMul[uint32], tensor.Uint64: intMatMul[uint64],
+				}.By(0), nil
+			},
+			Grad: gradMatMul},
+		Op{Name: "Gemm", Since: []int{1, 6, 7, 9, 11, 13}, MinIn: 2, MaxIn: 3, Types: []TypeSet{mm}, Infer: inferGemm,
+			Compile: func(n *Node) (Kernel, error) {
+				s := gemmSpec{n.Int("transA", 0) != 0, n.Int("transB", 0) != 0, float64(n.Float("alpha", 1)), float64(n.Float("beta", 1))}
+				return Table{
+					tensor.Float32: func(c *Ctx) error { return gemm[float32](c, s) },
+					tensor.Float64: func(c *Ctx) error { return gemm[float64](c, s) },
+					tensor.Int32:   func(c *Ctx) error { return intGemm[int32](c, s) },
+					tensor.Int64:   func(c *Ctx) error { return intGemm[int64](c, s) },
+					tensor.Uint32:  func(c *Ctx) error { return intGemm[uint32](c, s) },
+					tensor.Uint64:  func(c *Ctx) error { return intGemm[uint64](c, s) },
+				}.By(0), nil
+			},
+			Grad: gradGemm},
+	)
+}
+
+// matMulDims is the shape of a product by numpy's rules, and the shapes of the operands with the
+// dimension of 1 that a vector gets.
+func matMulDims(a, b []Dim) (out, a2, b2 []Dim, err error) {
+	if len(a) == 0 || len(b) == 0 {
+		return nil, nil, nil, fmt.Errorf("a scalar has no matrix product")
+	}
+	a2, b2 = a, b
+	if len(a) == 1 {
+		a2 = []Dim{D(1), a[0]}
+	}
+	if len(b) == 1 {
+		b2 = []Dim{b[0], D(1)}
+	}
+	ka, kb := a2[len(a2)-1], b2[len(b2)-2]
+	if ka.Known() && kb.Known() && ka.N != kb.N {
+		return nil, nil, nil, fmt.Errorf("shapes %v and %v do not multiply: %d and %d differ", a, b, ka.N, kb.N)
+	}
+	batch, err := BroadcastDims(a2[:len(a2)-2], b2[:len(b2)-2])
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	out = slices.Clone(batch)
+	if len(a) > 1 {
+		out = append(out, a2[len(a2)-2])
+	}
+	if len(b) > 1 {
+		out = append(out, b2[len(b2)-1])
+	}
+	return out, a2, b2, nil
+}
+
+func inferMatMul(n *Node) ([]Info, error) {
+	a, b := n.In[0], n.In[1]
+	if !a.Ranked || !b.Ranked {
+		return []Info{Unranked(a.DType)}, nil
+	}
+	if a.DType != b.DType && a.DType != 0 && b.DType != 0 {
+		return nil, fmt.Errorf("element types %s and %s differ", a.DType, b.DType)
+	}
+	out, _, _, err := matMulDims(a.Shape, b.Shape)
+	if err != nil {
+		return nil, err
+	}
+	return []Info{Tensor(a.DType, out...)}, nil
+}
+
+// constPanels packs a constant matrix B once; nil if it is not constant.
+func constPanels[T kernel.Float](n *Node) *kernel.PackedBOf[T] {
+	b := n.Info(1).Const
+	if b == nil || b.DType() != tensor.TypeOf[T]() || b.Rank() != 2 || b.Len() == 0 {
+		return nil
+	}
+	return kernel.PackB(false, b.Shape()[0], b.Shape()[1], tensor.Data[T](b), b.Shape()[1])
+}
+
+// batches walks the pairs of matrices of a broadcast product.
+func batches(a, b []int, f func(ia, ib, io int)) {
+	rank := max(len(a), len(b))
+	dim := func(s []int, i int) int {
+		if j := i - (rank - len(s)); j >= 0 {
+			return s[j]
+		}
+		return 1
+	}
+	n := 1
+	for i := range rank {
+		n *= max(dim(a, i), dim(b, i))
+		if dim(a, i) == 0 || dim(b, i) == 0 {
+			return
+		}
+	}
+	for io := range n {
+		ia, ib, rest := 0, 0, io
+		sa, sb := 1, 1
+		for i := rank - 1; i >= 0; i-- {
+			da, db := dim(a, i), dim(b, i)
+			d := max(da, db)
+			x := rest % d
+			rest /= d
+			if da > 1 {
+				ia += x * sa
+			}
+			if db > 1 {
+				ib += x * sb
+			}
+			sa, sb = sa*da, sb*db
+		}
+		f(ia, ib, io)
+	}
+}
+
+// matrices is the operands of a MatMul as matrices: m, n, k and the shapes of the batch.
+func matrices(a, b *tensor.Tensor) (m, n, k int, ba, bb []int) {
+	sa, sb := a.Shape(), b.Shape()
+	if len(sa) == 1 {
+		sa = []int{1, sa[0]}
+	}
+	if len(sb) == 1 {
+		sb = []int{sb[0], 1}
+	}
+	return sa[len(sa)-2], sb[len(sb)-1], sa[len(sa)-1], sa[:len(sa)-2], sb[:len(sb)-2]
+}
+
+func matMul[T kernel.Float](packed *kernel.PackedBOf[T]) Kernel {
+	return func(c *Ctx) error {
+		ta, tb := c.In(0), c.In(1)
+		a, b, y := tensor.Data[T](ta), tensor.Data[T](tb), tensor.Data[T](c.Out(0))
+		m, n, k, ba, bb := matrices(ta, tb)
+		if len(y) == 0 {
+			return nil
+		}
+		if len(bb) == 0 { // one matrix on the right: the batch is just more rows
+			rows := len(y) / n
+			if packed != nil {
+				kernel.GemmPackedB(c.Pool, false, rows, 1, a, k, packed, 0, y, n, nil)
+			} else {
+				kernel.Gemm(c.Pool, false, false, rows, n, k, 1, a, k, b, n, 0, y, n)
+			}
+			return nil
+		}
+		if slices.Equal(ba, bb) {
+			count := len(y) / (m * n)
+			kernel.GemmBatch(c.Pool, count, false, false, m, n, k, 1, a, m*k, k, b, k*n, n, 0, y, m*n, n)
+			return nil
+		}
+		batches(ba, bb, func(ia, ib, io int) {
+			kernel.Gemm(c.Pool, false, false, m, n, k, 1, a[ia*m*k:], k, b[ib*k*n:], n, 0, y[io*m*n:], n)
+		})
+		return nil
+	}
+}
+
+type integer interface {
+	int32 | int64 | uint32 | uint64
+}
+
+func intMatMul[T integer](c *Ctx) error {
+	ta, tb := c.In(0), c.In(1)
+	a, b, y := tensor.Data[T](ta), tensor.Data[T](tb), tensor.Data[T](c.Out(0))
+	m, n, k, ba, bb := matrices(ta, tb)
+	clear(y)
+	batches(ba, bb, func(ia, ib, io int) {
+		intProduct(m, n, k, a[ia*m*k:], k, 1, b[ib*k*n:], n, 1, y[io*m*n:])
+	})
+	return nil
+}
+
+// intProduct adds A·B to Y; A's and B's elements lie at row·rs + column·cs.
+func intProduct[T integer](m, n, k int, a []T, ars, acs int, b []T, brs, bcs int, y []T) {
+	for i := range m {
+		for l := range k {
+			v := a[i*ars+l*acs]
+			for j := range n {
+				y[i*n+j] += v * b[l*brs+j*bcs]
+			}
+		}
+	}
+}
+
+func gradMatMul(g *Grad, n *Node, dys []*onnx.Value) ([]*onnx.Value, error) {
+	a, b, dy := n.Inputs[0], n.Inputs[1], dys[0]
+	ra, rb := g.Rank(a), g.Rank(b)
+	// Vectors become matrices, and their gradients vectors again.
+	a2, b2 := a, b
+	if ra == 1 {
+		a2 = g.Op("Unsqueeze", a, g.Int64s(0))
+	}
+	if rb == 1 {
+		b2 = g.Op("Unsqueeze", b, g.Int64s(1))
+	}
+	if rb == 1 {
+		dy = g.Op("Unsqueeze", dy, g.Int64s(-1))
+	}
+	if ra == 1 {
+		dy = g.Op("Unsqueeze", dy, g.Int64s(-2))
+	}
+	var da, db *onnx.Value
+	if rb <= 2 && ra > 2 {
+		// One matrix on the right, as of a linear layer: dB is one product over all rows.
+		rows := func(v, like *onnx.Value) *onnx.Value {
+			last := g.Op("Gather", g.Shape(like), g.Int64s(-1))
+			return g.Op("Reshape", v, g.Node("Concat", 1, []*onnx.Value{g.Int64s(-1), last}, IntAttr("axis", 0))[0])
+		}
+		da = g.MatMul(dy, g.Transpose(b2))
+		db = g.MatMul(g.Transpose(rows(a, a)), rows(dy, dy))
+	} else {
+		da = g.MatMul(dy, g.Transpose(b2))
+		db = g.MatMul(g.Transpose(a2), dy)
+	}
+	da, db = g.SumTo(da, a2), g.SumTo(db, b2)
+	if ra == 1 {
+		da = g.ReshapeLike(da, a)
+	}
+	if rb == 1 {
+		db = g.ReshapeLike(db, b)
+	}
+	return []*onnx.Value{da, db}, nil
+}
+
+type gemmSpec struct {
+	transA, transB bool
+	alpha, beta    float64
+}
+
+func inferGemm(n *Node) ([]Info, error) {
+	a, b := n.In[0], n.In[1]
+	if !a.Ranked || !b.Ranked {
+		return []Info{Tensor(a.DType, Unknown, Unknown)}, nil
+	}
+	if len(a.Shape) != 2 || len(b.Shape) != 2 {
+		return nil, fmt.Errorf("want matrices, got %v and %v", a.Shape, b.Shape)
+	}
+	m, ka, kb, k := a.Shape[0], a.Shape[1], b.Shape[0], b.Shape[1]
+	if n.Int("transA", 0) != 0 {
+		m, ka = ka, m
+	}
+	if n.Int("transB", 0) != 0 {
+		kb, k = k, kb
+	}
+	if ka.Known() && kb.Known() && ka.N != kb.N {
+		return nil, fmt.Errorf("shapes %v and %v do not multiply", a.Shape, b.Shape)
+	}
+	if c := n.Info(2); c.Ranked {
+		s, err := BroadcastDims([]Dim{m, k}, c.Shape)
+		if err != nil || len(s) > 2 || m.Known() && s[0].Known() && s[0].N != m.N || k.Known() && s[1].Known() && s[1].N != k.N {
+			return nil, fmt.Errorf("input 2 (C) of %v does not broadcast to [%v %v]", c.Shape, m, k)
+		}
+	}
+	return []Info{Tensor(a.DType, m, k)}, nil
+}
+
+// broadcastC copies beta·C, broadcast to m×n, into y.
+func broadcastC[T float32 | float64 | int32 | int64 | uint32 | uint64](y, c []T, shape []int, m, n int, beta T) {
+	rs, cs := 0, 0
+	if k := len(shape); k > 0 && shape[k-1] > 1 {
+		cs = 1
+	}
+	if k := len(shape); k == 2 && shape[0] > 1 {
+		rs = shape[1]
+	}
+	for i := range m {
+		for j := range n {
+			y[i*n+j] = beta * c[i*rs+j*cs]
+		}
+	}
+}
+
+func gemm[T kernel.Float](c *Ctx, s gemmSpec) error {
+	ta, tb := c.In(0), c.In(1)
+	a, b, y := tensor.Data[T](ta), tensor.Data[T](tb), tensor.Data[T](c.Out(0))
+	m, n := c.Out(0).Shape()[0], c.Out(0).Shape()[1]
+	k := ta.Shape()[1]
+	if s.transA {
+		k = ta.Shape()[0]
+	}
+	beta := T(0)
+	if tc := c.In(2); tc != nil && s.beta != 0 {
+		broadcastC(y, tensor.Data[T](tc), tc.Shape(), m, n, T(s.beta))
+		beta = 1
+	}
+	if m == 0 || n == 0 {
+		return nil
+	}
+	kernel.Gemm(c.Pool, s.transA, s.transB, m, n, k, T(s.alpha), a, ta.Shape()[1], b, tb.Shape()[1], beta, y, n)
+	return nil
+}
+
+func intGemm[T integer](c *Ctx, s gemmSpec) error {
+	ta, tb := c.In(0), c.In(1)
+	y := tensor.Data[T](c.Out(0))
+	m, n := c.Out(0).Shape()[0], c.Out(0).Shape()[1]
+	k, ars, acs := ta.Shape()[1], ta.Shape()[1], 1
+	if s.transA {
+		k, ars, acs = ta.Shape()[0], 1, ta.Shape()[1]
+	}
+	brs, bcs := tb.Shape()[1], 1
+	if s.transB {
+		brs, bcs = 1, tb.Shape()[1]
+	}
+	if s.alpha != 1 || s.beta != 1 && s.beta != 0 {
+		return fmt.Errorf("alpha %v and beta %v of integers are not supported", s.alpha, s.beta)
+	}
+	clear(y)
+	if tc := c.In(2); tc != nil && s.beta != 0 {
+		broadcastC(y, tensor.Data[T](tc), tc.Shape(), m, n, 1)
+	}
+	intProduct(m, n, k, tensor.Data[T](ta), ars, acs, tensor.Data[T](tb), brs, bcs, y)
+	return nil
+}
+
+func gradGemm(g *Grad, n *Node, dys []*onnx.Value) ([]*onnx.Value, error) {
+	a, b, dy := n.Inputs[0], n.Inputs[1], dys[0]
+	product := func(x, y *onnx.Value, tx, ty bool) *onnx.Value {
+		var attrs []*onnx.Attribute
+		for name, t := range map[string]bool{"transA": tx, "transB": ty} {
+			if t {
+				attrs = append(attrs, IntAttr(name, 1))
+			}
+		}
+		return g.With("Gemm", append(attrs, FloatAttr("alpha", n.Float("alpha", 1))), x, y)
+	}
+	tA, tB := n.Int("transA", 0) != 0, n.Int("transB", 0) != 0
+	out := make([]*onnx.Value, len(n.Inputs))
+	if tA { // Y = AᵀB', dA = B'·dYᵀ
+		out[0] = product(b, dy, tB, true)
+	} else { // dA = dY·B'ᵀ
+		out[0] = product(dy, b, false, !tB)
+	}
+	if tB { // Y = A'Bᵀ, dB = dYᵀ·A'
+		out[1] = product(dy, a, true, tA)
+	} else { // dB = A'ᵀ·dY
+		out[1] = product(a, dy, !tA, false)
+	}
+	if n.Has(2) {
+		dc := g.SumTo(dy, n.Inputs[2])
+		if beta := n.Float("beta", 1); beta != 1 {
+			dc = g.Mul(dc, g.Like(dc, float64(beta)))
+		}
+		out[2] = dc
+	}
+	return out, nil
+}

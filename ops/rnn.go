@@ -1,0 +1,837 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// RNN, LSTM and GRU. Gates are in ONNX's order: i for RNN; i, o, f, c for LSTM; z, r, h for GRU.
+func init() {
+	for _, kind := range []string{"RNN", "LSTM", "GRU"} {
+		maxIn := map[string]int{"RNN": 6, "LSTM": 8, "GRU": 6}[kind]
+		maxOut := map[string]int{"RNN": 2, "LSTM": 3, "GRU": 2}[kind]
+		since := []int{1, 7, 14, 22}
+		if kind == "GRU" {
+			since = []int{1, 3, 7, 14, 22}
+		}
+		types := []TypeSet{Floats, Floats, Floats, Floats, Of(tensor.Int32), Floats, Floats, Floats}[:maxIn]
+		register(Op{
+			Name: kind, Since: since, MinIn: 3, MaxIn: maxIn, MinOut: 0, MaxOut: maxOut, Types: types,
+			Infer: inferRNN,
+			Compile: func(n *Node) (Kernel, error) {
+				spec, err := rnnSpecOf(n, kind)
+				if err != nil {
+					return nil, err
+				}
+				return Table{
+					tensor.Float32: func(c *Ctx) error { return runRNN[float32](c, spec) },
+					tensor.Float64: func(c *Ctx) error { return runRNN[float64](c, spec) },
+				}.By(0), nil
+			},
+			Grad: gradRNN,
+		})
+	}
+	register(Op{
+		Domain: Internal, Name: "RNNGrad", Since: []int{1}, MinIn: 3, MaxIn: 11, MinOut: 7, MaxOut: 7,
+		Infer: func(n *Node) ([]Info, error) {
+			x := n.In[0].DType
+			out := []Info{n.In[0], n.In[1], n.In[2], n.Info(3), n.Info(5), n.Info(6), n.Info(7)}
+			spec, err := rnnSpecOf(n, n.Str("kind", ""))
+			if err != nil {
+				return nil, err
+			}
+			// Gradients of what was left out are still computed; they need a shape of their own.
+			if n.In[0].Ranked && n.In[1].Ranked && len(n.In[0].Shape) == 3 {
+				batch, dirs, h := n.In[0].Shape[1], D(spec.dirs), D(spec.hidden)
+				state := []Dim{dirs, batch, h}
+				if spec.batchFirst {
+					batch = n.In[0].Shape[0]
+					state = []Dim{batch, dirs, h}
+				}
+				out[3] = Tensor(x, dirs, D(2*spec.gates*spec.hidden))
+				out[4], out[5] = Tensor(x, state...), Tensor(x, state...)
+				out[6] = Tensor(x, dirs, D(3*spec.hidden))
+			}
+			for i := range out {
+				out[i].Const = nil
+			}
+			return out, nil
+		},
+		Compile: func(n *Node) (Kernel, error) {
+			spec, err := rnnSpecOf(n, n.Str("kind", ""))
+			if err != nil {
+				return nil, err
+			}
+			return Table{
+				tensor.Float32: func(c *Ctx) error { return runRNNGrad[float32](c, spec) },
+				tensor.Float64: func(c *Ctx) error { return runRNNGrad[float64](c, spec) },
+			}.By(0), nil
+		},
+		NoGrad: "it is a gradient itself",
+	})
+}
+
+// rnnSpec is a recurrent node's attributes.
+type rnnSpec struct {
+	kind        string
+	gates       int
+	hidden      int
+	dirs        int
+	reverse     [2]bool
+	batchFirst  bool
+	clip        float64
+	linearReset bool
+	inputForget bool
+	acts        [2][]activation // by direction: f, or f g, or f g h
+	defaultActs bool
+}
+
+// activation is one of the functions that a recurrent node may name.
+type activation struct {
+	name        string
+	alpha, beta float64
+}
+
+var rnnActivations = map[string][2]float64{ // default alpha and beta
+	"relu": {}, "tanh": {}, "sigmoid": {}, "affine": {1, 0}, "leakyrelu": {0.01, 0}, "thresholdedrelu": {1, 0},
+	"scaledtanh": {1, 1}, "hardsigmoid": {0.2, 0.5}, "elu": {1, 0}, "softsign": {}, "softplus": {},
+}
+
+func rnnSpecOf(n *Node, kind string) (*rnnSpec, error) {
+	s := &rnnSpec{kind: kind, gates: map[string]int{"RNN": 1, "LSTM": 4, "GRU": 3}[kind], dirs: 1}
+	s.hidden = int(n.Int("hidden_size", 0))
+	if r := n.Info(2); s.hidden == 0 && r.Rank() == 3 && r.Shape[2].Known() {
+		s.hidden = r.Shape[2].N
+	}
+	if s.hidden <= 0 || s.hidden > 1<<28 {
+		return nil, fmt.Errorf("attribute hidden_size %d must be positive", s.hidden)
+	}
+	switch dir := n.Str("direction", "forward"); dir {
+	case "forward":
+	case "reverse":
+		s.reverse[0] = true
+	case "bidirectional":
+		s.dirs, s.reverse[1] = 2, true
+	default:
+		return nil, fmt.Errorf("attribute direction %q is none of forward, reverse, bidirectional", dir)
+	}
+	s.batchFirst = n.Int("layout", 0) == 1
+	s.clip = float64(n.Float("clip", 0))
+	s.linearReset = n.Int("linear_before_reset", 0) != 0
+	s.inputForget = n.Int("input_forget", 0) != 0
+	names := map[string][]string{"RNN": {"Tanh"}, "LSTM": {"Sigmoid", "Tanh", "Tanh"}, "GRU": {"Sigmoid", "Tanh"}}[kind]
+	per := len(names)
+	names = append(names, names...)[:per*s.dirs]
+	s.defaultActs = true
+	if a := n.Attr("activations"); a != nil && len(a.Strings) > 0 {
+		if len(a.Strings) != per*s.dirs {
+			return nil, fmt.Errorf("attribute activations names %d functions, %s with %d directions has %d", len(a.Strings), kind, s.dirs, per*s.dirs)
+		}
+		for i, b := range a.Strings {
+			if !strings.EqualFold(names[i], string(b)) {
+				s.defaultActs = false
+			}
+			names[i] = string(b)
+		}
+	}
+	var alphas, betas []float32
+	if a := n.Attr("activation_alpha"); a != nil {
+		alphas = a.Floats
+	}
+	if a := n.Attr("activation_beta"); a != nil {
+		betas = a.Floats
+	}
+	ai, bi := 0, 0
+	for i, name := range names {
+		key := strings.ToLower(name)
+		def, ok := rnnActivations[key]
+		if !ok {
+			return nil, fmt.Errorf("activation %q is not known", name)
+		}
+		act := activation{key, def[0], def[1]}
+		// The lists hold values for those functions alone that take one, in order.
+		switch key {
+		case "affine", "leakyrelu", "thresholdedrelu", "scaledtanh", "hardsigmoid", "elu":
+			if ai < len(alphas) {
+				act.alpha = float64(alphas[ai])
+				ai++
+			}
+		}
+		switch key {
+		case "affine", "scaledtanh", "hardsigmoid":
+			if bi < len(betas) {
+				act.beta = float64(betas[bi])
+				bi++
+			}
+		}
+		s.acts[i/per] = append(s.acts[i/per], act)
+	}
+	if s.clip > 0 || s.inputForget {
+		s.defaultActs = false
+	}
+	return s, nil
+}
+
+// apply sets x to f(x), clipped before if clip is positive.
+func apply[T kernel.Float](a activation, x []T, clip float64) {
+	if clip > 0 {
+		for i, v := range x {
+			x[i] = max(T(-clip), min(T(clip), v))
+		}
+	}
+	al, be := T(a.alpha), T(a.beta)
+	switch a.name {
+	case "tanh":
+		kernel.Tanh(x, x)
+	case "sigmoid":
+		kernel.Sigmoid(x, x)
+	case "relu":
+		kernel.Relu(x, x)
+	case "softplus":
+		kernel.Softplus(x, x)
+	case "affine":
+		for i, v := range x {
+			x[i] = al*v + be
+		}
+	case "leakyrelu":
+		kernel.LeakyRelu(x, x, al)
+	case "thresholdedrelu":
+		for i, v := range x {
+			if !(v > al) {
+				x[i] = 0
+			}
+		}
+	case "scaledtanh":
+		for i, v := range x {
+			x[i] = al * T(math.Tanh(float64(be*v)))
+		}
+	case "hardsigmoid":
+		for i, v := range x {
+			x[i] = max(0, min(1, al*v+be))
+		}
+	case "elu":
+		for i, v := range x {
+			if v < 0 {
+				x[i] = al * T(math.Expm1(float64(v)))
+			}
+		}
+	case "softsign":
+		for i, v := range x {
+			x[i] = v / (1 + T(math.Abs(float64(v))))
+		}
+	}
+}
+
+// slope is f'(x) from y = f(x).
+func slope[T kernel.Float](a activation, y T) T {
+	al, be := T(a.alpha), T(a.beta)
+	switch a.name {
+	case "tanh":
+		return 1 - y*y
+	case "sigmoid":
+		return y * (1 - y)
+	case "relu":
+		if y > 0 {
+			return 1
+		}
+		return 0
+	case "softplus":
+		return T(-math.Expm1(float64(-y)))
+	case "affine":
+		return al
+	case "leakyrelu":
+		if y >= 0 {
+			return 1
+		}
+		return al
+	case "thresholdedrelu":
+		if y != 0 {
+			return 1
+		}
+		return 0
+	case "scaledtanh":
+		if al == 0 {
+			return 0
+		}
+		return be * (al - y*y/al)
+	case "hardsigmoid":
+		if y > 0 && y < 1 {
+			return al
+		}
+		return 0
+	case "elu":
+		if y >= 0 {
+			return 1
+		}
+		return y + al
+	case "softsign":
+		d := 1 - T(math.Abs(float64(y)))
+		return d * d
+	}
+	return 0
+}
+
+func inferRNN(n *Node) ([]Info, error) {
+	x := n.In[0]
+	spec, err := rnnSpecOf(n, n.Op)
+	if err != nil {
+		return nil, err
+	}
+	if !x.Ranked {
+		return []Info{Unranked(x.DType), Unranked(x.DType), Unranked(x.DType)}, nil
+	}
+	if len(x.Shape) != 3 {
+		return nil, fmt.Errorf("input 0 (X): want rank 3, got %v", x.Shape)
+	}
+	h := D(spec.hidden)
+	if err := checkDims("input 1 (W)", n.In[1], D(spec.dirs), D(spec.gates*spec.hidden), x.Shape[2]); err != nil {
+		return nil, err
+	}
+	if err := checkDims("input 2 (R)", n.In[2], D(spec.dirs), D(spec.gates*spec.hidden), h); err != nil {
+		return nil, err
+	}
+	seq, batch := x.Shape[0], x.Shape[1]
+	if spec.batchFirst {
+		seq, batch = batch, seq
+	}
+	if err := checkDims("input 3 (B)", n.Info(3), D(spec.dirs), D(2*spec.gates*spec.hidden)); err != nil {
+		return nil, err
+	}
+	if err := checkDims("input 4 (sequence_lens)", n.Info(4), batch); err != nil {
+		return nil, err
+	}
+	y, state := []Dim{seq, D(spec.dirs), batch, h}, []Dim{D(spec.dirs), batch, h}
+	if spec.batchFirst {
+		y, state = []Dim{batch, seq, D(spec.dirs), h}, []Dim{batch, D(spec.dirs), h}
+	}
+	for i := 5; i < len(n.In) && i < 7; i++ {
+		if err := checkDims(fmt.Sprintf("input %d (initial state)", i), n.Info(i), state...); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkDims("input 7 (P)", n.Info(7), D(spec.dirs), D(3*spec.hidden)); err != nil {
+		return nil, err
+	}
+	return []Info{Tensor(x.DType, y...), Tensor(x.DType, state...), Tensor(x.DType, state...)}, nil
+}
+
+// checkDims compares a shape, as far as it is known, with the one wanted.
+func checkDims(what string, got Info, want ...Dim) error {
+	if !got.Ranked {
+		return nil
+	}
+	ok := len(got.Shape) == len(want)
+	for i := 0; ok && i < len(want); i++ {
+		ok = !want[i].Known() || !got.Shape[i].Known() || want[i].N == got.Shape[i].N
+	}
+	if !ok {
+		return fmt.Errorf("%s: want %v, got %v", what, want, got.Shape)
+	}
+	return nil
+}
+
+// rnnTape is what one direction of a forward pass leaves for the backward pass. Rows are in the order of
+// steps: step s of row b is time s, or counted from the row's own end in reverse.
+type rnnTape[T kernel.Float] struct {
+	x     []T // [T,B,I] inputs by step
+	gates []T // [T,B,G·H] activated
+	h     []T // [T+1,B,H]
+	c     []T // [T+1,B,H], LSTM
+	hc    []T // [T,B,H] h(c), LSTM
+	rec   []T // [T,B,H] GRU: H·Rhᵀ+Rbh, or r⊙H
+	pre   []T // [T,B,G·H] before activation, only if clipped
+}
+
+// rnnProblem is one node's operands as slices.
+type rnnProblem[T kernel.Float] struct {
+	*rnnSpec
+	pool                  *kernel.Pool
+	T, B, I               int
+	x, w, r, b, h0, c0, p []T
+	lens                  []int
+}
+
+func newRNNProblem[T kernel.Float](c *Ctx, s *rnnSpec) (*rnnProblem[T], error) {
+	x := c.In(0)
+	q := &rnnProblem[T]{rnnSpec: s, pool: c.Pool, x: tensor.Data[T](x), w: tensor.Data[T](c.In(1)), r: tensor.Data[T](c.In(2))}
+	q.T, q.B, q.I = x.Shape()[0], x.Shape()[1], x.Shape()[2]
+	if s.batchFirst {
+		q.T, q.B = q.B, q.T
+	}
+	opt := func(i int) []T {
+		if t := c.In(i); t != nil {
+			return tensor.Data[T](t)
+		}
+		return nil
+	}
+	q.b, q.h0 = opt(3), opt(5)
+	if s.kind == "LSTM" {
+		q.c0, q.p = opt(6), opt(7)
+	}
+	q.lens = make([]int, q.B)
+	for i := range q.lens {
+		q.lens[i] = q.T
+	}
+	if t := c.In(4); t != nil {
+		for i, v := range tensor.Data[int32](t) {
+			if v < 0 || int(v) > q.T {
+				return nil, fmt.Errorf("sequence_lens[%d] is %d, outside 0..%d", i, v, q.T)
+			}
+			q.lens[i] = int(v)
+		}
+	}
+	return q, nil
+}
+
+// time is when row b takes its step s in direction d.
+func (q *rnnProblem[T]) time(d, s, b int) int {
+	if q.reverse[d] {
+		return q.lens[b] - 1 - s
+	}
+	return s
+}
+
+func (q *rnnProblem[T]) xAt(t, b int) int {
+	if q.batchFirst {
+		return (b*q.T + t) * q.I
+	}
+	return (t*q.B + b) * q.I
+}
+
+func (q *rnnProblem[T]) yAt(t, d, b int) int {
+	if q.batchFirst {
+		return ((b*q.T+t)*q.dirs + d) * q.hidden
+	}
+	return ((t*q.dirs+d)*q.B + b) * q.hidden
+}
+
+func (q *rnnProblem[T]) stateAt(d, b int) int {
+	if q.batchFirst {
+		return (b*q.dirs + d) * q.hidden
+	}
+	return (d*q.B + b) * q.hidden
+}
+
+// forward runs direction d and fills a tape.
+func (q *rnnProblem[T]) forward(d int) *rnnTape[T] {
+	H, G, B, I := q.hidden, q.gates, q.B, q.I
+	GH := G * H
+	tp := &rnnTape[T]{gates: make([]T, q.T*B*GH), h: make([]T, (q.T+1)*B*H)}
+	w, r := q.w[d*GH*I:(d+1)*GH*I], q.r[d*GH*H:(d+1)*GH*H]
+	acts := q.acts[d]
+	if q.dirs == 1 && !q.reverse[d] && !q.batchFirst {
+		tp.x = q.x
+	} else {
+		tp.x = make([]T, q.T*B*I)
+		for s := range q.T {
+			for b := range B {
+				if s < q.lens[b] {
+					copy(tp.x[(s*B+b)*I:(s*B+b+1)*I], q.x[q.xAt(q.time(d, s, b), b):])
+				}
+			}
+		}
+	}
+	for b := range B {
+		if q.h0 != nil {
+			copy(tp.h[b*H:(b+1)*H], q.h0[q.stateAt(d, b):])
+		}
+	}
+	if q.kind == "LSTM" {
+		tp.c, tp.hc = make([]T, (q.T+1)*B*H), make([]T, q.T*B*H)
+		for b := range B {
+			if q.c0 != nil {
+				copy(tp.c[b*H:(b+1)*H], q.c0[q.stateAt(d, b):])
+			}
+		}
+	}
+	if q.kind == "GRU" {
+		tp.rec = make([]T, q.T*B*H)
+	}
+	if q.clip > 0 {
+		tp.pre = make([]T, len(tp.gates))
+	}
+	// The input's share of all steps' gates is one product; biases ride along.
+	bias := make([]T, GH)
+	var recBias []T
+	if q.b != nil {
+		wb, rb := q.b[d*2*GH:d*2*GH+GH], q.b[d*2*GH+GH:(d+1)*2*GH]
+		copy(bias, wb)
+		n := GH
+		if q.kind == "GRU" && q.linearReset {
+			n, recBias = 2*H, rb[2*H:]
+		}
+		for i := range n {
+			bias[i] += rb[i]
+		}
+	}
+	kernel.GemmEpilogue(q.pool, false, true, q.T*B, GH, I, 1, tp.x, I, w, I, 0, tp.gates, GH, &kernel.EpilogueOf[T]{ColBias: bias})
+	var peep []T
+	if q.p != nil {
+		peep = q.p[d*3*H : (d+1)*3*H]
+	}
+	rp := kernel.PackB(true, H, GH, r, H)
+	var rzr, rh *kernel.PackedBOf[T]
+	if q.kind == "GRU" {
+		rzr, rh = kernel.PackB(true, H, 2*H, r, H), kernel.PackB(true, H, H, r[2*H*H:], H)
+	}
+	for s := range q.T {
+		gates := tp.gates[s*B*GH : (s+1)*B*GH]
+		prev, next := tp.h[s*B*H:(s+1)*B*H], tp.h[(s+1)*B*H:(s+2)*B*H]
+		if q.kind == "GRU" {
+			kernel.GemmPackedB(q.pool, false, B, 1, prev, H, rzr, 1, gates, GH, nil)
+		} else {
+			kernel.GemmPackedB(q.pool, false, B, 1, prev, H, rp, 1, gates, GH, nil)
+		}
+		if tp.pre != nil {
+			copy(tp.pre[s*B*GH:], gates)
+		}
+		switch q.kind {
+		case "RNN":
+			copy(next, gates)
+			apply(acts[0], next, q.clip)
+			copy(gates, next)
+		case "LSTM":
+			for b := range B {
+				g := gates[b*GH : (b+1)*GH]
+				c, cn := tp.c[(s*B+b)*H:][:H], tp.c[((s+1)*B+b)*H:][:H]
+				q.lstm(g, peep, c, cn, next[b*H:(b+1)*H], tp.hc[(s*B+b)*H:][:H], acts, tp.pre, (s*B+b)*GH)
+			}
+		case "GRU":
+			rec := tp.rec[s*B*H : (s+1)*B*H]
+			for b := range B {
+				zr := gates[b*GH : b*GH+2*H]
+				apply(acts[0], zr, q.clip)
+				if !q.linearReset {
+					kernel.Mul(rec[b*H:(b+1)*H], zr[H:], prev[b*H:(b+1)*H])
+				}
+			}
+			if q.linearReset {
+				kernel.GemmPackedB(q.pool, false, B, 1, prev, H, rh, 0, rec, H, &kernel.EpilogueOf[T]{ColBias: recBias})
+				for b := range B {
+					g := gates[b*GH : (b+1)*GH]
+					kernel.MulAdd(g[2*H:], g[H:2*H], rec[b*H:(b+1)*H], g[2*H:])
+				}
+			} else {
+				kernel.GemmPackedB(q.pool, false, B, 1, rec, H, rh, 1, gates[2*H:], GH, nil)
+			}
+			for b := range B {
+				g := gates[b*GH : (b+1)*GH]
+				if tp.pre != nil {
+					copy(tp.pre[(s*B+b)*GH+2*H:][:H], g[2*H:])
+				}
+				apply(acts[1], g[2*H:], q.clip)
+				for j := range H {
+					z := g[j]
+					next[b*H+j] = (1-z)*g[2*H+j] + z*prev[b*H+j]
+				}
+			}
+		}
+		for b := range B {
+			if s >= q.lens[b] { // the row has ended: its state stays
+				copy(next[b*H:(b+1)*H], prev[b*H:(b+1)*H])
+				if tp.c != nil {
+					copy(tp.c[((s+1)*B+b)*H:][:H], tp.c[(s*B+b)*H:][:H])
+				}
+			}
+		}
+	}
+	return tp
+}
+
+// lstm is one row's step; g holds the pre-activations and gets the gates.
+func (q *rnnProblem[T]) lstm(g, peep, c, cn, h, hc []T, acts []activation, pre []T, at int) {
+	H := q.hidden
+	if q.defaultActs {
+		kernel.LSTMCell(H, g, peep, c, cn, h, hc)
+		return
+	}
+	i, o, f, gg := g[:H], g[H:2*H], g[2*H:3*H], g[3*H:4*H]
+	if peep != nil {
+		for j := range H {
+			i[j] += peep[j] * c[j]
+			f[j] += peep[2*H+j] * c[j]
+		}
+	}
+	if pre != nil {
+		copy(pre[at:at+4*H], g)
+	}
+	apply(acts[0], i, q.clip)
+	if q.inputForget {
+		for j := range H {
+			f[j] = 1 - i[j]
+		}
+	} else {
+		apply(acts[0], f, q.clip)
+	}
+	apply(acts[1], gg, q.clip)
+	for j := range H {
+		cn[j] = f[j]*c[j] + i[j]*gg[j]
+	}
+	if peep != nil {
+		for j := range H {
+			o[j] += peep[H+j] * cn[j]
+		}
+	}
+	if pre != nil {
+		copy(pre[at+H:at+2*H], o)
+	}
+	apply(acts[0], o, q.clip)
+	copy(hc, cn)
+	apply(acts[2], hc, q.clip)
+	kernel.Mul(h, o, hc)
+}
+
+func runRNN[T kernel.Float](c *Ctx, s *rnnSpec) error {
+	q, err := newRNNProblem[T](c, s)
+	if err != nil {
+		return err
+	}
+	out := func(i int) []T {
+		if t := c.Out(i); t != nil {
+			return tensor.Data[T](t)
+		}
+		return nil
+	}
+	y, yh, yc := out(0), out(1), out(2)
+	clear(y)
+	H := q.hidden
+	for d := range q.dirs {
+		tp := q.forward(d)
+		for b := range q.B {
+			if y != nil {
+				for s := range q.lens[b] {
+					copy(y[q.yAt(q.time(d, s, b), d, b):][:H], tp.h[((s+1)*q.B+b)*H:])
+				}
+			}
+			at := q.stateAt(d, b)
+			if yh != nil {
+				copy(yh[at:at+H], tp.h[(q.T*q.B+b)*H:])
+			}
+			if yc != nil && tp.c != nil {
+				copy(yc[at:at+H], tp.c[(q.T*q.B+b)*H:])
+			}
+		}
+	}
+	return nil
+}
+
+func gradRNN(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	in := make([]*onnx.Value, 11)
+	for i := range 8 {
+		in[i] = n.Input(i)
+	}
+	for i, v := range dy {
+		in[8+i] = v
+	}
+	attrs := append([]*onnx.Attribute{StringAttr("kind", n.Op)}, n.Attrs...)
+	d := g.Internal("RNNGrad", 7, in, attrs...)
+	out := make([]*onnx.Value, len(n.Inputs))
+	for i, v := range []*onnx.Value{d[0], d[1], d[2], d[3], nil, d[4], d[5], d[6]} {
+		if i < len(out) && n.Has(i) {
+			out[i] = v
+		}
+	}
+	return out, nil
+}
+
+// runRNNGrad is back-propagation through time: inputs are those of the node, then the gradients
+// of its outputs; outputs are the gradients of X, W, R, B, initial_h, initial_c and P.
+func runRNNGrad[T kernel.Float](c *Ctx, s *rnnSpec) error {
+	q, err := newRNNProblem[T](c, s)
+	if err != nil {
+		return err
+	}
+	in := func(i int) []T {
+		if t := c.In(i); t != nil {
+			return tensor.Data[T](t)
+		}
+		return nil
+	}
+	dY, dYh, dYc := in(8), in(9), in(10)
+	var o [7][]T
+	for i := range o {
+		if t := c.Out(i); t != nil {
+			o[i] = tensor.Data[T](t)
+			clear(o[i])
+		}
+	}
+	for d := range q.dirs {
+		q.backward(d, q.forward(d), dY, dYh, dYc, o)
+	}
+	return nil
+}
+
+func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][]T) {
+	H, G, B, I := q.hidden, q.gates, q.B, q.I
+	GH := G * H
+	w, r := q.w[d*GH*I:(d+1)*GH*I], q.r[d*GH*H:(d+1)*GH*H]
+	acts := q.acts[d]
+	dGates := make([]T, q.T*B*GH) // of the pre-activations, as the input's products see them
+	dRec := dGates                // as the recurrent products see them
+	if q.kind == "GRU" && q.linearReset {
+		dRec = make([]T, q.T*B*GH)
+	}
+	dh, dhPrev := make([]T, B*H), make([]T, B*H)
+	dc := make([]T, B*H)
+	for b := range B {
+		if dYh != nil {
+			copy(dh[b*H:(b+1)*H], dYh[q.stateAt(d, b):])
+		}
+		if dYc != nil {
+			copy(dc[b*H:(b+1)*H], dYc[q.stateAt(d, b):])
+		}
+	}
+	var peep, dPeep []T
+	if q.p != nil {
+		peep = q.p[d*3*H : (d+1)*3*H]
+		dPeep = make([]T, 3*H)
+		if o[6] != nil {
+			dPeep = o[6][d*3*H : (d+1)*3*H]
+		}
+	}
+	clipped := func(at int) bool {
+		return tp.pre != nil && (float64(tp.pre[at]) > q.clip || float64(tp.pre[at]) < -q.clip)
+	}
+	gate := func(a activation, dy T, at int) T { // through one gate's activation
+		if clipped(at) {
+			return 0
+		}
+		return dy * slope(a, tp.gates[at])
+	}
+	drh := make([]T, B*H)
+	for s := q.T - 1; s >= 0; s-- {
+		dg := dGates[s*B*GH : (s+1)*B*GH]
+		dr := dRec[s*B*GH : (s+1)*B*GH]
+		for b := range B {
+			row := dh[b*H : (b+1)*H]
+			out := dhPrev[b*H : (b+1)*H]
+			if s >= q.lens[b] {
+				copy(out, row)
+				continue
+			}
+			if dY != nil {
+				kernel.Add(row, row, dY[q.yAt(q.time(d, s, b), d, b):][:H])
+			}
+			at := (s*B + b) * GH
+			gs := tp.gates[at : at+GH]
+			g := dg[b*GH : (b+1)*GH]
+			hp := tp.h[(s*B+b)*H:][:H]
+			switch q.kind {
+			case "RNN":
+				for j := range H {
+					g[j] = gate(acts[0], row[j], at+j)
+				}
+				clear(out)
+			case "LSTM":
+				hc, cp, cn := tp.hc[(s*B+b)*H:][:H], tp.c[(s*B+b)*H:][:H], tp.c[((s+1)*B+b)*H:][:H]
+				dcr := dc[b*H : (b+1)*H]
+				for j := range H {
+					i, og, f, gg := gs[j], gs[H+j], gs[2*H+j], gs[3*H+j]
+					do := gate(acts[0], row[j]*hc[j], at+H+j)
+					dct := dcr[j]
+					if !(q.clip > 0 && math.Abs(float64(cn[j])) > q.clip) {
+						dct += row[j] * og * slope(acts[2], hc[j])
+					}
+					if peep != nil {
+						dct += do * peep[H+j]
+						dPeep[H+j] += do * cn[j]
+					}
+					var di, df T
+					if q.inputForget {
+						di = gate(acts[0], dct*(gg-cp[j]), at+j)
+					} else {
+						di = gate(acts[0], dct*gg, at+j)
+						df = gate(acts[0], dct*cp[j], at+2*H+j)
+					}
+					g[j], g[H+j], g[2*H+j], g[3*H+j] = di, do, df, gate(acts[1], dct*i, at+3*H+j)
+					dcr[j] = dct * f
+					if peep != nil {
+						dcr[j] += di*peep[j] + df*peep[2*H+j]
+						dPeep[j] += di * cp[j]
+						dPeep[2*H+j] += df * cp[j]
+					}
+				}
+				clear(out)
+			case "GRU":
+				rec := tp.rec[(s*B+b)*H:][:H]
+				for j := range H {
+					z, rr, n := gs[j], gs[H+j], gs[2*H+j]
+					dn := gate(acts[1], row[j]*(1-z), at+2*H+j)
+					g[j] = gate(acts[0], row[j]*(hp[j]-n), at+j)
+					g[2*H+j] = dn
+					out[j] = row[j] * z
+					if q.linearReset {
+						g[H+j] = gate(acts[0], dn*rec[j], at+H+j)
+						dr[b*GH+j], dr[b*GH+H+j], dr[b*GH+2*H+j] = g[j], g[H+j], dn*rr
+					}
+				}
+			}
+		}
+		switch {
+		case q.kind != "GRU":
+			kernel.Gemm(q.pool, false, false, B, H, GH, 1, dg, GH, r, H, 1, dhPrev, H)
+		case q.linearReset:
+			kernel.Gemm(q.pool, false, false, B, H, GH, 1, dr, GH, r, H, 1, dhPrev, H)
+		default:
+			kernel.Gemm(q.pool, false, false, B, H, H, 1, dg[2*H:], GH, r[2*H*H:], H, 0, drh, H)
+			for b := range B {
+				if s >= q.lens[b] {
+					continue
+				}
+				at := (s*B + b) * GH
+				for j := range H {
+					dg[b*GH+H+j] = gate(acts[0], drh[b*H+j]*tp.h[(s*B+b)*H+j], at+H+j)
+					dhPrev[b*H+j] += drh[b*H+j] * tp.gates[at+H+j]
+				}
+			}
+			kernel.Gemm(q.pool, false, false, B, H, 2*H, 1, dg, GH, r, H, 1, dhPrev, H)
+		}
+		dh, dhPrev = dhPrev, dh
+	}
+	n := q.T * B
+	if o[0] != nil {
+		dx := make([]T, n*I)
+		kernel.Gemm(q.pool, false, false, n, I, GH, 1, dGates, GH, w, I, 0, dx, I)
+		for s := range q.T {
+			for b := range B {
+				if s < q.lens[b] {
+					dst := o[0][q.xAt(q.time(d, s, b), b):][:I]
+					kernel.Add(dst, dst, dx[(s*B+b)*I:(s*B+b+1)*I])
+				}
+			}
+		}
+	}
+	if o[1] != nil {
+		kernel.Gemm(q.pool, true, false, GH, I, n, 1, dGates, GH, tp.x, I, 0, o[1][d*GH*I:(d+1)*GH*I], I)
+	}
+	if o[2] != nil {
+		dR := o[2][d*GH*H : (d+1)*GH*H]
+		if q.kind == "GRU" && !q.linearReset {
+			kernel.Gemm(q.pool, true, false, 2*H, H, n, 1, dGates, GH, tp.h, H, 0, dR, H)
+			kernel.Gemm(q.pool, true, false, H, H, n, 1, dGates[min(2*H, len(dGates)):], GH, tp.rec, H, 0, dR[2*H*H:], H)
+		} else {
+			kernel.Gemm(q.pool, true, false, GH, H, n, 1, dRec, GH, tp.h, H, 0, dR, H)
+		}
+	}
+	if o[3] != nil {
+		dB := o[3][d*2*GH : (d+1)*2*GH]
+		for k := range n {
+			kernel.Add(dB[:GH], dB[:GH], dGates[k*GH:(k+1)*GH])
+			kernel.Add(dB[GH:], dB[GH:], dRec[k*GH:(k+1)*GH])
+		}
+	}
+	for b := range B {
+		at := q.stateAt(d, b)
+		if o[4] != nil {
+			copy(o[4][at:at+H], dh[b*H:(b+1)*H])
+		}
+		if o[5] != nil && q.kind == "LSTM" {
+			copy(o[5][at:at+H], dc[b*H:(b+1)*H])
+		}
+	}
+}
