@@ -26,6 +26,7 @@ func init() { use(best) }
 func use(l level) {
 	active = l
 	vector = vectorLevels[l]
+	gemmActive = gemmLevels[l]
 }
 
 // vectorKernels holds the assembly of one level for operations on vectors; nil

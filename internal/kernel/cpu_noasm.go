@@ -1,5 +1,9 @@
+//go:build noasm || !amd64
+
 package kernel
 
 func detect() level { return levelGo }
 
 var vectorLevels [numLevels]vectorKernels
+
+var gemmLevels = [numLevels]gemmKernels{gemmGo, gemmGo, gemmGo}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// pack writes the copies of matrices into panels.
+func pack(u *unit) {
+	transpose4(u)
+	for _, w := range []int{6, 12, 16, 32} {
+		copyRows(u, w)
+	}
+}
+
+// transpose4 copies four rows of float32 to four columns.
+func transpose4(u *unit) {
+	u.fn("transpose4AVX2", "(dst, src *float32, ld, n, stride int)",
+		"transpose4AVX2 sets dst[j·stride+i] = src[i·ld+j] for i < 4, j < n.")
+	dst, src := u.Load(u.Param("dst"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("src"), u.GP64()).(reg.GPVirtual)
+	ld, n, stride := u.Load(u.Param("ld"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("n"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("stride"), u.GP64()).(reg.GPVirtual)
+	u.SHLQ(operand.Imm(2), ld)
+	u.SHLQ(operand.Imm(2), stride)
+	ld3, stride3 := u.GP64(), u.GP64()
+	u.LEAQ(operand.Mem{Base: ld, Index: ld, Scale: 2}, ld3)
+	u.LEAQ(operand.Mem{Base: stride, Index: stride, Scale: 2}, stride3)
+	at := func(p, s, s3 reg.GPVirtual, i int) operand.Mem {
+		m := operand.Mem{Base: p}
+		switch i {
+		case 1, 2:
+			m = m.Idx(s, uint8(i))
+		case 3:
+			m = m.Idx(s3, 1)
+		}
+		return m
+	}
+	u.SUBQ(operand.Imm(8), n)
+	u.JL(operand.LabelRef("tail"))
+	u.Label("loop")
+	var r [4]reg.VecVirtual
+	for i := range r {
+		r[i] = u.YMM()
+		u.VMOVUPS(at(src, ld, ld3, i), r[i])
+	}
+	// Each half of a column register holds one column: j and j+4.
+	lo01, hi01, lo23, hi23 := u.YMM(), u.YMM(), u.YMM(), u.YMM()
+	u.VUNPCKLPS(r[1], r[0], lo01)
+	u.VUNPCKHPS(r[1], r[0], hi01)
+	u.VUNPCKLPS(r[3], r[2], lo23)
+	u.VUNPCKHPS(r[3], r[2], hi23)
+	var col [4]reg.VecVirtual
+	for j, pair := range [][2]reg.VecVirtual{{lo01, lo23}, {lo01, lo23}, {hi01, hi23}, {hi01, hi23}} {
+		col[j] = u.YMM()
+		if j%2 == 0 {
+			u.VUNPCKLPD(pair[1], pair[0], col[j])
+		} else {
+			u.VUNPCKHPD(pair[1], pair[0], col[j])
+		}
+	}
+	for j := range 4 {
+		u.VMOVUPS(col[j].AsX(), at(dst, stride, stride3, j))
+	}
+	u.LEAQ(operand.Mem{Base: dst, Index: stride, Scale: 4}, dst)
+	for j := range 4 {
+		u.VEXTRACTF128(operand.Imm(1), col[j], at(dst, stride, stride3, j))
+	}
+	u.LEAQ(operand.Mem{Base: dst, Index: stride, Scale: 4}, dst)
+	u.ADDQ(operand.Imm(32), src)
+	u.SUBQ(operand.Imm(8), n)
+	u.JGE(operand.LabelRef("loop"))
+	u.Label("tail")
+	u.ADDQ(operand.Imm(8), n)
+	u.JZ(operand.LabelRef("done"))
+	u.Label("tailLoop")
+	x := u.XMM()
+	u.VMOVSS(operand.Mem{Base: src}, x)
+	for i := 1; i < 4; i++ {
+		u.VINSERTPS(operand.Imm(uint64(i<<4)), at(src, ld, ld3, i), x, x)
+	}
+	u.VMOVUPS(x, operand.Mem{Base: dst})
+	u.ADDQ(stride, dst)
+	u.ADDQ(operand.Imm(4), src)
+	u.DECQ(n)
+	u.JNZ(operand.LabelRef("tailLoop"))
+	u.Label("done")
+	u.VZEROUPPER()
+	u.RET()
+}
+
+// copyRows gathers runs of w float32s.
+func copyRows(u *unit, w int) {
+	u.fn(fmt.Sprintf("copyRows%dAVX2", w), "(dst, src *float32, ld, n int)",
+		fmt.Sprintf("copyRows%dAVX2 sets dst[i·%d+j] = src[i·ld+j] for i < n, j < %d.", w, w, w))
+	dst, src := u.Load(u.Param("dst"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("src"), u.GP64()).(reg.GPVirtual)
+	ld, n := u.Load(u.Param("ld"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("n"), u.GP64()).(reg.GPVirtual)
+	u.SHLQ(operand.Imm(2), ld)
+	u.TESTQ(n, n)
+	u.JZ(operand.LabelRef("done"))
+	u.Label("loop")
+	for off := 0; off < w*4; {
+		from, to := operand.Mem{Base: src, Disp: off}, operand.Mem{Base: dst, Disp: off}
+		switch left := w*4 - off; {
+		case left >= 32:
+			y := u.YMM()
+			u.VMOVUPS(from, y)
+			u.VMOVUPS(y, to)
+			off += 32
+		case left >= 16:
+			x := u.XMM()
+			u.VMOVUPS(from, x)
+			u.VMOVUPS(x, to)
+			off += 16
+		default:
+			r := u.GP64()
+			u.MOVQ(from, r)
+			u.MOVQ(r, to)
+			off += 8
+		}
+	}
+	u.ADDQ(ld, src)
+	u.ADDQ(operand.I32(w*4), dst)
+	u.DECQ(n)
+	u.JNZ(operand.LabelRef("loop"))
+	u.Label("done")
+	u.VZEROUPPER()
+	u.RET()
+}

@@ -1,0 +1,113 @@
+package kernel
+
+import "unsafe"
+
+// Panels. A matrix packed for the kernels is cut across into panels as wide as a
+// tile is high (A) or wide (B). Within a panel the elements of each k lie
+// together, so a tile function reads it from end to end. Panels of A are as wide as
+// they have rows; those of B are filled up with zeros.
+
+// A side is an operand seen along k: element (i, p) is op(A)[i,p] or op(B)[p,i].
+type side[T Float] struct {
+	data   []T
+	ld     int
+	across bool // elements of one p are contiguous, not those of one i
+}
+
+func sideA[T Float](trans bool, a []T, lda int) side[T] { return side[T]{a, lda, trans} }
+func sideB[T Float](trans bool, b []T, ldb int) side[T] { return side[T]{b, ldb, !trans} }
+
+// packPanel sets dst[p·stride+i] = element (i0+i, p0+p) for i < width, p < n, and
+// to zero for width ≤ i < stride.
+func (kern *gemmKernel[T]) packPanel(dst []T, s side[T], i0, width, stride, p0, n int) {
+	if n == 0 {
+		return
+	}
+	dst = dst[:n*stride]
+	if width < stride {
+		clear(dst)
+	}
+	if s.across {
+		src := s.data[p0*s.ld+i0:]
+		if copyRows := kern.copyRows[width]; copyRows != nil && width == stride {
+			copyRows(unsafe.SliceData(dst), unsafe.SliceData(src), s.ld, n)
+			return
+		}
+		for p := range n {
+			copy(dst[p*stride:][:width], src[p*s.ld:])
+		}
+		return
+	}
+	src := s.data[i0*s.ld+p0:]
+	i := 0
+	for ; kern.transpose4 != nil && i+4 <= width; i += 4 {
+		kern.transpose4(unsafe.SliceData(dst[i:]), unsafe.SliceData(src[i*s.ld:]), s.ld, n, stride)
+	}
+	for ; i < width; i++ {
+		for p, v := range src[i*s.ld:][:n] {
+			dst[p*stride+i] = v
+		}
+	}
+}
+
+// packAll packs panels [lo, hi) of a whole operand with size elements across and k
+// along; full is the width of a panel, and pad whether the last is filled up.
+func (kern *gemmKernel[T]) packAll(dst []T, s side[T], size, full, k int, pad bool, lo, hi int) {
+	for q := lo; q < hi; q++ {
+		width := min(full, size-q*full)
+		stride := full
+		if !pad {
+			stride = width
+		}
+		kern.packPanel(dst[q*full*k:], s, q*full, width, stride, 0, k)
+	}
+}
+
+func ceilDiv(a, b int) int { return (a + b - 1) / b }
+
+// PackedBOf is a right operand laid out for the kernels once, to be used in many
+// products. It may be used by many goroutines at once.
+type PackedBOf[T Float] struct {
+	k, n   int
+	kern   *gemmKernel[T]
+	panels []T
+}
+
+// PackedB is that of [SgemmPackedB].
+type PackedB = PackedBOf[float32]
+
+// PackB packs op(B), k×n.
+func PackB[T Float](transB bool, k, n int, b []T, ldb int) *PackedBOf[T] {
+	checkOperand("B", transB, k, n, b, ldb)
+	kern := activeGemm[T]()
+	q := ceilDiv(n, kern.cols)
+	pb := &PackedBOf[T]{k, n, kern, make([]T, q*kern.cols*k)}
+	kern.packAll(pb.panels, sideB(transB, b, ldb), n, kern.cols, k, true, 0, q)
+	return pb
+}
+
+// Dims returns the rows and columns of op(B).
+func (pb *PackedBOf[T]) Dims() (k, n int) { return pb.k, pb.n }
+
+// PackedAOf is a left operand laid out for the kernels once, to be used in many
+// products. It may be used by many goroutines at once.
+type PackedAOf[T Float] struct {
+	m, k   int
+	kern   *gemmKernel[T]
+	panels []T
+}
+
+// PackedA is that of [SgemmPackedA].
+type PackedA = PackedAOf[float32]
+
+// PackA packs op(A), m×k.
+func PackA[T Float](transA bool, m, k int, a []T, lda int) *PackedAOf[T] {
+	checkOperand("A", transA, m, k, a, lda)
+	kern := activeGemm[T]()
+	pa := &PackedAOf[T]{m, k, kern, make([]T, m*k)}
+	kern.packAll(pa.panels, sideA(transA, a, lda), m, kern.rows, k, false, 0, ceilDiv(m, kern.rows))
+	return pa
+}
+
+// Dims returns the rows and columns of op(A).
+func (pa *PackedAOf[T]) Dims() (m, k int) { return pa.m, pa.k }

@@ -1,0 +1,369 @@
+package kernel
+
+import (
+	"sync"
+	"unsafe"
+)
+
+// How a product is made. C is cut into blocks, which are what the pool's workers
+// take. Of two operands that are not packed yet, the smaller is packed first, as a
+// whole, by all workers; the other is packed block by block by the worker that
+// needs it, so it passes through the cache once. Within a block, k goes in steps of
+// at most depth: a panel of B then stays in the first-level cache while the panels
+// of A in a block, which stay in the second level, pass by it.
+
+const (
+	blockRows = 240 // of C in a block, about
+	blockCols = 256
+	depth     = 384
+	// serialWork is the number of multiplications below which waking another
+	// worker costs more than it saves.
+	serialWork = 1 << 18
+)
+
+// A product is one call of a GEMM function. Products are recycled with their
+// buffers.
+type product[T Float] struct {
+	kern        *gemmKernel[T]
+	m, n, k     int
+	alpha, beta T
+	a, b        side[T]
+	panelsB     panelSource[T] // in place of b, or nil
+	packedA     []T            // in place of a, or nil
+	packedB     []T            // in place of b, or nil
+	c           []T
+	ldc         int
+	ep          *EpilogueOf[T]
+
+	depth                int  // of a step
+	direct               bool // B is read where it is
+	panelsM, panelsN     int  // panels in all
+	blockM, blockN       int  // panels in a block
+	blocksN              int  // blocks in a row of them
+	bufA, bufB           []T  // of whole operands
+	packABody, packBBody func(lo, hi int)
+	blocksBody           func(lo, hi int)
+}
+
+// A panelSource makes panels of B that are not stored as a matrix.
+type panelSource[T Float] interface {
+	// packPanel sets dst[p·stride+j] = B[p0+p, j0+j] for p < n, j < width ≤ stride.
+	// It may write rubbish for j ≥ width, and up to panelSlack past the end.
+	packPanel(dst []T, j0, width, stride, p0, n int)
+}
+
+// panelSlack is how far beyond its panel a panelSource may write.
+const panelSlack = 16
+
+// A workspace is the buffers of one worker.
+type workspace[T Float] struct {
+	a, b []T
+	edge []T // a whole tile
+	t    tile[T]
+}
+
+// recycled holds products and workspaces at one width.
+type recycled struct{ products, workspaces sync.Pool }
+
+var recycled32, recycled64 recycled
+
+func recycledOf[T Float]() *recycled {
+	if is32[T]() {
+		return &recycled32
+	}
+	return &recycled64
+}
+
+func newProduct[T Float](kern *gemmKernel[T], m, n, k int, alpha, beta T, c []T, ldc int, ep *EpilogueOf[T]) *product[T] {
+	checkMatrix("C", m, n, c, ldc)
+	ep.check(m, n)
+	pr, _ := recycledOf[T]().products.Get().(*product[T])
+	if pr == nil {
+		pr = new(product[T])
+		pr.packABody, pr.packBBody, pr.blocksBody = pr.packA, pr.packB, pr.blocks
+	}
+	pr.kern, pr.m, pr.n, pr.k, pr.alpha, pr.beta = kern, m, n, k, alpha, beta
+	pr.c, pr.ldc, pr.ep = c, ldc, ep
+	return pr
+}
+
+// run makes the product and recycles pr.
+func (pr *product[T]) run(p *Pool) {
+	if pr.m > 0 && pr.n > 0 {
+		pr.plan(p)
+	}
+	pr.a, pr.b, pr.panelsB, pr.packedA, pr.packedB, pr.c, pr.ep = side[T]{}, side[T]{}, nil, nil, nil, nil, nil
+	pr.direct = false
+	recycledOf[T]().products.Put(pr)
+}
+
+func (pr *product[T]) plan(p *Pool) {
+	if pr.m*pr.n*pr.k < serialWork {
+		p = nil
+	}
+	kern, threads := pr.kern, p.Threads()
+	pr.panelsM, pr.panelsN = ceilDiv(pr.m, kern.rows), ceilDiv(pr.n, kern.cols)
+	pr.blockM, pr.blockN = blockRows/kern.rows, max(1, blockCols/kern.cols)
+	pr.depth = max(pr.k, 1)
+	if steps := ceilDiv(pr.k, depth); steps > 1 {
+		pr.depth = ceilDiv(ceilDiv(pr.k, steps), 4) * 4
+	}
+
+	storedB := pr.packedB == nil && pr.panelsB == nil
+	if storedB && pr.b.across && pr.panelsM == 1 {
+		pr.direct = true
+	}
+	if pr.packedA == nil && pr.packedB == nil {
+		if pr.direct || pr.panelsB != nil || pr.m <= pr.n {
+			pr.packWholeA(p)
+		} else {
+			pr.packWholeB(p)
+		}
+	}
+	// Blocks span all of the operand that is packed, unless that leaves workers idle.
+	want := 1
+	if threads > 1 {
+		want = 2 * threads
+	}
+	switch {
+	case pr.packedB == nil && pr.direct:
+		pr.blockN = max(1, min(pr.blockN, pr.panelsN/want))
+	case pr.packedB == nil:
+		pr.blockN = max(1, min(pr.blockN, pr.panelsN/want))
+		if ceilDiv(pr.panelsN, pr.blockN) >= threads {
+			pr.blockM = pr.panelsM
+		} else {
+			pr.packWholeB(p)
+		}
+	case pr.packedA == nil:
+		pr.blockM = max(1, min(pr.blockM, pr.panelsM/want))
+		if ceilDiv(pr.panelsM, pr.blockM) >= threads {
+			pr.blockN = pr.panelsN
+		} else {
+			pr.packWholeA(p)
+		}
+	}
+	for pr.packedA != nil && (pr.packedB != nil || pr.direct) && ceilDiv(pr.panelsM, pr.blockM)*ceilDiv(pr.panelsN, pr.blockN) < want {
+		if bm, bn := min(pr.blockM, pr.panelsM), min(pr.blockN, pr.panelsN); bm*kern.rows >= bn*kern.cols && bm > 1 {
+			pr.blockM = ceilDiv(bm, 2)
+		} else if bn > 1 {
+			pr.blockN = ceilDiv(bn, 2)
+		} else {
+			break
+		}
+	}
+	pr.blocksN = ceilDiv(pr.panelsN, pr.blockN)
+	p.For(ceilDiv(pr.panelsM, pr.blockM)*pr.blocksN, 1, pr.blocksBody)
+}
+
+func (pr *product[T]) packWholeA(p *Pool) {
+	pr.bufA = grow(pr.bufA, pr.m*pr.k)
+	pr.packedA = pr.bufA
+	p.For(pr.panelsM, 4, pr.packABody)
+}
+
+func (pr *product[T]) packWholeB(p *Pool) {
+	pr.bufB = grow(pr.bufB, pr.panelsN*pr.kern.cols*pr.k+panelSlack)
+	pr.packedB = pr.bufB
+	p.For(pr.panelsN, 2, pr.packBBody)
+}
+
+func (pr *product[T]) packA(lo, hi int) {
+	pr.kern.packAll(pr.packedA, pr.a, pr.m, pr.kern.rows, pr.k, false, lo, hi)
+}
+
+func (pr *product[T]) packB(lo, hi int) {
+	if pr.panelsB == nil {
+		pr.kern.packAll(pr.packedB, pr.b, pr.n, pr.kern.cols, pr.k, true, lo, hi)
+		return
+	}
+	// Panels of others may spill over their end, so each goes by way of a buffer.
+	ws := getWorkspace[T]()
+	cols := pr.kern.cols
+	ws.b = grow(ws.b, cols*pr.k+panelSlack)
+	for q := lo; q < hi; q++ {
+		pr.panelsB.packPanel(ws.b, q*cols, min(cols, pr.n-q*cols), cols, 0, pr.k)
+		copy(pr.packedB[q*cols*pr.k:][:cols*pr.k], ws.b)
+	}
+	ws.put()
+}
+
+func grow[T any](buf []T, n int) []T {
+	if cap(buf) < n {
+		return make([]T, n)
+	}
+	return buf[:n]
+}
+
+func getWorkspace[T Float]() *workspace[T] {
+	ws, _ := recycledOf[T]().workspaces.Get().(*workspace[T])
+	if ws == nil {
+		ws = new(workspace[T])
+	}
+	return ws
+}
+
+func (ws *workspace[T]) put() {
+	ws.t = tile[T]{}
+	recycledOf[T]().workspaces.Put(ws)
+}
+
+// blocks makes blocks [lo, hi) of C.
+func (pr *product[T]) blocks(lo, hi int) {
+	ws := getWorkspace[T]()
+	for q := lo; q < hi; q++ {
+		i, j := q/pr.blocksN*pr.blockM, q%pr.blocksN*pr.blockN
+		pr.block(ws, i, min(i+pr.blockM, pr.panelsM), j, min(j+pr.blockN, pr.panelsN))
+	}
+	ws.put()
+}
+
+// block makes the panels of rows [i0, i1) and columns [j0, j1) of C.
+func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
+	kern := pr.kern
+	rows, cols := kern.rows, kern.cols
+	size := int(unsafe.Sizeof(T(0)))
+	stepM, stepN := blockRows/rows, max(1, blockCols/cols)
+	for p0 := 0; p0 < max(pr.k, 1); p0 += pr.depth {
+		n := min(pr.depth, pr.k-p0)
+		a := panels[T]{pr.packedA, pr.k, p0}
+		if pr.packedA == nil {
+			ws.a = grow(ws.a, (i1-i0)*rows*n)
+			for q := i0; q < i1; q++ {
+				width := min(rows, pr.m-q*rows)
+				kern.packPanel(ws.a[(q-i0)*rows*n:], pr.a, q*rows, width, width, p0, n)
+			}
+			a = panels[T]{ws.a, n, 0}
+		}
+		b := panels[T]{pr.packedB, pr.k, p0}
+		if pr.packedB == nil && !pr.direct {
+			ws.b = grow(ws.b, (j1-j0)*cols*n+panelSlack)
+			for q := j0; q < j1; q++ {
+				width := min(cols, pr.n-q*cols)
+				if pr.panelsB != nil {
+					pr.panelsB.packPanel(ws.b[(q-j0)*cols*n:], q*cols, width, cols, p0, n)
+				} else {
+					kern.packPanel(ws.b[(q-j0)*cols*n:], pr.b, q*cols, width, cols, p0, n)
+				}
+			}
+			b = panels[T]{ws.b, n, 0}
+		}
+		t := &ws.t
+		t.k, t.alpha, t.beta = n, pr.alpha, pr.beta
+		if p0 > 0 {
+			t.beta = 1
+		}
+		if t.beta == 0 {
+			t.beta = 0 // not -0
+		}
+		last := p0+n >= pr.k
+		for ib := i0; ib < i1; ib += stepM {
+			for jb := j0; jb < j1; jb += stepN {
+				ie, je := min(ib+stepM, i1), min(jb+stepN, j1)
+				for j := jb; j < je; j++ {
+					t.cols = min(cols, pr.n-j*cols)
+					t.ldb = cols * size
+					switch {
+					case pr.packedB != nil:
+						t.b = b.at(j*cols, cols)
+					case !pr.direct:
+						t.b = b.at((j-j0)*cols, cols)
+					case t.cols == cols:
+						t.b, t.ldb = &pr.b.data[min(p0*pr.b.ld+j*cols, len(pr.b.data)-1)], pr.b.ld*size
+					default:
+						ws.b = grow(ws.b, cols*n)
+						kern.packPanel(ws.b, pr.b, j*cols, t.cols, cols, p0, n)
+						t.b = unsafe.SliceData(ws.b)
+					}
+					for i := ib; i < ie; i++ {
+						r := min(rows, pr.m-i*rows)
+						if pr.packedA != nil {
+							t.a = a.at(i*rows, r)
+						} else {
+							t.a = a.at((i-i0)*rows, r)
+						}
+						pr.tile(ws, i*rows, r, j*cols, last)
+					}
+				}
+				if last && pr.ep != nil && pr.ep.Act != ActNone {
+					pr.activate(ib*rows, min(ie*rows, pr.m), jb*cols, min(je*cols, pr.n))
+				}
+			}
+		}
+	}
+}
+
+// panels is a run of packed panels, k deep, of which a step begins at p0.
+type panels[T Float] struct {
+	data  []T
+	k, p0 int
+}
+
+// at returns the step in the panel that begins at row or column i and is width wide.
+func (ps panels[T]) at(i, width int) *T {
+	return at(unsafe.SliceData(ps.data), i*ps.k+ps.p0*width)
+}
+
+// tile makes the tile at row i, column j of C, with r rows; a, b, k, cols and the
+// factors are set.
+func (pr *product[T]) tile(ws *workspace[T], i, r, j int, last bool) {
+	t, size := &ws.t, int(unsafe.Sizeof(T(0)))
+	cols := t.cols
+	c := pr.c[i*pr.ldc+j:]
+	t.c, t.ldc = &c[0], pr.ldc*size
+	t.rowBias, t.colBias, t.resid, t.clamp = nil, nil, nil, 0
+	if ep := pr.ep; ep != nil && last {
+		if ep.RowBias != nil {
+			t.rowBias = &ep.RowBias[i]
+		}
+		if ep.ColBias != nil {
+			t.colBias = &ep.ColBias[j]
+		}
+		if ep.Residual != nil {
+			t.resid, t.ldr = &ep.Residual[i*ep.ResidualLD+j], ep.ResidualLD*size
+		}
+		if lo, hi, ok := ep.clampOf(); ok {
+			t.lo, t.hi, t.clamp = lo, hi, 1
+		}
+	}
+	if cols == pr.kern.cols || pr.kern.masked {
+		pr.kern.tile[r](t)
+		return
+	}
+
+	// The kernel writes whole tiles only: make one aside.
+	full := pr.kern.cols
+	ws.edge = grow(ws.edge, (2*r+1)*full)
+	edge, resid, bias := ws.edge[:r*full], ws.edge[r*full:2*r*full], ws.edge[2*r*full:]
+	if t.colBias != nil {
+		copy(bias, pr.ep.ColBias[j:j+cols])
+		t.colBias = &bias[0]
+	}
+	for q := range r {
+		if t.beta != 0 {
+			copy(edge[q*full:][:cols], c[q*pr.ldc:])
+		}
+		if t.resid != nil {
+			copy(resid[q*full:][:cols], pr.ep.Residual[(i+q)*pr.ep.ResidualLD+j:])
+		}
+	}
+	if t.resid != nil {
+		t.resid, t.ldr = &resid[0], full*size
+	}
+	t.c, t.ldc, t.cols = &edge[0], full*size, full
+	pr.kern.tile[r](t)
+	t.cols = cols
+	for q := range r {
+		copy(c[q*pr.ldc:][:cols], edge[q*full:])
+	}
+}
+
+// activate applies the activation to a part of C, if the tiles have not.
+func (pr *product[T]) activate(i0, i1, j0, j1 int) {
+	if _, _, ok := pr.ep.clampOf(); ok {
+		return
+	}
+	for i := i0; i < i1; i++ {
+		pr.ep.activate(pr.c[i*pr.ldc:][j0:j1])
+	}
+}
