@@ -1,0 +1,173 @@
+package finetune
+
+import (
+	"fmt"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Loss is a scalar that training makes small. Output is a model output, Target the name under which
+// a batch brings what it should be. All losses are means, as PyTorch's default has it.
+type Loss interface {
+	// build adds the loss to the graph; the target becomes an input of it.
+	build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error)
+	target() string
+}
+
+// CrossEntropy is torch.nn.CrossEntropyLoss over class indices: the class axis is the last one of
+// the output if the targets have its shape without that axis, else axis 1.
+type CrossEntropy struct {
+	Output, Target string
+	IgnoreIndex    *int64    // targets that do not count; nil: -100
+	Weight         []float64 // one a class, or none
+	LabelSmoothing float64
+}
+
+// MSE is torch.nn.MSELoss.
+type MSE struct{ Output, Target string }
+
+// L1 is torch.nn.L1Loss.
+type L1 struct{ Output, Target string }
+
+// Huber is torch.nn.HuberLoss.
+type Huber struct {
+	Output, Target string
+	Delta          float64 // 0: 1
+}
+
+// BCEWithLogits is torch.nn.BCEWithLogitsLoss.
+type BCEWithLogits struct{ Output, Target string }
+
+// NLL is torch.nn.NLLLoss: the output holds log-probabilities.
+type NLL struct {
+	Output, Target string
+	IgnoreIndex    *int64
+	Weight         []float64
+}
+
+func (l CrossEntropy) target() string  { return l.Target }
+func (l MSE) target() string           { return l.Target }
+func (l L1) target() string            { return l.Target }
+func (l Huber) target() string         { return l.Target }
+func (l BCEWithLogits) target() string { return l.Target }
+func (l NLL) target() string           { return l.Target }
+
+// output finds a model output by name.
+func output(m *onnx.Model, name string) (*onnx.Value, error) {
+	for _, v := range m.Graph.Outputs {
+		if v.Name == name {
+			return v, nil
+		}
+	}
+	return nil, fmt.Errorf("loss: the model has no output %q", name)
+}
+
+// input adds the target as a graph input.
+func input(g *ops.Grad, name string, info ops.Info) (*onnx.Value, error) {
+	if name == "" {
+		return nil, fmt.Errorf("loss: the target has no name")
+	}
+	for _, v := range g.Graph.Inputs {
+		if v.Name == name { // a model that takes its labels already
+			return v, nil
+		}
+	}
+	v := &onnx.Value{Name: name, Type: &onnx.Type{Elem: info.DType}}
+	g.Graph.Inputs = append(g.Graph.Inputs, v)
+	g.Infos[v] = info
+	return v, nil
+}
+
+func (l CrossEntropy) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
+	out, err := output(m, l.Output)
+	if err != nil {
+		return nil, err
+	}
+	return classLoss(g, out, l.Target, l.IgnoreIndex, l.Weight, ops.FloatAttr("label_smoothing", float32(l.LabelSmoothing)))
+}
+
+func classLoss(g *ops.Grad, out *onnx.Value, target string, ignore *int64, weight []float64, attrs ...*onnx.Attribute) (*onnx.Value, error) {
+	y, err := input(g, target, ops.Unranked(tensor.Int64))
+	if err != nil {
+		return nil, err
+	}
+	if ignore != nil {
+		attrs = append(attrs, ops.IntAttr("ignore_index", *ignore))
+	}
+	in := []*onnx.Value{out, y}
+	if weight != nil {
+		w, err := tensor.Convert(tensor.New(weight), g.DType(out), true)
+		if err != nil {
+			return nil, err
+		}
+		in = append(in, g.Const(w))
+	}
+	return g.Internal("CrossEntropy", 1, in, attrs...)[0], g.Err()
+}
+
+func (l NLL) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
+	out, err := output(m, l.Output)
+	if err != nil {
+		return nil, err
+	}
+	return classLoss(g, out, l.Target, l.IgnoreIndex, l.Weight, ops.IntAttr("log_probs", 1))
+}
+
+func pair(g *ops.Grad, m *onnx.Model, outName, target string) (out, y *onnx.Value, err error) {
+	if out, err = output(m, outName); err != nil {
+		return nil, nil, err
+	}
+	info := g.Info(out)
+	info.Const = nil
+	y, err = input(g, target, info)
+	return out, y, err
+}
+
+func mean(g *ops.Grad, v *onnx.Value) *onnx.Value {
+	return g.With("ReduceMean", []*onnx.Attribute{ops.IntAttr("keepdims", 0)}, v)
+}
+
+func (l MSE) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
+	out, y, err := pair(g, m, l.Output, l.Target)
+	if err != nil {
+		return nil, err
+	}
+	d := g.Sub(out, y)
+	return mean(g, g.Mul(d, d)), g.Err()
+}
+
+func (l L1) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
+	out, y, err := pair(g, m, l.Output, l.Target)
+	if err != nil {
+		return nil, err
+	}
+	return mean(g, g.Op("Abs", g.Sub(out, y))), g.Err()
+}
+
+func (l Huber) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
+	out, y, err := pair(g, m, l.Output, l.Target)
+	if err != nil {
+		return nil, err
+	}
+	delta := l.Delta
+	if delta == 0 {
+		delta = 1
+	}
+	d := g.Sub(out, y)
+	a := g.Op("Abs", d)
+	// Below delta d²/2, beyond it delta·(|d| − delta/2).
+	near := g.Mul(g.Mul(d, d), g.Like(d, 0.5))
+	far := g.Mul(g.Sub(a, g.Like(d, delta/2)), g.Like(d, delta))
+	return mean(g, g.Op("Where", g.Op("LessOrEqual", a, g.Like(d, delta)), near, far)), g.Err()
+}
+
+func (l BCEWithLogits) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
+	out, y, err := pair(g, m, l.Output, l.Target)
+	if err != nil {
+		return nil, err
+	}
+	// −y·log σ(x) − (1−y)·log(1−σ(x)) = softplus(x) − x·y
+	return mean(g, g.Sub(g.Op("Softplus", out), g.Mul(out, y))), g.Err()
+}

@@ -1,0 +1,34 @@
+package finetune
+
+import (
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/plotutil"
+	"gonum.org/v1/plot/vg"
+)
+
+// Point is a loss after that many steps.
+type Point struct {
+	Step int
+	Loss float64
+}
+
+// PlotLosses draws curves, each a name and its points, to a PNG (or, by path's ending, SVG or PDF) file.
+func PlotLosses(path, title string, curves map[string][]Point) error {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "step", "loss"
+	var args []any
+	for _, name := range []string{"train", "valid"} {
+		pts := make(plotter.XYs, len(curves[name]))
+		for i, v := range curves[name] {
+			pts[i].X, pts[i].Y = float64(v.Step), v.Loss
+		}
+		if len(pts) > 0 {
+			args = append(args, name, pts)
+		}
+	}
+	if err := plotutil.AddLines(p, args...); err != nil {
+		return err
+	}
+	return p.Save(18*vg.Centimeter, 11*vg.Centimeter, path)
+}

@@ -1,0 +1,434 @@
+package ops
+
+import (
+	"fmt"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// If, Loop and Scan: operators that run subgraphs.
+func init() {
+	register(
+		Op{Name: "If", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, MinIn: 1, MinOut: 0, MaxOut: -1, Types: []TypeSet{Bools},
+			Infer: inferIf, Compile: func(n *Node) (Kernel, error) {
+				if n.Bodies["then_branch"] == nil || n.Bodies["else_branch"] == nil {
+					return nil, fmt.Errorf("attributes then_branch and else_branch must be graphs")
+				}
+				if a, b := n.Bodies["then_branch"].NumOutputs(), n.Bodies["else_branch"].NumOutputs(); a != b || a < len(n.Outputs) {
+					return nil, fmt.Errorf("the branches give %d and %d values, the node has %d outputs", a, b, len(n.Outputs))
+				}
+				return runIf, nil
+			}},
+		Op{Name: "Loop", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, MinIn: 2, MaxIn: -1, MinOut: 0, MaxOut: -1,
+			Infer: inferLoop, Compile: func(n *Node) (Kernel, error) {
+				b := n.Bodies["body"]
+				if b == nil {
+					return nil, fmt.Errorf("attribute body must be a graph")
+				}
+				carried := len(n.Inputs) - 2
+				if b.NumInputs() != carried+2 || b.NumOutputs() < carried+1 || b.NumOutputs()-1 < len(n.Outputs) {
+					return nil, fmt.Errorf("the body takes %d and gives %d values, which does not suit %d inputs and %d outputs",
+						b.NumInputs(), b.NumOutputs(), len(n.Inputs), len(n.Outputs))
+				}
+				return runLoop, nil
+			}},
+		Op{Name: "Scan", Since: []int{8, 9, 11, 16, 19, 21, 23, 24, 25}, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1,
+			Infer: func(n *Node) ([]Info, error) { return make([]Info, len(n.Outputs)), nil }, Compile: compileScan},
+	)
+}
+
+func inferIf(n *Node) ([]Info, error) {
+	out := make([]Info, len(n.Outputs))
+	then, err := n.Bodies["then_branch"].Infer(nil)
+	if err != nil {
+		return nil, err
+	}
+	other, err := n.Bodies["else_branch"].Infer(nil)
+	if err != nil {
+		return nil, err
+	}
+	for i := range out {
+		if i < len(then) && i < len(other) {
+			out[i] = join(then[i], other[i])
+		}
+	}
+	return out, nil
+}
+
+// join is what is known of a value that is one of two.
+func join(a, b Info) Info {
+	if a.Kind != b.Kind {
+		return Info{}
+	}
+	out := Info{Kind: a.Kind}
+	if a.DType == b.DType {
+		out.DType = a.DType
+	}
+	if a.Ranked && b.Ranked && len(a.Shape) == len(b.Shape) {
+		out.Ranked, out.Shape = true, make([]Dim, len(a.Shape))
+		for i := range a.Shape {
+			if out.Shape[i] = a.Shape[i]; !a.Shape[i].Same(b.Shape[i]) {
+				out.Shape[i] = Unknown
+			}
+		}
+	}
+	return out
+}
+
+func scalarBool(v tensor.Value, what string) (bool, error) {
+	t, ok := v.(*tensor.Tensor)
+	if !ok || t == nil || t.DType() != tensor.Bool || t.Len() != 1 {
+		return false, fmt.Errorf("%s must be a single bool, got %v", what, v)
+	}
+	return tensor.Data[bool](t)[0], nil
+}
+
+func runIf(c *Ctx) error {
+	cond, err := scalarBool(c.Value(0), "the condition")
+	if err != nil {
+		return err
+	}
+	name := "else_branch"
+	if cond {
+		name = "then_branch"
+	}
+	outs, err := c.Body(name).Run(c, nil)
+	if err != nil {
+		return err
+	}
+	for i := range c.Node.Outputs {
+		c.SetOut(i, outs[i])
+	}
+	return nil
+}
+
+func inferLoop(n *Node) ([]Info, error) {
+	out := make([]Info, len(n.Outputs))
+	body, err := n.Bodies["body"].Infer(nil)
+	if err != nil {
+		return nil, err
+	}
+	carried := len(n.Inputs) - 2
+	for i := range out {
+		if i+1 >= len(body) {
+			break
+		}
+		b := body[i+1]
+		switch {
+		case i < carried: // the body may never run
+			out[i] = join(n.Info(2+i), b)
+		case b.Kind == onnx.TensorType && b.Ranked:
+			out[i] = Tensor(b.DType, append([]Dim{Unknown}, b.Shape...)...)
+		default:
+			out[i] = Unranked(b.DType)
+		}
+	}
+	return out, nil
+}
+
+func runLoop(c *Ctx) error {
+	limit, cond := int64(-1), true
+	if t := c.In(0); t != nil {
+		v, err := t.Int64s()
+		if err != nil || len(v) != 1 {
+			return fmt.Errorf("the trip count must be a single int64, got %s", t)
+		}
+		limit = max(v[0], 0)
+	}
+	if c.Value(1) != nil {
+		var err error
+		if cond, err = scalarBool(c.Value(1), "the condition"); err != nil {
+			return err
+		}
+	} else if limit < 0 {
+		return fmt.Errorf("neither a trip count nor a condition: the loop would not end")
+	}
+	body := c.Body("body")
+	carried := len(c.Ins) - 2
+	state := append([]tensor.Value(nil), c.Ins[2:]...)
+	scans := make([][]tensor.Value, body.NumOutputs()-1-carried)
+	one := []int{}
+	for i := int64(0); cond && (limit < 0 || i < limit); i++ {
+		if err := c.Context.Err(); err != nil {
+			return err
+		}
+		iter, _ := tensor.FromSlice([]int64{i}, one)
+		keep, _ := tensor.FromSlice([]bool{cond}, one)
+		outs, err := body.Run(c, append([]tensor.Value{iter, keep}, state...))
+		if err != nil {
+			return fmt.Errorf("iteration %d: %w", i, err)
+		}
+		if cond, err = scalarBool(outs[0], "the body's condition"); err != nil {
+			return err
+		}
+		copy(state, outs[1:1+carried])
+		for k := range scans {
+			v := outs[1+carried+k]
+			if t, ok := v.(*tensor.Tensor); ok {
+				if err := c.Mem.Take(int64(len(t.Bytes()))); err != nil {
+					return err
+				}
+			}
+			scans[k] = append(scans[k], v)
+		}
+	}
+	for i := range c.Node.Outputs {
+		if i < carried {
+			c.SetOut(i, state[i])
+			continue
+		}
+		if !c.Wants(i) {
+			continue
+		}
+		t, err := stack(c, scans[i-carried], c.Node, i)
+		if err != nil {
+			return err
+		}
+		c.SetOut(i, t)
+	}
+	return nil
+}
+
+// stack joins the values of a scan output along a leading axis.
+func stack(c *Ctx, vs []tensor.Value, n *Node, out int) (*tensor.Tensor, error) {
+	if len(vs) == 0 { // no iteration: the shape is what inference knows of it
+		infos, err := n.InferOutputs()
+		if err != nil {
+			return nil, err
+		}
+		info := infos[out]
+		if info.DType == tensor.Undefined {
+			return nil, fmt.Errorf("output %d: no iteration ran and its type is not known", out)
+		}
+		shape := []int{0}
+		for _, d := range info.Shape[min(1, len(info.Shape)):] {
+			shape = append(shape, max(d.N, 0))
+		}
+		return c.New(info.DType, shape...)
+	}
+	first, ok := vs[0].(*tensor.Tensor)
+	if !ok {
+		return nil, fmt.Errorf("scan output %d is no tensor", out)
+	}
+	t, err := c.New(first.DType(), append([]int{len(vs)}, first.Shape()...)...)
+	if err != nil {
+		return nil, err
+	}
+	for i, v := range vs {
+		e, ok := v.(*tensor.Tensor)
+		if !ok || e.DType() != first.DType() || !equalInts(e.Shape(), first.Shape()) {
+			return nil, fmt.Errorf("scan output %d: iteration %d gave %v, the first %s", out, i, v, first)
+		}
+		if e.DType() == tensor.String {
+			copy(tensor.Data[string](t)[i*e.Len():], tensor.Data[string](e))
+		} else {
+			copy(t.Bytes()[i*len(e.Bytes()):], e.Bytes())
+		}
+	}
+	return t, nil
+}
+
+// compileScan handles both forms: since opset 9, and opset 8's with a batch axis and sequence_lens,
+// of which the latter is refused.
+func compileScan(n *Node) (Kernel, error) {
+	b := n.Bodies["body"]
+	if b == nil {
+		return nil, fmt.Errorf("attribute body must be a graph")
+	}
+	ins := n.Inputs
+	batched := n.Since == 8
+	if batched {
+		if n.Has(0) {
+			return nil, fmt.Errorf("sequence_lens of opset 8 are not supported")
+		}
+		ins = ins[1:]
+	}
+	scanned := int(n.Int("num_scan_inputs", 0))
+	states := len(ins) - scanned
+	if scanned < 1 || states < 0 || b.NumInputs() != len(ins) || b.NumOutputs() < states || b.NumOutputs() < len(n.Outputs) {
+		return nil, fmt.Errorf("num_scan_inputs %d does not suit %d inputs and a body that takes %d and gives %d", scanned, len(ins), b.NumInputs(), b.NumOutputs())
+	}
+	return func(c *Ctx) error {
+		in := c.Ins[len(c.Ins)-len(ins):]
+		if !batched {
+			outs, err := scan(c, in, states)
+			if err != nil {
+				return err
+			}
+			for i := range c.Node.Outputs {
+				c.SetOut(i, outs[i])
+			}
+			return nil
+		}
+		first, ok := in[0].(*tensor.Tensor)
+		if !ok || first.Rank() == 0 {
+			return fmt.Errorf("inputs must have a batch axis")
+		}
+		var rows [][]tensor.Value
+		for i := range first.Shape()[0] {
+			row := make([]tensor.Value, len(in))
+			for k, v := range in {
+				t, ok := v.(*tensor.Tensor)
+				if !ok || t.Rank() == 0 || t.Shape()[0] != first.Shape()[0] {
+					return fmt.Errorf("input %d has another batch size than input 0", k)
+				}
+				var err error
+				if row[k], err = slab(c, t, 0, i); err != nil {
+					return err
+				}
+			}
+			outs, err := scan(c, row, states)
+			if err != nil {
+				return err
+			}
+			rows = append(rows, outs)
+		}
+		for i := range c.Node.Outputs {
+			var vs []tensor.Value
+			for _, r := range rows {
+				vs = append(vs, r[i])
+			}
+			t, err := stack(c, vs, c.Node, i)
+			if err != nil {
+				return err
+			}
+			c.SetOut(i, t)
+		}
+		return nil
+	}, nil
+}
+
+func scan(c *Ctx, in []tensor.Value, states int) ([]tensor.Value, error) {
+	n, body := c.Node, c.Body("body")
+	steps := -1
+	at := func(name string, i int) int64 {
+		if v := n.Ints(name, nil); i < len(v) {
+			return v[i]
+		}
+		if name == "scan_input_directions" { // opset 8 calls it so
+			if v := n.Ints("directions", nil); i < len(v) {
+				return v[i]
+			}
+		}
+		return 0
+	}
+	axes := make([]int, len(in)-states)
+	for k := range axes {
+		t, ok := in[states+k].(*tensor.Tensor)
+		if !ok || t.Rank() == 0 {
+			return nil, fmt.Errorf("scan input %d has no axis to scan", k)
+		}
+		var err error
+		if axes[k], err = NormAxis(at("scan_input_axes", k), t.Rank()); err != nil {
+			return nil, err
+		}
+		if d := t.Shape()[axes[k]]; steps >= 0 && d != steps {
+			return nil, fmt.Errorf("scan inputs have %d and %d steps", steps, d)
+		}
+		steps = t.Shape()[axes[k]]
+	}
+	state := append([]tensor.Value(nil), in[:states]...)
+	scans := make([][]tensor.Value, body.NumOutputs()-states)
+	for i := range steps {
+		if err := c.Context.Err(); err != nil {
+			return nil, err
+		}
+		args := append([]tensor.Value(nil), state...)
+		for k, axis := range axes {
+			j := i
+			if at("scan_input_directions", k) != 0 {
+				j = steps - 1 - i
+			}
+			t, err := slab(c, in[states+k].(*tensor.Tensor), axis, j)
+			if err != nil {
+				return nil, err
+			}
+			args = append(args, t)
+		}
+		outs, err := body.Run(c, args)
+		if err != nil {
+			return nil, fmt.Errorf("step %d: %w", i, err)
+		}
+		copy(state, outs[:states])
+		for k := range scans {
+			scans[k] = append(scans[k], outs[states+k])
+		}
+	}
+	outs := state
+	for k := range scans {
+		vs := scans[k]
+		if at("scan_output_directions", k) != 0 {
+			for a, b := 0, len(vs)-1; a < b; a, b = a+1, b-1 {
+				vs[a], vs[b] = vs[b], vs[a]
+			}
+		}
+		t, err := stack(c, vs, n, states+k)
+		if err != nil {
+			return nil, err
+		}
+		axis, err := NormAxis(at("scan_output_axes", k), t.Rank())
+		if err != nil {
+			return nil, err
+		}
+		if t, err = moveFirst(c, t, axis); err != nil {
+			return nil, err
+		}
+		outs = append(outs, t)
+	}
+	return outs, nil
+}
+
+// slab is t[..., i, ...] along axis, as a copy without the axis.
+func slab(c *Ctx, t *tensor.Tensor, axis, i int) (*tensor.Tensor, error) {
+	shape := t.Shape()
+	out, err := c.New(t.DType(), append(append([]int{}, shape[:axis]...), shape[axis+1:]...)...)
+	if err != nil {
+		return nil, err
+	}
+	outer, inner := 1, 1
+	for _, d := range shape[:axis] {
+		outer *= d
+	}
+	for _, d := range shape[axis+1:] {
+		inner *= d
+	}
+	if t.DType() == tensor.String {
+		src, dst := tensor.Data[string](t), tensor.Data[string](out)
+		for o := range outer {
+			copy(dst[o*inner:(o+1)*inner], src[(o*shape[axis]+i)*inner:])
+		}
+		return out, nil
+	}
+	w := inner * t.DType().Size()
+	for o := range outer {
+		copy(out.Bytes()[o*w:(o+1)*w], t.Bytes()[(o*shape[axis]+i)*w:])
+	}
+	return out, nil
+}
+
+// moveFirst moves the leading axis of t to position axis.
+func moveFirst(c *Ctx, t *tensor.Tensor, axis int) (*tensor.Tensor, error) {
+	if axis == 0 || t.DType() == tensor.String {
+		return t, nil
+	}
+	s := t.Shape()
+	shape := append(append(append([]int{}, s[1:axis+1]...), s[0]), s[axis+1:]...)
+	out, err := c.New(t.DType(), shape...)
+	if err != nil {
+		return nil, err
+	}
+	outer, inner := 1, t.DType().Size()
+	for _, d := range s[1 : axis+1] {
+		outer *= d
+	}
+	for _, d := range s[axis+1:] {
+		inner *= d
+	}
+	for i := range s[0] {
+		for o := range outer {
+			copy(out.Bytes()[(o*s[0]+i)*inner:][:inner], t.Bytes()[(i*outer+o)*inner:])
+		}
+	}
+	return out, nil
+}
