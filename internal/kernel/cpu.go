@@ -12,6 +12,9 @@ const (
 
 func (l level) String() string { return [...]string{"go", "avx2", "avx512"}[l] }
 
+// lanes is how many float32s a register holds.
+func (l level) lanes() int { return [...]int{1, 8, 16}[l] }
+
 // best is the highest level that this processor runs, and active the one in use.
 // They differ only in tests.
 var (
@@ -48,8 +51,9 @@ type vectorKernels struct {
 	minReduce func(x []float32) float32
 	expSum    func(dst, x []float32, shift float32) float32
 
-	fromFloat16 func(dst []float32, x []uint16)
-	toFloat16   func(dst []uint16, x []float32)
+	// Conversions of as many elements as fill whole vectors; the caller does the rest.
+	fromFloat16, fromBFloat16 func(dst []float32, x []uint16)
+	toFloat16, toBFloat16     func(dst []uint16, x []float32)
 }
 
 var vector vectorKernels

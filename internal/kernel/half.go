@@ -8,43 +8,38 @@ import "math"
 
 // Float16ToFloat32 sets dst[i] to the IEEE 754 half with bits x[i], exactly.
 func Float16ToFloat32(dst []float32, x []uint16) {
-	sameLen("Float16ToFloat32", len(dst), len(x))
-	if vector.fromFloat16 != nil {
-		vector.fromFloat16(dst, x)
-		return
-	}
-	for i, h := range x {
-		dst[i] = fromFloat16(h)
-	}
+	convert("Float16ToFloat32", dst, x, vector.fromFloat16, fromFloat16)
 }
 
 // Float32ToFloat16 sets dst[i] to the bits of the half nearest to x[i].
 func Float32ToFloat16(dst []uint16, x []float32) {
-	sameLen("Float32ToFloat16", len(dst), len(x))
-	if vector.toFloat16 != nil {
-		vector.toFloat16(dst, x)
-		return
-	}
-	for i, v := range x {
-		dst[i] = toFloat16(v)
-	}
+	convert("Float32ToFloat16", dst, x, vector.toFloat16, toFloat16)
 }
 
 // BFloat16ToFloat32 sets dst[i] to the bfloat16 with bits x[i], exactly.
 func BFloat16ToFloat32(dst []float32, x []uint16) {
-	sameLen("BFloat16ToFloat32", len(dst), len(x))
-	for i, h := range x {
-		dst[i] = math.Float32frombits(uint32(h) << 16)
-	}
+	convert("BFloat16ToFloat32", dst, x, vector.fromBFloat16, fromBFloat16)
 }
 
 // Float32ToBFloat16 sets dst[i] to the bits of the bfloat16 nearest to x[i].
 func Float32ToBFloat16(dst []uint16, x []float32) {
-	sameLen("Float32ToBFloat16", len(dst), len(x))
-	for i, v := range x {
-		dst[i] = toBFloat16(v)
+	convert("Float32ToBFloat16", dst, x, vector.toBFloat16, toBFloat16)
+}
+
+// convert runs simd, if there is one, on all but the last elements, and one on the rest.
+func convert[D, S any](name string, dst []D, x []S, simd func([]D, []S), one func(S) D) {
+	sameLen(name, len(dst), len(x))
+	done := 0
+	if simd != nil {
+		simd(dst, x)
+		done = len(x) / active.lanes() * active.lanes()
+	}
+	for i, v := range x[done:] {
+		dst[done+i] = one(v)
 	}
 }
+
+func fromBFloat16(h uint16) float32 { return math.Float32frombits(uint32(h) << 16) }
 
 func fromFloat16(h uint16) float32 {
 	sign, exp, frac := uint32(h>>15)<<31, uint32(h>>10)&0x1f, uint32(h)&0x3ff

@@ -106,7 +106,8 @@ func GeluErf[T Float](dst, x []T) { unary(opGeluErf, dst, x) }
 // within 2^-22·max(|x|, 2^-126).
 func GeluTanh[T Float](dst, x []T) { unary(opGeluTanh, dst, x) }
 
-// Silu sets dst[i] = x[i]/(1+e^-x[i]), within 4 ulp.
+// Silu sets dst[i] = x[i]/(1+e^-x[i]), within 4 ulp, or 2^-142 where the divisor
+// overflows.
 func Silu[T Float](dst, x []T) { unary(opSilu, dst, x) }
 
 // Softplus sets dst[i] = ln(1+e^x[i]), within 3 ulp.

@@ -2,4 +2,4 @@
 
 package kernel
 
-var vectorLevels [numLevels]vectorKernels
+var vectorLevels = [numLevels]vectorKernels{levelAVX2: vectorAVX2, levelAVX512: vectorAVX512}

@@ -3,3 +3,537 @@
 //go:build !noasm
 
 package kernel
+
+// expAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func expAVX512(dst, x []float32)
+
+// logAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func logAVX512(dst, x []float32)
+
+// tanhAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func tanhAVX512(dst, x []float32)
+
+// sigmoidAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func sigmoidAVX512(dst, x []float32)
+
+// erfAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func erfAVX512(dst, x []float32)
+
+// geluErfAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func geluErfAVX512(dst, x []float32)
+
+// geluTanhAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func geluTanhAVX512(dst, x []float32)
+
+// siluAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func siluAVX512(dst, x []float32)
+
+// softplusAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func softplusAVX512(dst, x []float32)
+
+// reluAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func reluAVX512(dst, x []float32)
+
+// hardSwishAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func hardSwishAVX512(dst, x []float32)
+
+// sqrtAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func sqrtAVX512(dst, x []float32)
+
+// rsqrtAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func rsqrtAVX512(dst, x []float32)
+
+// recipAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func recipAVX512(dst, x []float32)
+
+// absAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func absAVX512(dst, x []float32)
+
+// negAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func negAVX512(dst, x []float32)
+
+// addAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func addAVX512(dst, x, y []float32)
+
+// subAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func subAVX512(dst, x, y []float32)
+
+// mulAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func mulAVX512(dst, x, y []float32)
+
+// divAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func divAVX512(dst, x, y []float32)
+
+// maxAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func maxAVX512(dst, x, y []float32)
+
+// minAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func minAVX512(dst, x, y []float32)
+
+// scalarAddAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarAddAVX512(dst, x []float32, s float32)
+
+// scalarSubAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarSubAVX512(dst, x []float32, s float32)
+
+// scalarMulAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarMulAVX512(dst, x []float32, s float32)
+
+// scalarDivAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarDivAVX512(dst, x []float32, s float32)
+
+// scalarMaxAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarMaxAVX512(dst, x []float32, s float32)
+
+// scalarMinAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarMinAVX512(dst, x []float32, s float32)
+
+// divScalarAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func divScalarAVX512(dst, x []float32, s float32)
+
+// leakyReluAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func leakyReluAVX512(dst, x []float32, alpha float32)
+
+// clipAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func clipAVX512(dst, x []float32, lo, hi float32)
+
+// affineAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func affineAVX512(dst, x []float32, a, b float32)
+
+// mulAddAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func mulAddAVX512(dst, x, y, z []float32)
+
+// axpyAVX512 sets y[i] for i < len(y).
+//
+//go:noescape
+func axpyAVX512(y, x []float32, a float32)
+
+// sumAVX512 sums over its vectors.
+//
+//go:noescape
+func sumAVX512(x []float32) float32
+
+// dotAVX512 sums over its vectors.
+//
+//go:noescape
+func dotAVX512(x, y []float32) float32
+
+// maxReduceAVX512 is NaN if any element is.
+//
+//go:noescape
+func maxReduceAVX512(x []float32) float32
+
+// minReduceAVX512 is NaN if any element is.
+//
+//go:noescape
+func minReduceAVX512(x []float32) float32
+
+// expSumAVX512 sets dst[i] = e^(x[i]-shift) and returns their sum.
+//
+//go:noescape
+func expSumAVX512(dst, x []float32, shift float32) float32
+
+// fromFloat16AVX512 converts the first len(x) - len(x) mod 16 elements.
+//
+//go:noescape
+func fromFloat16AVX512(dst []float32, x []uint16)
+
+// toFloat16AVX512 converts the first len(x) - len(x) mod 16 elements.
+//
+//go:noescape
+func toFloat16AVX512(dst []uint16, x []float32)
+
+// fromBFloat16AVX512 converts the first len(x) - len(x) mod 16 elements.
+//
+//go:noescape
+func fromBFloat16AVX512(dst []float32, x []uint16)
+
+// toBFloat16AVX512 converts the first len(x) - len(x) mod 16 elements.
+//
+//go:noescape
+func toBFloat16AVX512(dst []uint16, x []float32)
+
+var vectorAVX512 = vectorKernels{
+	unary: [numUnary]func(dst, x []float32){
+		opExp:       expAVX512,
+		opLog:       logAVX512,
+		opTanh:      tanhAVX512,
+		opSigmoid:   sigmoidAVX512,
+		opErf:       erfAVX512,
+		opGeluErf:   geluErfAVX512,
+		opGeluTanh:  geluTanhAVX512,
+		opSilu:      siluAVX512,
+		opSoftplus:  softplusAVX512,
+		opRelu:      reluAVX512,
+		opHardSwish: hardSwishAVX512,
+		opSqrt:      sqrtAVX512,
+		opRsqrt:     rsqrtAVX512,
+		opRecip:     recipAVX512,
+		opAbs:       absAVX512,
+		opNeg:       negAVX512,
+	},
+	binary: [numBinary]func(dst, x, y []float32){
+		opAdd: addAVX512,
+		opSub: subAVX512,
+		opMul: mulAVX512,
+		opDiv: divAVX512,
+		opMax: maxAVX512,
+		opMin: minAVX512,
+	},
+	scalar: [numBinary]func(dst, x []float32, s float32){
+		opAdd: scalarAddAVX512,
+		opSub: scalarSubAVX512,
+		opMul: scalarMulAVX512,
+		opDiv: scalarDivAVX512,
+		opMax: scalarMaxAVX512,
+		opMin: scalarMinAVX512,
+	},
+	divScalar:    divScalarAVX512,
+	leakyRelu:    leakyReluAVX512,
+	clip:         clipAVX512,
+	affine:       affineAVX512,
+	mulAdd:       mulAddAVX512,
+	axpy:         axpyAVX512,
+	sum:          sumAVX512,
+	dot:          dotAVX512,
+	maxReduce:    maxReduceAVX512,
+	minReduce:    minReduceAVX512,
+	expSum:       expSumAVX512,
+	fromFloat16:  fromFloat16AVX512,
+	toFloat16:    toFloat16AVX512,
+	fromBFloat16: fromBFloat16AVX512,
+	toBFloat16:   toBFloat16AVX512,
+}
+
+// expAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func expAVX2(dst, x []float32)
+
+// logAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func logAVX2(dst, x []float32)
+
+// tanhAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func tanhAVX2(dst, x []float32)
+
+// sigmoidAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func sigmoidAVX2(dst, x []float32)
+
+// erfAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func erfAVX2(dst, x []float32)
+
+// geluErfAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func geluErfAVX2(dst, x []float32)
+
+// geluTanhAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func geluTanhAVX2(dst, x []float32)
+
+// siluAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func siluAVX2(dst, x []float32)
+
+// softplusAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func softplusAVX2(dst, x []float32)
+
+// reluAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func reluAVX2(dst, x []float32)
+
+// hardSwishAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func hardSwishAVX2(dst, x []float32)
+
+// sqrtAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func sqrtAVX2(dst, x []float32)
+
+// rsqrtAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func rsqrtAVX2(dst, x []float32)
+
+// recipAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func recipAVX2(dst, x []float32)
+
+// absAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func absAVX2(dst, x []float32)
+
+// negAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func negAVX2(dst, x []float32)
+
+// addAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func addAVX2(dst, x, y []float32)
+
+// subAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func subAVX2(dst, x, y []float32)
+
+// mulAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func mulAVX2(dst, x, y []float32)
+
+// divAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func divAVX2(dst, x, y []float32)
+
+// maxAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func maxAVX2(dst, x, y []float32)
+
+// minAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func minAVX2(dst, x, y []float32)
+
+// scalarAddAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarAddAVX2(dst, x []float32, s float32)
+
+// scalarSubAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarSubAVX2(dst, x []float32, s float32)
+
+// scalarMulAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarMulAVX2(dst, x []float32, s float32)
+
+// scalarDivAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarDivAVX2(dst, x []float32, s float32)
+
+// scalarMaxAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarMaxAVX2(dst, x []float32, s float32)
+
+// scalarMinAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func scalarMinAVX2(dst, x []float32, s float32)
+
+// divScalarAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func divScalarAVX2(dst, x []float32, s float32)
+
+// leakyReluAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func leakyReluAVX2(dst, x []float32, alpha float32)
+
+// clipAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func clipAVX2(dst, x []float32, lo, hi float32)
+
+// affineAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func affineAVX2(dst, x []float32, a, b float32)
+
+// mulAddAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func mulAddAVX2(dst, x, y, z []float32)
+
+// axpyAVX2 sets y[i] for i < len(y).
+//
+//go:noescape
+func axpyAVX2(y, x []float32, a float32)
+
+// sumAVX2 sums over its vectors.
+//
+//go:noescape
+func sumAVX2(x []float32) float32
+
+// dotAVX2 sums over its vectors.
+//
+//go:noescape
+func dotAVX2(x, y []float32) float32
+
+// maxReduceAVX2 is NaN if any element is.
+//
+//go:noescape
+func maxReduceAVX2(x []float32) float32
+
+// minReduceAVX2 is NaN if any element is.
+//
+//go:noescape
+func minReduceAVX2(x []float32) float32
+
+// expSumAVX2 sets dst[i] = e^(x[i]-shift) and returns their sum.
+//
+//go:noescape
+func expSumAVX2(dst, x []float32, shift float32) float32
+
+// fromFloat16AVX2 converts the first len(x) - len(x) mod 8 elements.
+//
+//go:noescape
+func fromFloat16AVX2(dst []float32, x []uint16)
+
+// toFloat16AVX2 converts the first len(x) - len(x) mod 8 elements.
+//
+//go:noescape
+func toFloat16AVX2(dst []uint16, x []float32)
+
+// fromBFloat16AVX2 converts the first len(x) - len(x) mod 8 elements.
+//
+//go:noescape
+func fromBFloat16AVX2(dst []float32, x []uint16)
+
+// toBFloat16AVX2 converts the first len(x) - len(x) mod 8 elements.
+//
+//go:noescape
+func toBFloat16AVX2(dst []uint16, x []float32)
+
+var vectorAVX2 = vectorKernels{
+	unary: [numUnary]func(dst, x []float32){
+		opExp:       expAVX2,
+		opLog:       logAVX2,
+		opTanh:      tanhAVX2,
+		opSigmoid:   sigmoidAVX2,
+		opErf:       erfAVX2,
+		opGeluErf:   geluErfAVX2,
+		opGeluTanh:  geluTanhAVX2,
+		opSilu:      siluAVX2,
+		opSoftplus:  softplusAVX2,
+		opRelu:      reluAVX2,
+		opHardSwish: hardSwishAVX2,
+		opSqrt:      sqrtAVX2,
+		opRsqrt:     rsqrtAVX2,
+		opRecip:     recipAVX2,
+		opAbs:       absAVX2,
+		opNeg:       negAVX2,
+	},
+	binary: [numBinary]func(dst, x, y []float32){
+		opAdd: addAVX2,
+		opSub: subAVX2,
+		opMul: mulAVX2,
+		opDiv: divAVX2,
+		opMax: maxAVX2,
+		opMin: minAVX2,
+	},
+	scalar: [numBinary]func(dst, x []float32, s float32){
+		opAdd: scalarAddAVX2,
+		opSub: scalarSubAVX2,
+		opMul: scalarMulAVX2,
+		opDiv: scalarDivAVX2,
+		opMax: scalarMaxAVX2,
+		opMin: scalarMinAVX2,
+	},
+	divScalar:    divScalarAVX2,
+	leakyRelu:    leakyReluAVX2,
+	clip:         clipAVX2,
+	affine:       affineAVX2,
+	mulAdd:       mulAddAVX2,
+	axpy:         axpyAVX2,
+	sum:          sumAVX2,
+	dot:          dotAVX2,
+	maxReduce:    maxReduceAVX2,
+	minReduce:    minReduceAVX2,
+	expSum:       expSumAVX2,
+	fromFloat16:  fromFloat16AVX2,
+	toFloat16:    toFloat16AVX2,
+	fromBFloat16: fromBFloat16AVX2,
+	toBFloat16:   toBFloat16AVX2,
+}

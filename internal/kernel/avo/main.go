@@ -67,8 +67,9 @@ func save(name string, data []byte) {
 // A unit is one assembly file and the declarations of its functions.
 type unit struct {
 	*build.Context
-	decls  bytes.Buffer
-	consts map[uint32]string // data symbols of float32 constants, by bits
+	decls    bytes.Buffer
+	consts   map[uint32]string // data symbols of float32 constants, by bits
+	tailMask bool              // whether that table is written
 }
 
 // opaque stands in for types of package kernel, which avo cannot parse. Only

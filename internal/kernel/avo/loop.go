@@ -1,0 +1,288 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/mmcloughlin/avo/attr"
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+func (v vec) ptr(param string) reg.GPVirtual {
+	return v.Load(v.Param(param).Base(), v.GP64()).(reg.GPVirtual)
+}
+
+func (v vec) length(param string) reg.GPVirtual {
+	return v.Load(v.Param(param).Len(), v.GP64()).(reg.GPVirtual)
+}
+
+func (v vec) param(name string) V {
+	b, err := v.Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	r := v.new()
+	v.VBROADCASTSS(b.Addr, r)
+	return r
+}
+
+// A tail selects the first lanes of a vector.
+type tail struct {
+	v vec
+	k reg.Register
+}
+
+// tailOf returns the tail with n lanes, 0 < n < lanes.
+func (v vec) tailOf(n reg.GPVirtual) tail {
+	if v.s.masked() {
+		bits := v.GP64()
+		v.MOVQ(operand.U32(1), bits)
+		v.SHLXQ(n, bits, bits)
+		v.DECQ(bits)
+		k := v.K()
+		v.KMOVW(bits.As32(), k)
+		return tail{v, k}
+	}
+	// Eight ones and eight zeros: the window of which begins 8-n in.
+	if !v.tailMask {
+		v.tailMask = true
+		v.StaticGlobal("tailMask")
+		v.DataAttributes(attr.RODATA | attr.NOPTR)
+		for i := range 16 {
+			v.AddDatum(4*i, operand.U32(uint32(int32(i-8)>>31)))
+		}
+	}
+	at := v.GP64()
+	v.LEAQ(operand.NewDataAddr(operand.NewStaticSymbol("tailMask"), 32), at)
+	off := v.GP64()
+	v.MOVQ(n, off)
+	v.SHLQ(operand.Imm(2), off)
+	v.SUBQ(off, at)
+	m := v.new()
+	v.VMOVUPS(operand.Mem{Base: at}, m)
+	return tail{v, m}
+}
+
+// load gives zeros past the end.
+func (t tail) load(m operand.Mem) V {
+	r := t.v.new()
+	if t.v.s.masked() {
+		t.v.VMOVUPS_Z(m, t.k, r)
+	} else {
+		t.v.VMASKMOVPS(m, t.k, r)
+	}
+	return r
+}
+
+func (t tail) store(x V, m operand.Mem) {
+	if t.v.s.masked() {
+		t.v.VMOVUPS(x, t.k, m)
+	} else {
+		t.v.VMASKMOVPS(x, t.k, m)
+	}
+}
+
+// keep is x with other in the lanes past the end.
+func (t tail) keep(x V, other operand.Op) V { return t.v.sel(t.k, x, other) }
+
+// loop writes a function that sets dst to body of the vectors in, elementwise; dst may be
+// one of them.
+func (v vec) loop(name, dst string, in, params []string, body func(in, p []V) V) {
+	slices := in
+	if dst != in[0] {
+		slices = append([]string{dst}, in...)
+	}
+	sig := "(" + strings.Join(slices, ", ") + " []float32"
+	if len(params) > 0 {
+		sig += ", " + strings.Join(params, ", ") + " float32"
+	}
+	v.fn(name, sig+")", fmt.Sprintf("%s sets %s[i] for i < len(%s).", name, dst, in[0]))
+	n := v.length(in[0])
+	src := make([]reg.GPVirtual, len(in))
+	for i, s := range in {
+		src[i] = v.ptr(s)
+	}
+	out := src[0]
+	if dst != in[0] {
+		out = v.ptr(dst)
+	}
+	p := make([]V, len(params))
+	for i, s := range params {
+		p[i] = v.param(s)
+	}
+	v.each(n, append([]reg.GPVirtual{out}, src...), func(t *tail) {
+		x := make([]V, len(in))
+		for i := range in {
+			x[i] = v.loadAt(src[i], t)
+		}
+		y := body(x, p)
+		if t == nil {
+			v.VMOVUPS(y, operand.Mem{Base: out})
+		} else {
+			t.store(y, operand.Mem{Base: out})
+		}
+	})
+	v.VZEROUPPER()
+	v.RET()
+}
+
+func (v vec) loadAt(p reg.GPVirtual, t *tail) V {
+	if t == nil {
+		return v.load(operand.Mem{Base: p})
+	}
+	return t.load(operand.Mem{Base: p})
+}
+
+// each runs body on whole vectors and then, with a tail, on what is left of n. It moves the
+// pointers.
+func (v vec) each(n reg.GPVirtual, ptrs []reg.GPVirtual, body func(t *tail)) {
+	v.SUBQ(operand.I32(v.lanes()), n)
+	v.JL(operand.LabelRef("tail"))
+	v.Label("loop")
+	body(nil)
+	moved := map[reg.GPVirtual]bool{}
+	for _, p := range ptrs {
+		if !moved[p] {
+			v.ADDQ(operand.I32(v.s.bytes), p)
+			moved[p] = true
+		}
+	}
+	v.SUBQ(operand.I32(v.lanes()), n)
+	v.JGE(operand.LabelRef("loop"))
+	v.Label("tail")
+	v.ADDQ(operand.I32(v.lanes()), n)
+	v.JZ(operand.LabelRef("done"))
+	t := v.tailOf(n)
+	body(&t)
+	v.Label("done")
+}
+
+// fold combines the lanes of x into the lowest.
+func (v vec) fold(op func(...operand.Op), x V) reg.VecVirtual {
+	y := x
+	if v.s.masked() {
+		h := v.YMM()
+		v.VEXTRACTF32X8(operand.Imm(1), x, h)
+		y = v.YMM()
+		op(h, x.AsY(), y)
+	}
+	r, h := v.XMM(), v.XMM()
+	v.VEXTRACTF128(operand.Imm(1), y.AsY(), h)
+	op(h, y.AsX(), r)
+	v.VPERMILPS(operand.Imm(0x4e), r, h)
+	op(h, r, r)
+	v.VPERMILPS(operand.Imm(0xb1), r, h)
+	op(h, r, r)
+	return r
+}
+
+func (v vec) ret(x reg.VecVirtual) {
+	v.VZEROUPPER()
+	v.Store(x, v.ReturnIndex(0))
+	v.RET()
+}
+
+var reductions = []struct {
+	name  string
+	write func(v vec, name string)
+}{
+	{"sum", func(v vec, name string) {
+		v.sum(name, "(x []float32) float32", []string{"x"}, func(acc V, in []V) { v.VADDPS(in[0], acc, acc) })
+	}},
+	{"dot", func(v vec, name string) {
+		v.sum(name, "(x, y []float32) float32", []string{"x", "y"}, func(acc V, in []V) { v.VFMADD231PS(in[1], in[0], acc) })
+	}},
+	{"maxReduce", func(v vec, name string) { v.extreme(name, v.VMAXPS, negInf) }},
+	{"minReduce", func(v vec, name string) { v.extreme(name, v.VMINPS, posInf) }},
+	{"expSum", vec.expSum},
+}
+
+// sum writes a sum over vectors, in four sets of lanes.
+func (v vec) sum(name, sig string, in []string, step func(acc V, in []V)) {
+	v.fn(name, sig, name+" sums over its vectors.")
+	n := v.length(in[0])
+	src := make([]reg.GPVirtual, len(in))
+	for i, s := range in {
+		src[i] = v.ptr(s)
+	}
+	var acc [4]V
+	for i := range acc {
+		acc[i] = v.load(v.c(0))
+	}
+	loads := func(q int) []V {
+		x := make([]V, len(in))
+		for i := range in {
+			x[i] = v.load(operand.Mem{Base: src[i], Disp: q * v.s.bytes})
+		}
+		return x
+	}
+	v.SUBQ(operand.I32(4*v.lanes()), n)
+	v.JL(operand.LabelRef("few"))
+	v.Label("four")
+	for q := range acc {
+		step(acc[q], loads(q))
+	}
+	for _, p := range src {
+		v.ADDQ(operand.I32(4*v.s.bytes), p)
+	}
+	v.SUBQ(operand.I32(4*v.lanes()), n)
+	v.JGE(operand.LabelRef("four"))
+	v.Label("few")
+	v.ADDQ(operand.I32(4*v.lanes()), n)
+	v.each(n, src, func(t *tail) {
+		x := make([]V, len(in))
+		for i := range in {
+			x[i] = v.loadAt(src[i], t)
+		}
+		step(acc[0], x)
+	})
+	v.VADDPS(acc[1], acc[0], acc[0])
+	v.VADDPS(acc[3], acc[2], acc[2])
+	v.VADDPS(acc[2], acc[0], acc[0])
+	v.ret(v.fold(v.VADDPS, acc[0]))
+}
+
+// extreme writes a maximum or minimum; from is its value for no elements. NaNs are kept
+// apart, since op forgets them.
+func (v vec) extreme(name string, op func(...operand.Op), from uint32) {
+	v.fn(name, "(x []float32) float32", name+" is NaN if any element is.")
+	n, x := v.length("x"), v.ptr("x")
+	acc, nans := v.load(v.bits(from)), v.load(v.c(0))
+	v.each(n, []reg.GPVirtual{x}, func(t *tail) {
+		y := v.loadAt(x, t)
+		if t != nil {
+			y = t.keep(y, v.bits(from))
+		}
+		op(y, acc, acc)
+		// x-x is 0, but NaN for NaNs and infinities; 0·x would be so too. Compare instead.
+		bad := v.sel(v.cmp(y, unordered, y), y, v.c(0))
+		v.VORPS(bad, nans, nans)
+	})
+	// Any bit set in nans came of a NaN, which an addition brings out.
+	isNaN := v.cmp(nans, unordered, nans)
+	acc2 := v.sel(isNaN, v.bits(quiet), v.c(0))
+	all := v.fold(v.VADDPS, acc2)
+	r := v.fold(op, acc)
+	out := v.XMM()
+	v.VADDPS(all, r, out)
+	v.ret(out)
+}
+
+// expSum writes the numerators of softmax and their sum.
+func (v vec) expSum(name string) {
+	v.fn(name, "(dst, x []float32, shift float32) float32", name+" sets dst[i] = e^(x[i]-shift) and returns their sum.")
+	n, dst, x, shift := v.length("x"), v.ptr("dst"), v.ptr("x"), v.param("shift")
+	acc := v.load(v.c(0))
+	v.each(n, []reg.GPVirtual{dst, x}, func(t *tail) {
+		e := v.exp(v.sub(v.loadAt(x, t), shift))
+		if t == nil {
+			v.VMOVUPS(e, operand.Mem{Base: dst})
+		} else {
+			t.store(e, operand.Mem{Base: dst})
+			e = t.keep(e, v.c(0))
+		}
+		v.VADDPS(e, acc, acc)
+	})
+	v.ret(v.fold(v.VADDPS, acc))
+}
