@@ -1,0 +1,48 @@
+GO ?= go
+STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+CROSS = linux/arm64 darwin/arm64 windows/amd64 js/wasm
+
+.PHONY: demo test conformance race fuzz bench lint generate check cross
+
+# The main job on real data: load, check, fine-tune, write back.
+demo:
+	CGO_ENABLED=0 $(GO) run ./cmd/demo
+
+# What CI runs.
+test: lint cross
+	CGO_ENABLED=0 $(GO) build ./...
+	$(GO) test ./...
+	$(MAKE) race
+	$(MAKE) conformance
+
+# The race detector needs a C compiler; without one the run is skipped, and says so.
+race:
+	@if command -v $${CC:-gcc} >/dev/null 2>&1; then \
+		CGO_ENABLED=1 $(GO) test -race -short ./runtime ./finetune; \
+	else echo "skipped: the race detector needs a C compiler"; fi
+
+# The standard's own cases; see internal/testkit for where they are looked for.
+conformance:
+	$(GO) test -count=1 -v -run 'TestConformance|TestRealModels' ./internal/cli
+
+fuzz:
+	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime 60s ./onnx
+
+bench:
+	$(GO) test -run '^$$' -bench . ./internal/kernel
+
+lint:
+	@test -z "$$(gofmt -l .)" || { echo "gofmt wants:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+
+cross:
+	@for t in $(CROSS); do echo "cross-build $$t"; \
+		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build ./... && \
+		CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet ./... || exit 1; done
+
+generate:
+	$(GO) generate ./...
+
+check: lint
+	$(GO) test ./...

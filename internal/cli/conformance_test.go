@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/retune-go/retune/internal/testkit"
+	"github.com/retune-go/retune/runtime"
+)
+
+// verifyAll runs every case and says how many ran and passed. A case whose operators are all in the
+// registry must pass; the rest are counted by the first operator that is missing.
+func verifyAll(t *testing.T, dirs []string) {
+	passed, skipped, missing := 0, 0, map[string]int{}
+	for _, d := range dirs {
+		r := Verify(context.Background(), d, nil, runtime.Threads(1))
+		switch {
+		case r.Status == "PASS":
+			passed++
+		case r.Status == "SKIP":
+			skipped++
+		case strings.Contains(r.Why, "is not supported"):
+			missing[r.Why[:min(len(r.Why), 100)]]++
+		default:
+			t.Errorf("%s: %s", r.Name, r.Why)
+		}
+	}
+	unsupported := 0
+	for _, n := range missing {
+		unsupported += n
+	}
+	t.Logf("%d cases: %d passed, %d need what is not supported, %d skipped", len(dirs), passed, unsupported, skipped)
+	if passed == 0 {
+		t.Error("nothing passed")
+	}
+}
+
+func TestConformance(t *testing.T) {
+	root := testkit.Dir(t, "conformance")
+	for _, set := range []string{"node", "simple", "pytorch-converted", "pytorch-operator"} {
+		t.Run(set, func(t *testing.T) {
+			if _, err := os.Stat(filepath.Join(root, set)); err != nil {
+				t.Skipf("skipped: this copy of the suite has no %s", set)
+			}
+			dirs, err := Cases(filepath.Join(root, set))
+			if err != nil {
+				t.Fatal(err)
+			}
+			verifyAll(t, dirs)
+		})
+	}
+}
+
+func TestRealModels(t *testing.T) {
+	dirs, err := Cases(testkit.Dir(t, "models"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifyAll(t, dirs)
+}
+
+// The models that the repository ships run to PyTorch's recorded outputs.
+func TestShippedModels(t *testing.T) {
+	dirs, err := Cases("../../models")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range dirs {
+		if r := Verify(context.Background(), d, &Tolerance{1e-4, 1e-5}); r.Status != "PASS" {
+			t.Errorf("%s: %s", r.Name, r.Why)
+		}
+	}
+}
