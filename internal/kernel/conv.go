@@ -46,18 +46,37 @@ func (cv Conv2D) OutSize() (oh, ow int) {
 }
 
 // PackedConv is the weights of a convolution laid out for the kernels once. It
-// holds for any N, H, W and padding of the same convolution.
+// holds for any N, H, W and padding of the same convolution, and may be used by
+// many goroutines at once.
 type PackedConv[T Float] struct {
-	w []T
+	depthwise []T             // M×KH×KW, or nil
+	groups    []*PackedAOf[T] // (M/Group)×(C/Group·KH·KW) each
 }
 
 // PackConvWeights packs w, M×(C/Group)×KH×KW.
 func PackConvWeights[T Float](cv Conv2D, w []T) *PackedConv[T] {
 	cv = cv.norm()
-	if len(w) < cv.M*cv.C/cv.Group*cv.KH*cv.KW {
+	rows, k := cv.M/cv.Group, cv.C/cv.Group*cv.KH*cv.KW
+	if len(w) < cv.M*k {
 		panic("kernel: PackConvWeights: w is too short")
 	}
-	return &PackedConv[T]{append([]T(nil), w...)}
+	if cv.depthwise() {
+		return &PackedConv[T]{depthwise: append([]T(nil), w[:cv.M*k]...)}
+	}
+	pc := &PackedConv[T]{groups: make([]*PackedAOf[T], cv.Group)}
+	for g := range pc.groups {
+		pc.groups[g] = PackA(false, rows, k, w[g*rows*k:], k)
+	}
+	return pc
+}
+
+// depthwise reports whether each channel of Y depends on one of X, and the row of the matrix is
+// too short for a product to be worth it.
+func (cv Conv2D) depthwise() bool { return cv.C == cv.Group && cv.M/cv.Group <= 2 && cv.KH*cv.KW > 0 }
+
+// pointwise reports whether the image is its own column matrix.
+func (cv Conv2D) pointwise() bool {
+	return cv.KH == 1 && cv.KW == 1 && cv.StrideH == 1 && cv.StrideW == 1 && cv.PadTop|cv.PadLeft|cv.PadBottom|cv.PadRight == 0
 }
 
 // Conv computes Y and applies ep, whose RowBias has length M, whose Residual has
@@ -65,26 +84,70 @@ func PackConvWeights[T Float](cv Conv2D, w []T) *PackedConv[T] {
 func Conv[T Float](p *Pool, cv Conv2D, y, x []T, w *PackedConv[T], ep *EpilogueOf[T]) {
 	cv = cv.norm()
 	oh, ow := cv.OutSize()
-	rows, pix, k := cv.M/cv.Group, oh*ow, cv.C/cv.Group*cv.KH*cv.KW
-	cols := make([]T, k*pix)
-	for n := range cv.N {
-		for g := range cv.Group {
-			im2col(cv, cols, x[n*cv.C*cv.H*cv.W:], g)
-			off := (n*cv.M + g*rows) * pix
-			var e *EpilogueOf[T]
-			if ep != nil {
-				sub := *ep
-				if sub.RowBias != nil {
-					sub.RowBias = sub.RowBias[g*rows:]
-				}
-				if sub.Residual != nil {
-					sub.Residual, sub.ResidualLD = sub.Residual[off:], pix
-				}
-				e = &sub
-			}
-			GemmEpilogue(p, false, false, rows, pix, k, 1, w.w[g*rows*k:], k, cols, pix, 0, y[off:], pix, e)
-		}
+	pix := oh * ow
+	if len(x) < cv.N*cv.C*cv.H*cv.W || len(y) < cv.N*cv.M*pix {
+		panic("kernel: Conv: operand too short")
 	}
+	if ep != nil && (ep.ColBias != nil || ep.RowBias != nil && len(ep.RowBias) < cv.M || ep.Residual != nil && len(ep.Residual) < cv.N*cv.M*pix) {
+		panic("kernel: Conv: epilogue does not fit Y")
+	}
+	if cv.N*cv.M*pix == 0 {
+		return
+	}
+	if w.depthwise != nil {
+		convDepthwise(p, cv, y, x, w.depthwise, ep)
+		return
+	}
+	if cv.N >= 2*p.Threads() && p.Threads() > 1 {
+		p.For(cv.N, 1, func(lo, hi int) {
+			for n := lo; n < hi; n++ {
+				convImage(nil, cv, n, y, x, w, ep)
+			}
+		})
+		return
+	}
+	for n := range cv.N {
+		convImage(p, cv, n, y, x, w, ep)
+	}
+}
+
+// convImage computes image n of Y.
+func convImage[T Float](p *Pool, cv Conv2D, n int, y, x []T, w *PackedConv[T], ep *EpilogueOf[T]) {
+	oh, ow := cv.OutSize()
+	rows, pix, chans := cv.M/cv.Group, oh*ow, cv.C/cv.Group
+	image := x[n*cv.C*cv.H*cv.W:][:cv.C*cv.H*cv.W]
+	var im *im2colSource[T]
+	if !cv.pointwise() {
+		im = newIm2col(p, cv, image, w.groups[0].kern.cols)
+		defer im.recycle()
+	}
+	for g, pa := range w.groups {
+		off := (n*cv.M + g*rows) * pix
+		pr := newProduct(pa.kern, rows, pix, pa.k, 1, 0, y[off:], pix, ep.part(g*rows, off, pix))
+		pr.packedA = pa.panels
+		if im == nil {
+			pr.b = sideB(false, image[g*chans*pix:], pix)
+		} else {
+			im.group = g
+			pr.panelsB = im
+		}
+		pr.run(p)
+	}
+}
+
+// part is the epilogue of the rows of Y that begin at row, with off elements of Y before them.
+func (ep *EpilogueOf[T]) part(row, off, ld int) *EpilogueOf[T] {
+	if ep == nil || row == 0 && off == 0 && ep.Residual == nil {
+		return ep
+	}
+	sub := *ep
+	if sub.RowBias != nil {
+		sub.RowBias = sub.RowBias[row:]
+	}
+	if sub.Residual != nil {
+		sub.Residual, sub.ResidualLD = sub.Residual[off:], ld
+	}
+	return &sub
 }
 
 // ConvGradInput computes dX from dY and the weights, M×(C/Group)×KH×KW. dX is

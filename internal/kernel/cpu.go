@@ -51,6 +51,9 @@ type vectorKernels struct {
 	minReduce func(x []float32) float32
 	expSum    func(dst, x []float32, shift float32) float32
 
+	gather func(dst, src *float32, rows *int32, n int, chunks *chunk, nchunks, stride int)
+	taps   func(dst, src *float32, n int, offsets *int32, weights *float32, ntaps int, bias float32)
+
 	// Conversions of as many elements as fill whole vectors; the caller does the rest.
 	fromFloat16, fromBFloat16 func(dst []float32, x []uint16)
 	toFloat16, toBFloat16     func(dst []uint16, x []float32)

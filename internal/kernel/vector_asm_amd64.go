@@ -269,6 +269,8 @@ var vectorAVX512 = vectorKernels{
 	toFloat16:    toFloat16AVX512,
 	fromBFloat16: fromBFloat16AVX512,
 	toBFloat16:   toBFloat16AVX512,
+	gather:       gatherAVX512,
+	taps:         tapsAVX512,
 }
 
 // expAVX2 sets dst[i] for i < len(x).
@@ -536,4 +538,6 @@ var vectorAVX2 = vectorKernels{
 	toFloat16:    toFloat16AVX2,
 	fromBFloat16: fromBFloat16AVX2,
 	toBFloat16:   toBFloat16AVX2,
+	gather:       gatherAVX2,
+	taps:         tapsAVX2,
 }

@@ -25,6 +25,7 @@ var units = []struct {
 	{"gemm", gemm},
 	{"pack", pack},
 	{"vector", vector},
+	{"conv", conv},
 }
 
 func main() {
@@ -74,7 +75,7 @@ type unit struct {
 
 // opaque stands in for types of package kernel, which avo cannot parse. Only
 // their size as an argument matters.
-var opaque = strings.NewReplacer("*tile[float32]", "*byte", "*tile[float64]", "*byte", "*itile", "*byte", "*im2colPanel", "*byte")
+var opaque = strings.NewReplacer("*tile[float32]", "*byte", "*tile[float64]", "*byte", "*itile", "*byte", "*chunk", "*byte")
 
 // fn begins a function. Its signature is without "func".
 func (u *unit) fn(name, signature, doc string) {

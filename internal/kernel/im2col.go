@@ -1,0 +1,147 @@
+package kernel
+
+import "unsafe"
+
+// A frame is an image copied with its padding, so that no tap of a convolution falls
+// outside, and with the columns of each row sorted by their remainder of StrideW, so
+// that the taps of neighbouring outputs are neighbours:
+//
+//	data[c·plane + h·row + (w mod StrideW)·phase + w div StrideW]
+//
+// holds padded pixel (h, w) of channel c.
+type frame struct {
+	plane, row, phase int
+}
+
+// frameSlack is how far past a frame's end kernels may read.
+const frameSlack = 16
+
+func (cv Conv2D) frame() frame {
+	oh, ow := cv.OutSize()
+	height := (oh-1)*cv.StrideH + (cv.KH-1)*cv.DilH + 1
+	width := (ow-1)*cv.StrideW + (cv.KW-1)*cv.DilW + 1
+	phase := ceilDiv(width, cv.StrideW)
+	row := phase * cv.StrideW
+	return frame{plane: height * row, row: row, phase: phase}
+}
+
+// tap returns the offset of the input of output (0, 0) under tap (kh, kw).
+func (cv Conv2D) tap(f frame, kh, kw int) int {
+	w := kw * cv.DilW
+	return kh*cv.DilH*f.row + w%cv.StrideW*f.phase + w/cv.StrideW
+}
+
+// fillFrame copies one channel, H×W, into dst of length plane.
+func fillFrame[T Float](cv Conv2D, f frame, dst, x []T) {
+	if cv.PadTop|cv.PadLeft|cv.PadBottom|cv.PadRight != 0 || f.row > cv.W {
+		clear(dst)
+	}
+	for r := range f.plane / f.row {
+		h := r - cv.PadTop
+		if h < 0 || h >= cv.H {
+			continue
+		}
+		row, src := dst[r*f.row:][:f.row], x[h*cv.W:][:cv.W]
+		if cv.StrideW == 1 {
+			at, from := max(cv.PadLeft, 0), max(-cv.PadLeft, 0)
+			if at < len(row) && from < len(src) {
+				copy(row[at:], src[from:])
+			}
+			continue
+		}
+		for s := range cv.StrideW {
+			out := row[s*f.phase:][:f.phase]
+			// Element q is pixel q·StrideW + s - PadLeft.
+			q := ceilDiv(max(0, cv.PadLeft-s), cv.StrideW)
+			for w := q*cv.StrideW + s - cv.PadLeft; q < len(out) && w < len(src); w += cv.StrideW {
+				out[q] = src[w]
+				q++
+			}
+		}
+	}
+}
+
+// A chunk is a run of n neighbours in a row of a panel: from offset dst in the panel's row, and
+// src in the frame.
+type chunk struct{ dst, src, n, _ int32 }
+
+// An im2colSource makes panels of the column matrix of an image,
+// (C/Group·KH·KW)×(OH·OW), straight from its frame.
+type im2colSource[T Float] struct {
+	group  int
+	data   []T // the frame
+	size   int // of a group's part of it
+	rows   []int32
+	cols   int // of a panel
+	chunks []chunk
+	first  []int32 // chunk of each panel, and the number of chunks
+}
+
+var im2cols32, im2cols64 recycled
+
+func im2colPool[T Float]() *recycled {
+	if is32[T]() {
+		return &im2cols32
+	}
+	return &im2cols64
+}
+
+func (im *im2colSource[T]) recycle() { im2colPool[T]().products.Put(im) }
+
+func newIm2col[T Float](p *Pool, cv Conv2D, image []T, cols int) *im2colSource[T] {
+	im, _ := im2colPool[T]().products.Get().(*im2colSource[T])
+	if im == nil {
+		im = new(im2colSource[T])
+	}
+	f, chans := cv.frame(), cv.C/cv.Group
+	im.cols, im.size = cols, chans*f.plane
+	im.data = grow(im.data, cv.C*f.plane+frameSlack)
+	p.For(cv.C, max(1, serialWork/8/max(1, f.plane)), func(lo, hi int) {
+		for c := lo; c < hi; c++ {
+			fillFrame(cv, f, im.data[c*f.plane:][:f.plane], image[c*cv.H*cv.W:])
+		}
+	})
+	im.rows = im.rows[:0]
+	for c := range chans {
+		for kh := range cv.KH {
+			for kw := range cv.KW {
+				im.rows = append(im.rows, int32(c*f.plane+cv.tap(f, kh, kw)))
+			}
+		}
+	}
+	im.chunks, im.first = im.chunks[:0], im.first[:0]
+	oh, ow := cv.OutSize()
+	width := active.lanes()
+	for j := 0; j < oh*ow; {
+		if j%cols == 0 {
+			im.first = append(im.first, int32(len(im.chunks)))
+		}
+		n := min(ow-j%ow, cols-j%cols, width)
+		if width == 1 {
+			n = min(ow-j%ow, cols-j%cols)
+		}
+		im.chunks = append(im.chunks, chunk{dst: int32(j % cols), src: int32(j/ow*cv.StrideH*f.row + j%ow), n: int32(n)})
+		j += n
+	}
+	im.first = append(im.first, int32(len(im.chunks)))
+	return im
+}
+
+func (im *im2colSource[T]) packPanel(dst []T, j0, width, stride, p0, n int) {
+	q := j0 / im.cols
+	chunks := im.chunks[im.first[q]:im.first[q+1]]
+	src, rows := im.data[im.group*im.size:], im.rows[p0:p0+n]
+	if n == 0 {
+		return
+	}
+	if is32[T]() && vector.gather != nil {
+		vector.gather((*float32)(unsafe.Pointer(&dst[0])), (*float32)(unsafe.Pointer(&src[0])), &rows[0], n, &chunks[0], len(chunks), stride)
+		return
+	}
+	for i, r := range rows {
+		row := dst[i*stride:]
+		for _, c := range chunks {
+			copy(row[c.dst:c.dst+c.n], src[r+c.src:])
+		}
+	}
+}
