@@ -30,6 +30,7 @@ func use(l level) {
 	active = l
 	vector = vectorLevels[l]
 	gemmActive = gemmLevels[l]
+	igemmActive = igemmLevels[l]
 }
 
 // vectorKernels holds the assembly of one level for operations on vectors; nil

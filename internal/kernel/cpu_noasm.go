@@ -7,3 +7,5 @@ func detect() level { return levelGo }
 var vectorLevels [numLevels]vectorKernels
 
 var gemmLevels = [numLevels]gemmKernels{gemmGo, gemmGo, gemmGo}
+
+var igemmLevels = [numLevels]*igemmKernel{igemmGo, igemmGo, igemmGo}

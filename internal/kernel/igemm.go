@@ -1,36 +1,127 @@
 package kernel
 
+import (
+	"encoding/binary"
+	"sync"
+	"unsafe"
+)
+
+// An itile is the work of one call of a tile function of bytes:
+//
+//	C[i,j] = Σ A[i]·B[j] + colTerm[j] + rowSum[i]·zero[j]
+//
+// The assembly knows the offsets of the fields; a test holds the two together.
+type itile struct {
+	a       *uint32 // k steps of as many dwords as the tile has rows
+	b       *uint32 // k steps of as many dwords as it has columns
+	c       *int32
+	colTerm *int32
+	zero    *int32 // or nil
+	rowSum  *int32
+	k       int
+	ldc     int // in bytes
+	cols    int // columns to write; those of the panel but for masked kernels
+}
+
+// An igemmKernel is the tile functions of one level. A dword holds four bytes of k, or two
+// 16-bit integers where a sum of products of bytes would saturate.
+type igemmKernel struct {
+	rows, cols int
+	masked     bool
+	bytes      bool
+	tile       []func(t *itile) // by number of rows, from 1
+
+	transpose4 func(dst, src *float32, ld, n, stride int)
+}
+
+// perDword is how many elements along k a dword holds.
+func (kern *igemmKernel) perDword() int {
+	if kern.bytes {
+		return 4
+	}
+	return 2
+}
+
+var igemmGo = &igemmKernel{rows: 4, cols: 4, masked: true, tile: func() []func(*itile) {
+	tiles := make([]func(*itile), 5)
+	for r := range tiles {
+		tiles[r] = func(t *itile) { itileGo(t, r, 4, false) }
+	}
+	return tiles
+}()}
+
+var igemmActive = igemmGo
+
+// itileGo is the twin of all tile functions of bytes.
+func itileGo(t *itile, rows, cols int, bytes bool) {
+	for i := range rows {
+		for j := range t.cols {
+			var s int32
+			for p := range t.k {
+				x, y := *at(t.a, p*rows+i), *at(t.b, p*cols+j)
+				if bytes {
+					for q := 0; q < 32; q += 8 {
+						s += int32(uint8(x>>q)) * int32(int8(y>>q))
+					}
+				} else {
+					s += int32(int16(x))*int32(int16(y)) + int32(int16(x>>16))*int32(int16(y>>16))
+				}
+			}
+			s += *at(t.colTerm, j)
+			if t.zero != nil {
+				s += *at(t.rowSum, i) * *at(t.zero, j)
+			}
+			*at(t.c, i*t.ldc/4+j) = s
+		}
+	}
+}
+
 // PackedS8 is a k×n matrix of int8 laid out for [GemmU8S8], with the sum of each
 // column. It may be used by many goroutines at once.
 type PackedS8 struct {
 	k, n   int
-	data   []int8
-	colSum []int32
+	kern   *igemmKernel
+	panels []uint32
+	colSum []int32 // filled up to whole panels
 }
 
 // PackS8 packs op(B), k×n, with row stride ldb as stored.
 func PackS8(transB bool, k, n int, b []int8, ldb int) *PackedS8 {
 	checkOperand("B", transB, k, n, b, ldb)
-	pb := &PackedS8{k: k, n: n, data: make([]int8, k*n), colSum: make([]int32, n)}
-	for l := range k {
-		for j := range n {
-			v := b[l*ldb:][j]
+	kern := igemmActive
+	per := kern.perDword()
+	q, steps := ceilDiv(n, kern.cols), ceilDiv(k, per)
+	pb := &PackedS8{k: k, n: n, kern: kern, panels: make([]uint32, q*kern.cols*steps), colSum: make([]int32, q*kern.cols)}
+	for j := range n {
+		panel := pb.panels[j/kern.cols*kern.cols*steps:]
+		for p := range k {
+			at := p*ldb + j
 			if transB {
-				v = b[j*ldb+l]
+				at = j*ldb + p
 			}
-			pb.data[l*n+j] = v
+			v := b[at]
 			pb.colSum[j] += int32(v)
+			word := uint32(uint8(v)) << (p % 4 * 8)
+			if per == 2 {
+				word = uint32(uint16(v)) << (p % 2 * 16)
+			}
+			panel[p/per*kern.cols+j%kern.cols] |= word
 		}
 	}
 	return pb
 }
 
-// GemmU8S8 computes, exactly in 32-bit arithmetic,
+// Dims returns the rows and columns of op(B).
+func (pb *PackedS8) Dims() (k, n int) { return pb.k, pb.n }
+
+// GemmU8S8 computes, exactly in 32-bit arithmetic (sums past 2^31 wrap around),
 //
 //	C[i,j] = Σ_l (A[i,l] - aZero)·(B[l,j] - bZero[j])
 //
 // A is m×k with row stride lda, B is packed and gives k and n, C is m×n with row
 // stride ldc. bZero is nil for 0, or holds one value for all columns, or n.
+// Operands of the other sign are brought to these by flipping the top bit of each
+// element and of their zero points.
 func GemmU8S8(p *Pool, m int, a []uint8, lda int, aZero uint8, pb *PackedS8, bZero []int8, c []int32, ldc int) {
 	n, k := pb.n, pb.k
 	checkMatrix("A", m, k, a, lda)
@@ -38,23 +129,157 @@ func GemmU8S8(p *Pool, m int, a []uint8, lda int, aZero uint8, pb *PackedS8, bZe
 	if len(bZero) > 1 && len(bZero) < n {
 		panic("kernel: GemmU8S8: bZero is shorter than the columns of C")
 	}
-	p.For(m, 1, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			row := c[i*ldc:][:n]
-			clear(row)
-			for l := range k {
-				v := int32(a[i*lda+l]) - int32(aZero)
-				for j, w := range pb.data[l*n:][:n] {
-					z := int32(0)
-					switch {
-					case len(bZero) == 1:
-						z = int32(bZero[0])
-					case len(bZero) > 1:
-						z = int32(bZero[j])
-					}
-					row[j] += v * (int32(w) - z)
+	if m == 0 || n == 0 {
+		return
+	}
+	if m*n*k < 4*serialWork {
+		p = nil
+	}
+	pr := iproducts.Get().(*iproduct)
+	pr.m, pr.a, pr.lda, pr.pb, pr.c, pr.ldc = m, a, lda, pb, c, ldc
+	pr.zeros(aZero, bZero)
+	pr.steps = ceilDiv(k, pb.kern.perDword())
+	pr.packed = grow(pr.packed, m*pr.steps)
+	pr.rowSum = grow(pr.rowSum, m)
+	panelsM, panelsN := ceilDiv(m, pb.kern.rows), ceilDiv(n, pb.kern.cols)
+	p.For(panelsM, 8, pr.packBody)
+	pr.blockM = panelsM
+	if panelsN < 2*p.Threads() {
+		pr.blockM = ceilDiv(panelsM, 4)
+	}
+	p.For(panelsN*ceilDiv(panelsM, pr.blockM), 1, pr.tilesBody)
+	pr.a, pr.pb, pr.c = nil, nil, nil
+	iproducts.Put(pr)
+}
+
+// An iproduct is one call of GemmU8S8; they are recycled with their buffers.
+type iproduct struct {
+	m, lda, ldc   int
+	a             []uint8
+	pb            *PackedS8
+	c             []int32
+	packed        []uint32 // A
+	steps         int      // dwords along k
+	rowSum        []int32  // of A, if zero is in use
+	colTerm, zero []int32  // zero is -bZero
+	useZero       bool
+	blockM        int // panels
+	packBody      func(lo, hi int)
+	tilesBody     func(lo, hi int)
+}
+
+var iproducts = sync.Pool{New: func() any {
+	pr := new(iproduct)
+	pr.packBody, pr.tilesBody = pr.pack, pr.tiles
+	return pr
+}}
+
+// zeros works out what the zero points add:
+//
+//	Σ(a-α)(b-β) = Σab - αΣb - βΣa + kαβ
+func (pr *iproduct) zeros(aZero uint8, bZero []int8) {
+	pb := pr.pb
+	pr.colTerm, pr.zero = grow(pr.colTerm, len(pb.colSum)), grow(pr.zero, len(pb.colSum))
+	clear(pr.zero)
+	pr.useZero = false
+	for j := range pb.n {
+		switch {
+		case len(bZero) == 1:
+			pr.zero[j] = -int32(bZero[0])
+		case len(bZero) > 1:
+			pr.zero[j] = -int32(bZero[j])
+		}
+		pr.useZero = pr.useZero || pr.zero[j] != 0
+	}
+	for j, s := range pb.colSum {
+		pr.colTerm[j] = -int32(aZero) * (s + int32(pb.k)*pr.zero[j])
+	}
+}
+
+// pack lays out panels [lo, hi) of A, and sums its rows.
+func (pr *iproduct) pack(lo, hi int) {
+	kern, k := pr.pb.kern, pr.pb.k
+	per, rows := kern.perDword(), kern.rows
+	for q := lo; q < hi; q++ {
+		width := min(rows, pr.m-q*rows)
+		panel := pr.packed[q*rows*pr.steps:][:width*pr.steps]
+		i, whole := 0, k/4
+		for ; kern.transpose4 != nil && whole > 0 && i+4 <= width; i += 4 {
+			kern.transpose4((*float32)(unsafe.Pointer(&panel[i])), (*float32)(unsafe.Pointer(&pr.a[(q*rows+i)*pr.lda])), pr.lda, whole, width)
+		}
+		for r := range width {
+			row := pr.a[(q*rows+r)*pr.lda:][:k]
+			if pr.useZero {
+				pr.rowSum[q*rows+r] = sumBytes(row)
+			}
+			from := 0
+			if r < i {
+				from = whole
+			}
+			for s := from; s < pr.steps; s++ {
+				var word [4]byte
+				copy(word[:per], row[s*per:])
+				w := binary.LittleEndian.Uint32(word[:])
+				if per == 2 {
+					w = w&0xff | w<<8&0xff0000
 				}
+				panel[s*width+r] = w
 			}
 		}
-	})
+	}
+}
+
+func sumBytes(x []uint8) int32 {
+	var s uint64
+	for len(x) >= 8 {
+		// Lanes of 16 bits, each the sum of two bytes at most 128 times over.
+		var lanes uint64
+		for n := 0; n < 128 && len(x) >= 8; n++ {
+			w := binary.LittleEndian.Uint64(x)
+			lanes += w&0x00ff00ff00ff00ff + w>>8&0x00ff00ff00ff00ff
+			x = x[8:]
+		}
+		s += lanes&0xffff + lanes>>16&0xffff + lanes>>32&0xffff + lanes>>48
+	}
+	for _, v := range x {
+		s += uint64(v)
+	}
+	return int32(s)
+}
+
+// tiles makes blocks [lo, hi) of C, each a panel of columns by blockM panels of rows.
+func (pr *iproduct) tiles(lo, hi int) {
+	pb, kern := pr.pb, pr.pb.kern
+	rows, cols := kern.rows, kern.cols
+	panelsM := ceilDiv(pr.m, rows)
+	blocks := ceilDiv(panelsM, pr.blockM)
+	ws := getWorkspace[float32]()
+	defer ws.put()
+	ws.edge = grow(ws.edge, rows*cols)
+	edge := unsafe.Slice((*int32)(unsafe.Pointer(&ws.edge[0])), len(ws.edge))
+	t := &ws.i
+	for q := lo; q < hi; q++ {
+		j, i0 := q/blocks*cols, q%blocks*pr.blockM
+		t.k, t.b = pr.steps, at(unsafe.SliceData(pb.panels), j*pr.steps)
+		t.colTerm, t.zero = &pr.colTerm[j], nil
+		if pr.useZero {
+			t.zero = &pr.zero[j]
+		}
+		width := min(cols, pb.n-j)
+		for i := i0; i < min(i0+pr.blockM, panelsM); i++ {
+			r := min(rows, pr.m-i*rows)
+			t.a, t.rowSum = at(unsafe.SliceData(pr.packed), i*rows*pr.steps), &pr.rowSum[i*rows]
+			c := pr.c[i*rows*pr.ldc+j:]
+			t.c, t.ldc, t.cols = &c[0], pr.ldc*4, width
+			if width == cols || kern.masked {
+				kern.tile[r](t)
+				continue
+			}
+			t.c, t.ldc, t.cols = &edge[0], cols*4, cols
+			kern.tile[r](t)
+			for s := range r {
+				copy(c[s*pr.ldc:][:width], edge[s*cols:])
+			}
+		}
+	}
 }

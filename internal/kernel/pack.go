@@ -41,7 +41,7 @@ func (kern *gemmKernel[T]) packPanel(dst []T, s side[T], i0, width, stride, p0, 
 	src := s.data[i0*s.ld+p0:]
 	i := 0
 	for ; kern.transpose4 != nil && i+4 <= width; i += 4 {
-		kern.transpose4(unsafe.SliceData(dst[i:]), unsafe.SliceData(src[i*s.ld:]), s.ld, n, stride)
+		kern.transpose4(unsafe.SliceData(dst[i:]), unsafe.SliceData(src[i*s.ld:]), s.ld*int(unsafe.Sizeof(src[0])), n, stride)
 	}
 	for ; i < width; i++ {
 		for p, v := range src[i*s.ld:][:n] {

@@ -12,7 +12,6 @@ TEXT ·transpose4AVX2(SB), NOSPLIT, $0-40
 	MOVQ ld+16(FP), DX
 	MOVQ n+24(FP), BX
 	MOVQ stride+32(FP), SI
-	SHLQ $0x02, DX
 	SHLQ $0x02, SI
 	LEAQ (DX)(DX*2), DI
 	LEAQ (SI)(SI*2), R8

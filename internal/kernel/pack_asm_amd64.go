@@ -4,7 +4,8 @@
 
 package kernel
 
-// transpose4AVX2 sets dst[j·stride+i] = src[i·ld+j] for i < 4, j < n.
+// transpose4AVX2 sets dst[j·stride+i] = src[i][j] for i < 4, j < n, where row i of src is
+// i·ld bytes from the first.
 //
 //go:noescape
 func transpose4AVX2(dst, src *float32, ld, n, stride int)

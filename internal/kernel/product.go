@@ -60,6 +60,7 @@ type workspace[T Float] struct {
 	a, b []T
 	edge []T // a whole tile
 	t    tile[T]
+	i    itile
 }
 
 // recycled holds products and workspaces at one width.
@@ -204,7 +205,7 @@ func getWorkspace[T Float]() *workspace[T] {
 }
 
 func (ws *workspace[T]) put() {
-	ws.t = tile[T]{}
+	ws.t, ws.i = tile[T]{}, itile{}
 	recycledOf[T]().workspaces.Put(ws)
 }
 

@@ -36,7 +36,7 @@ type gemmKernel[T Float] struct {
 	tile       []func(t *tile[T]) // by number of rows, from 1
 
 	// Copies into panels; nil where Go does it.
-	transpose4 func(dst, src *T, ld, n, stride int)
+	transpose4 func(dst, src *T, ld, n, stride int) // ld in bytes
 	copyRows   map[int]func(dst, src *T, ld, n int) // by width
 }
 

@@ -18,10 +18,9 @@ func pack(u *unit) {
 // transpose4 copies four rows of float32 to four columns.
 func transpose4(u *unit) {
 	u.fn("transpose4AVX2", "(dst, src *float32, ld, n, stride int)",
-		"transpose4AVX2 sets dst[j·stride+i] = src[i·ld+j] for i < 4, j < n.")
+		"transpose4AVX2 sets dst[j·stride+i] = src[i][j] for i < 4, j < n, where row i of src is\ni·ld bytes from the first.")
 	dst, src := u.Load(u.Param("dst"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("src"), u.GP64()).(reg.GPVirtual)
 	ld, n, stride := u.Load(u.Param("ld"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("n"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("stride"), u.GP64()).(reg.GPVirtual)
-	u.SHLQ(operand.Imm(2), ld)
 	u.SHLQ(operand.Imm(2), stride)
 	ld3, stride3 := u.GP64(), u.GP64()
 	u.LEAQ(operand.Mem{Base: ld, Index: ld, Scale: 2}, ld3)
