@@ -1,207 +1,340 @@
-// Package npy reads and writes NumPy's .npy and .npz files.
+// Package npy reads and writes NumPy's .npy files and .npz archives of them.
 //
-// The code is our own because the files carry element types that the Go library
-// for them (sbinet/npyio) has none of, float16 and fixed-width strings among them, and because
-// sizes that a header claims must be held against the file before memory is taken.
+// The code is our own: of the Go library for these files, sbinet/npyio, the versions to be had know neither
+// float16 nor strings beyond one element, index out of range on a malformed header,
+// and take memory for as many elements as a header claims before reading one.
+//
+// The format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 package npy
 
 import (
-	"archive/zip"
 	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/retune-go/retune/tensor"
+	"github.com/retune-go/retune/tensor/internal/wholefile"
 )
 
-var magic = []byte("\x93NUMPY")
+const (
+	magic = "\x93NUMPY"
+	// maxHeader bounds the text of a header; numpy's own limit for a trusted one is 10,000.
+	maxHeader = 1 << 20
+	// maxRank is generous: numpy 2 stops at 64 dimensions.
+	maxRank = 64
+	// DefaultLimit is the bytes that the arrays of one file may take in memory, unless [Limit] says otherwise.
+	DefaultLimit = 16 << 30
+)
+
+// Option changes how a file is read.
+type Option func(*options)
+
+type options struct{ limit int64 }
+
+// Limit bounds the bytes that all the arrays of a file together may take in memory.
+func Limit(bytes int64) Option { return func(o *options) { o.limit = bytes } }
+
+func newOptions(opts []Option) *options {
+	o := &options{limit: DefaultLimit}
+	for _, opt := range opts {
+		opt(o)
+	}
+	return o
+}
 
 // codes are numpy's type codes, without the byte order.
-var codes = map[string]tensor.DType{
-	"f4": tensor.Float32, "f8": tensor.Float64, "f2": tensor.Float16, "b1": tensor.Bool,
-	"i1": tensor.Int8, "i2": tensor.Int16, "i4": tensor.Int32, "i8": tensor.Int64,
-	"u1": tensor.Uint8, "u2": tensor.Uint16, "u4": tensor.Uint32, "u8": tensor.Uint64,
-	"c8": tensor.Complex64, "c16": tensor.Complex128,
+var codes = []struct {
+	code string
+	d    tensor.DType
+}{
+	{"f2", tensor.Float16}, {"f4", tensor.Float32}, {"f8", tensor.Float64}, {"b1", tensor.Bool},
+	{"i1", tensor.Int8}, {"i2", tensor.Int16}, {"i4", tensor.Int32}, {"i8", tensor.Int64},
+	{"u1", tensor.Uint8}, {"u2", tensor.Uint16}, {"u4", tensor.Uint32}, {"u8", tensor.Uint64},
+	{"c8", tensor.Complex64}, {"c16", tensor.Complex128},
 }
 
 var (
-	descr   = regexp.MustCompile(`'descr'\s*:\s*'([<>|=]?)([a-zA-Z])(\d+)'`)
-	fortran = regexp.MustCompile(`'fortran_order'\s*:\s*(True|False)`)
-	shapeRE = regexp.MustCompile(`'shape'\s*:\s*\(([^)]*)\)`)
+	descrRE   = regexp.MustCompile(`['"]descr['"]\s*:\s*['"]([<>|=]?)([a-zA-Z?])(\d{0,9})['"]`)
+	fortranRE = regexp.MustCompile(`['"]fortran_order['"]\s*:\s*(True|False)`)
+	shapeRE   = regexp.MustCompile(`['"]shape['"]\s*:\s*\(([^()]*)\)`)
 )
 
-// Decode reads the bytes of a .npy file.
-func Decode(data []byte) (*tensor.Tensor, error) {
-	if len(data) < 10 || !bytes.HasPrefix(data, magic) {
-		return nil, errors.New("npy: not a .npy file")
+// header is what stands before the elements of a .npy file.
+type header struct {
+	big     bool         // big-endian
+	kind    byte         // 'U', 'S' for strings, 0 for all else
+	dtype   tensor.DType // String for both kinds of strings
+	width   int          // bytes an element
+	fortran bool
+	shape   []int
+	count   int
+}
+
+// readHeader reads up to the first element, and gives the bytes that it read.
+func readHeader(r io.Reader) (h header, n int64, err error) {
+	var lead [12]byte
+	if _, err := io.ReadFull(r, lead[:10]); err != nil || string(lead[:6]) != magic {
+		return h, 0, errors.New("npy: not a .npy file")
 	}
-	at, n := 10, int(binary.LittleEndian.Uint16(data[8:]))
-	if data[6] >= 2 {
-		if len(data) < 12 {
-			return nil, errors.New("npy: truncated header")
+	n, size := 10, uint32(binary.LittleEndian.Uint16(lead[8:]))
+	switch lead[6] {
+	case 1:
+	case 2, 3: // 3 differs from 2 in that the text is UTF-8
+		if _, err := io.ReadFull(r, lead[10:]); err != nil {
+			return h, 0, errors.New("npy: truncated header")
 		}
-		at, n = 12, int(binary.LittleEndian.Uint32(data[8:]))
+		n, size = 12, binary.LittleEndian.Uint32(lead[8:])
+	default:
+		return h, 0, fmt.Errorf("npy: version %d.%d of the format is not known", lead[6], lead[7])
 	}
-	if n > len(data)-at {
-		return nil, errors.New("npy: truncated header")
+	if size > maxHeader {
+		return h, 0, fmt.Errorf("npy: a header of %d bytes is too long", size)
 	}
-	header, body := string(data[at:at+n]), data[at+n:]
-	d, f, s := descr.FindStringSubmatch(header), fortran.FindStringSubmatch(header), shapeRE.FindStringSubmatch(header)
-	if d == nil || f == nil || s == nil {
-		return nil, fmt.Errorf("npy: header %q is not understood", header[:min(len(header), 80)])
+	text := make([]byte, size)
+	if _, err := io.ReadFull(r, text); err != nil {
+		return h, 0, errors.New("npy: truncated header")
 	}
-	var shape []int
-	for _, p := range strings.Split(s[1], ",") {
-		if p = strings.TrimSuffix(strings.TrimSpace(p), "L"); p == "" {
+	h, err = parseHeader(text)
+	return h, n + int64(size), err
+}
+
+func parseHeader(text []byte) (h header, err error) {
+	descr, fortran, shape := descrRE.FindSubmatch(text), fortranRE.FindSubmatch(text), shapeRE.FindSubmatch(text)
+	if descr == nil || fortran == nil || shape == nil {
+		return h, fmt.Errorf("npy: header %q is not understood", text[:min(len(text), 80)])
+	}
+	h.big, h.fortran = string(descr[1]) == ">", string(fortran[1]) == "True"
+	for _, p := range strings.Split(string(shape[1]), ",") {
+		if p = strings.TrimSuffix(strings.TrimSpace(p), "L"); p == "" { // Python 2 wrote 3L
 			continue
 		}
 		v, err := strconv.Atoi(p)
 		if err != nil || v < 0 {
-			return nil, fmt.Errorf("npy: bad dimension %q", p)
+			return h, fmt.Errorf("npy: %q is no dimension", p)
 		}
-		shape = append(shape, v)
+		h.shape = append(h.shape, v)
 	}
-	count, err := tensor.NumElements(shape)
+	if len(h.shape) > maxRank {
+		return h, fmt.Errorf("npy: %d dimensions are too many", len(h.shape))
+	}
+	if h.count, err = tensor.NumElements(h.shape); err != nil {
+		return h, err
+	}
+	code := string(descr[2]) + string(descr[3])
+	switch code[0] {
+	case 'U', 'S', 'a':
+		h.kind, h.dtype = code[0], tensor.String
+		if h.width, err = strconv.Atoi(string(descr[3])); err != nil {
+			return h, fmt.Errorf("npy: element type %q is not understood", code)
+		}
+		if h.kind == 'U' {
+			h.width *= 4
+		} else {
+			h.kind = 'S'
+		}
+		return h, nil
+	case '?':
+		code = "b1"
+	}
+	for _, c := range codes {
+		if c.code == code {
+			h.dtype, h.width = c.d, c.d.Size()
+			return h, nil
+		}
+	}
+	return h, fmt.Errorf("npy: element type %q is not supported", code)
+}
+
+// decode reads an array of which size bytes are there to be read, and takes no more than *budget
+// bytes of memory for it, which it lowers.
+func decode(r io.Reader, size int64, budget *int64) (*tensor.Tensor, error) {
+	h, n, err := readHeader(r)
 	if err != nil {
 		return nil, err
 	}
-	width, err := strconv.Atoi(d[3])
-	if err != nil {
-		return nil, err
+	if size -= n; h.width > 0 && int64(h.count) > size/int64(h.width) || int64(h.count)*int64(h.width) != size {
+		return nil, fmt.Errorf("npy: %s%v does not take the %d bytes that are there", h.dtype, h.shape, size)
 	}
-	if d[2] == "U" || d[2] == "S" {
-		t, err := decodeText(d[1], d[2], width, count, shape, body)
-		if err != nil || f[1] == "False" {
-			return t, err
+	need := size
+	if h.dtype == tensor.String {
+		if int64(h.count) > *budget/16 { // a string's own 16 bytes
+			return nil, fmt.Errorf("npy: %d strings are more than the limit allows", h.count)
 		}
-		return nil, errors.New("npy: strings in Fortran order are not supported")
+		need += 16 * int64(h.count)
 	}
-	dt, ok := codes[d[2]+d[3]]
-	if !ok {
-		return nil, fmt.Errorf("npy: element type %s%s is not supported", d[2], d[3])
+	if need > *budget {
+		return nil, fmt.Errorf("npy: %s%v takes more than the limit of memory", h.dtype, h.shape)
 	}
-	if count > len(body)/width || count*width != len(body) {
-		return nil, fmt.Errorf("npy: %s%v takes %d bytes, the file has %d", dt, shape, count*width, len(body))
+	*budget -= need
+	buf := tensor.AlignedBytes(int(size))
+	if _, err := io.ReadFull(r, buf); err != nil {
+		return nil, fmt.Errorf("npy: the elements of %s%v: %w", h.dtype, h.shape, err)
 	}
-	buf := tensor.AlignedBytes(len(body))
-	copy(buf, body)
-	if d[1] == ">" {
-		word := width
-		if d[2] == "c" {
+	if h.dtype == tensor.String {
+		return h.strings(buf)
+	}
+	if h.big {
+		word := h.width
+		if h.dtype == tensor.Complex64 || h.dtype == tensor.Complex128 {
 			word /= 2
 		}
-		for i := 0; i+word <= len(buf); i += word {
+		for i := 0; word > 1 && i+word <= len(buf); i += word {
 			slices.Reverse(buf[i : i+word])
 		}
 	}
-	if dt == tensor.Bool {
+	if h.dtype == tensor.Bool { // a Go bool must not be anything but 0 and 1
 		for i, b := range buf {
 			if b > 1 {
 				buf[i] = 1
 			}
 		}
 	}
-	if f[1] == "True" && len(shape) > 1 {
-		buf = rowMajor(buf, shape, width)
+	if h.fortran && len(h.shape) > 1 {
+		out := tensor.AlignedBytes(len(buf))
+		i := 0
+		h.columnMajor(func(at int) {
+			copy(out[i:i+h.width], buf[at*h.width:])
+			i += h.width
+		})
+		buf = out
 	}
-	return tensor.FromBytes(dt, shape, buf, nil)
+	return tensor.FromBytes(h.dtype, h.shape, buf, nil)
 }
 
-func decodeText(order, kind string, width, count int, shape []int, body []byte) (*tensor.Tensor, error) {
-	size := width
-	if kind == "U" {
-		size *= 4
+// columnMajor calls f with the place in a Fortran-ordered file of each element, in row-major order.
+func (h *header) columnMajor(f func(at int)) {
+	index := make([]int, len(h.shape))
+	strides := make([]int, len(h.shape))
+	s := 1
+	for k, d := range h.shape {
+		strides[k] = s
+		s *= d
 	}
-	if size < 0 || size > 0 && count > len(body)/size || count*size != len(body) || size == 0 && count > 1<<20 {
-		return nil, fmt.Errorf("npy: %d strings of %d bytes are not what the file holds", count, size)
-	}
-	out := make([]string, count)
-	for i := range out {
-		b := body[i*size : (i+1)*size]
-		if kind == "S" {
-			out[i] = string(bytes.TrimRight(b, "\x00"))
-			continue
-		}
-		var sb strings.Builder
-		for j := 0; j < len(b); j += 4 {
-			r := binary.LittleEndian.Uint32(b[j:])
-			if order == ">" {
-				r = binary.BigEndian.Uint32(b[j:])
-			}
-			if r != 0 {
-				sb.WriteRune(rune(r))
-			}
-		}
-		out[i] = sb.String()
-	}
-	return tensor.FromSlice(out, shape)
-}
-
-// rowMajor re-orders column-major elements.
-func rowMajor(src []byte, shape []int, width int) []byte {
-	out := tensor.AlignedBytes(len(src))
-	index := make([]int, len(shape))
-	for i := 0; i < len(out)/width; i++ {
-		at, stride := 0, 1
-		for k, x := range index {
-			at += x * stride
-			stride *= shape[k]
-		}
-		copy(out[i*width:(i+1)*width], src[at*width:])
-		for k := len(shape) - 1; k >= 0; k-- {
-			if index[k]++; index[k] < shape[k] {
+	at := 0
+	for range h.count {
+		f(at)
+		for k := len(h.shape) - 1; k >= 0; k-- {
+			at += strides[k]
+			if index[k]++; index[k] < h.shape[k] {
 				break
 			}
+			at -= strides[k] * index[k]
 			index[k] = 0
 		}
 	}
-	return out
 }
 
-// Encode is t as the bytes of a .npy file. bfloat16 and the narrower floats, which numpy has not,
-// are widened to float32; 4- and 2-bit integers take a byte.
-func Encode(t *tensor.Tensor) ([]byte, error) {
+func (h *header) strings(buf []byte) (*tensor.Tensor, error) {
+	order := binary.ByteOrder(binary.LittleEndian)
+	if h.big {
+		order = binary.BigEndian
+	}
+	out := make([]string, 0, h.count)
+	var runes []byte
+	add := func(at int) {
+		b := buf[at*h.width : (at+1)*h.width]
+		if h.kind == 'S' {
+			out = append(out, string(bytes.TrimRight(b, "\x00")))
+			return
+		}
+		runes = runes[:0]
+		for j := 0; j < len(b); j += 4 {
+			r := order.Uint32(b[j:])
+			if r > utf8.MaxRune {
+				r = utf8.RuneError
+			}
+			runes = utf8.AppendRune(runes, rune(r))
+		}
+		out = append(out, string(bytes.TrimRight(runes, "\x00")))
+	}
+	if h.fortran && len(h.shape) > 1 {
+		h.columnMajor(add)
+	} else {
+		for i := range h.count {
+			add(i)
+		}
+	}
+	return tensor.FromSlice(out, h.shape)
+}
+
+// Decode reads the bytes of a .npy file.
+func Decode(data []byte, opts ...Option) (*tensor.Tensor, error) {
+	return decode(bytes.NewReader(data), int64(len(data)), &newOptions(opts).limit)
+}
+
+// Read reads a .npy file.
+func Read(path string, opts ...Option) (*tensor.Tensor, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	var t *tensor.Tensor
+	if info.Mode().IsRegular() {
+		t, err = decode(f, info.Size(), &newOptions(opts).limit)
+	} else { // a pipe, whose size is not known before its end
+		limit := newOptions(opts).limit
+		var data []byte
+		if data, err = io.ReadAll(io.LimitReader(f, limit)); err == nil {
+			t, err = Decode(data, opts...)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return t, nil
+}
+
+// encode writes t as a .npy file of version 1, or 2 where the header is too long for that.
+func encode(w io.Writer, t *tensor.Tensor) error {
+	head, body, err := layout(t)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(head); err != nil {
+		return err
+	}
+	_, err = w.Write(body)
+	return err
+}
+
+func layout(t *tensor.Tensor) (head, body []byte, err error) {
 	code := ""
-	body := t.Bytes()
+	body = t.Bytes()
 	switch d := t.DType(); d {
 	case tensor.String:
-		width := 1
-		for _, s := range tensor.Data[string](t) {
-			width = max(width, len([]rune(s)))
-		}
-		code = fmt.Sprintf("<U%d", width)
-		body = make([]byte, 4*width*t.Len())
-		for i, s := range tensor.Data[string](t) {
-			for j, r := range []rune(s) {
-				binary.LittleEndian.PutUint32(body[4*(i*width+j):], uint32(r))
-			}
+		if code, body, err = layoutStrings(tensor.Data[string](t)); err != nil {
+			return nil, nil, err
 		}
 	case tensor.Uint4, tensor.Uint2:
 		code = "|u1"
 	case tensor.Int4, tensor.Int2:
 		code = "|i1"
 	default:
-		for c, e := range codes {
-			if e == d {
-				code = "<" + c
+		for _, c := range codes {
+			if c.d == d {
+				code = "<" + c.code
 				if d.Size() == 1 {
-					code = "|" + c
+					code = "|" + c.code
 				}
 			}
 		}
 		if code == "" {
 			w, err := tensor.Convert(t, tensor.Float32, true)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			code, body = "<f4", w.Bytes()
 		}
@@ -214,119 +347,60 @@ func Encode(t *tensor.Tensor) ([]byte, error) {
 	if len(dims) == 1 {
 		shape += ","
 	}
-	header := fmt.Sprintf("{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", code, shape)
-	pad := 64 - (10+len(header)+1)%64
-	header += strings.Repeat(" ", pad%64) + "\n"
-	out := append([]byte{}, magic...)
-	out = append(out, 1, 0)
-	out = binary.LittleEndian.AppendUint16(out, uint16(len(header)))
-	return append(append(out, header...), body...), nil
+	text := fmt.Sprintf("{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", code, shape)
+	lead := 10
+	if len(text)+64 > 0xffff {
+		lead = 12
+	}
+	// The elements begin at a multiple of 64, and a line feed ends the header.
+	size := (lead+len(text)+1+63)/64*64 - lead
+	head = append(head, magic...)
+	if lead == 10 {
+		head = binary.LittleEndian.AppendUint16(append(head, 1, 0), uint16(size))
+	} else {
+		head = binary.LittleEndian.AppendUint32(append(head, 2, 0), uint32(size))
+	}
+	head = append(head, text...)
+	head = append(head, strings.Repeat(" ", size-len(text)-1)...)
+	return append(head, '\n'), body, nil
 }
 
-// Read reads a .npy file.
-func Read(path string) (*tensor.Tensor, error) {
-	data, err := os.ReadFile(path)
+// layoutStrings pads strings to the longest. numpy cannot tell padding from a string's own trailing
+// NULs, so those are refused rather than lost.
+func layoutStrings(strs []string) (code string, body []byte, err error) {
+	width := 1
+	for _, s := range strs {
+		if strings.HasSuffix(s, "\x00") {
+			return "", nil, errors.New("npy: numpy's strings cannot end with a NUL")
+		}
+		width = max(width, utf8.RuneCountInString(s))
+	}
+	size, err := tensor.ByteSize(tensor.Int32, []int{len(strs), width})
+	if err != nil || size > DefaultLimit {
+		return "", nil, fmt.Errorf("npy: %d strings padded to %d characters are too much", len(strs), width)
+	}
+	body = make([]byte, size)
+	for i, s := range strs {
+		at := 4 * i * width
+		for _, r := range s {
+			binary.LittleEndian.PutUint32(body[at:], uint32(r))
+			at += 4
+		}
+	}
+	return fmt.Sprintf("<U%d", width), body, nil
+}
+
+// Encode is t as the bytes of a .npy file. bfloat16 and the narrower floats, which numpy has not,
+// are widened to float32; 4- and 2-bit integers take a byte; strings are padded to the longest.
+func Encode(t *tensor.Tensor) ([]byte, error) {
+	head, body, err := layout(t)
 	if err != nil {
 		return nil, err
 	}
-	t, err := Decode(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return t, nil
+	return append(head, body...), nil
 }
 
-// Write writes t to path; the file is whole or not there.
+// Write writes t to path as [Encode] has it; the file is whole or not there.
 func Write(path string, t *tensor.Tensor) error {
-	data, err := Encode(t)
-	if err != nil {
-		return err
-	}
-	return replace(path, func(w io.Writer) error {
-		_, err := w.Write(data)
-		return err
-	})
-}
-
-// maxEntry bounds what one array of a .npz file may unpack to.
-const maxEntry = 4 << 30
-
-// ReadNPZ reads the arrays of a .npz file by name.
-func ReadNPZ(path string) (map[string]*tensor.Tensor, error) {
-	z, err := zip.OpenReader(path)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	defer z.Close()
-	out := map[string]*tensor.Tensor{}
-	for _, f := range z.File {
-		if f.UncompressedSize64 > maxEntry {
-			return nil, fmt.Errorf("%s: %s unpacks to %d bytes, more than %d", path, f.Name, f.UncompressedSize64, int64(maxEntry))
-		}
-		r, err := f.Open()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %s: %w", path, f.Name, err)
-		}
-		data, err := io.ReadAll(io.LimitReader(r, maxEntry))
-		r.Close()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %s: %w", path, f.Name, err)
-		}
-		t, err := Decode(data)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %s: %w", path, f.Name, err)
-		}
-		out[strings.TrimSuffix(f.Name, ".npy")] = t
-	}
-	return out, nil
-}
-
-// WriteNPZ writes arrays under their names, in order of the names.
-func WriteNPZ(path string, arrays map[string]*tensor.Tensor) error {
-	names := make([]string, 0, len(arrays))
-	for n := range arrays {
-		names = append(names, n)
-	}
-	sort.Strings(names)
-	return replace(path, func(w io.Writer) error {
-		z := zip.NewWriter(w)
-		for _, n := range names {
-			data, err := Encode(arrays[n])
-			if err != nil {
-				return err
-			}
-			f, err := z.CreateHeader(&zip.FileHeader{Name: n + ".npy", Method: zip.Deflate})
-			if err != nil {
-				return err
-			}
-			if _, err := f.Write(data); err != nil {
-				return err
-			}
-		}
-		return z.Close()
-	})
-}
-
-// replace writes a file beside path and renames it over path once it is whole.
-func replace(path string, write func(io.Writer) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if err = write(f); err != nil {
-		return err
-	}
-	if err = f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return wholefile.Write(path, func(w io.Writer) error { return encode(w, t) })
 }
