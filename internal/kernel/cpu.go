@@ -52,6 +52,7 @@ type vectorKernels struct {
 	minReduce func(x []float32) float32
 	expSum    func(dst, x []float32, shift float32) float32
 
+	dot4   func(dst, x, y *float32, ldy, n int) // ldy in bytes
 	gather func(dst, src *float32, rows *int32, n int, chunks *chunk, nchunks, stride int)
 	taps   func(dst, src *float32, n int, offsets *int32, weights *float32, ntaps int, bias float32)
 

@@ -72,6 +72,23 @@ func (ep *EpilogueOf[T]) check(m, n int) {
 	}
 }
 
+// row applies the epilogue to c, which holds columns [j, j+len(c)) of row i.
+func (ep *EpilogueOf[T]) row(c []T, i, j int) {
+	if ep == nil {
+		return
+	}
+	if ep.RowBias != nil {
+		AddScalar(c, c, ep.RowBias[i])
+	}
+	if ep.ColBias != nil {
+		Add(c, c, ep.ColBias[j:j+len(c)])
+	}
+	if ep.Residual != nil {
+		Add(c, c, ep.Residual[i*ep.ResidualLD+j:][:len(c)])
+	}
+	ep.activate(c)
+}
+
 // activate applies the activation alone.
 func (ep *EpilogueOf[T]) activate(c []T) {
 	switch ep.Act {

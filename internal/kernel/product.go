@@ -43,6 +43,8 @@ type product[T Float] struct {
 	bufA, bufB           []T  // of whole operands
 	packABody, packBBody func(lo, hi int)
 	blocksBody           func(lo, hi int)
+	dotRowsBody          func(lo, hi int)
+	dotColsBody          func(lo, hi int)
 }
 
 // A panelSource makes panels of B that are not stored as a matrix.
@@ -82,6 +84,7 @@ func newProduct[T Float](kern *gemmKernel[T], m, n, k int, alpha, beta T, c []T,
 	if pr == nil {
 		pr = new(product[T])
 		pr.packABody, pr.packBBody, pr.blocksBody = pr.packA, pr.packB, pr.blocks
+		pr.dotRowsBody, pr.dotColsBody = pr.dotRows, pr.dotCols
 	}
 	pr.kern, pr.m, pr.n, pr.k, pr.alpha, pr.beta = kern, m, n, k, alpha, beta
 	pr.c, pr.ldc, pr.ep = c, ldc, ep
@@ -101,6 +104,10 @@ func (pr *product[T]) run(p *Pool) {
 func (pr *product[T]) plan(p *Pool) {
 	if pr.m*pr.n*pr.k < serialWork {
 		p = nil
+	}
+	if pr.narrow() {
+		pr.dots(p)
+		return
 	}
 	kern, threads := pr.kern, p.Threads()
 	pr.panelsM, pr.panelsN = ceilDiv(pr.m, kern.rows), ceilDiv(pr.n, kern.cols)

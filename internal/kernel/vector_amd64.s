@@ -3010,6 +3010,123 @@ done:
 	MOVSS         X0, ret+56(FP)
 	RET
 
+// func dot4AVX512(dst *float32, x *float32, y *float32, ldy int, n int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·dot4AVX512(SB), NOSPLIT, $0-40
+	MOVQ    dst+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    y+16(FP), DX
+	MOVQ    ldy+24(FP), BX
+	MOVQ    n+32(FP), SI
+	LEAQ    (BX)(BX*2), DI
+	VMOVUPS const_00000000<>+0(SB), Z0
+	VMOVUPS const_00000000<>+0(SB), Z1
+	VMOVUPS const_00000000<>+0(SB), Z2
+	VMOVUPS const_00000000<>+0(SB), Z3
+	VMOVUPS const_00000000<>+0(SB), Z4
+	VMOVUPS const_00000000<>+0(SB), Z5
+	VMOVUPS const_00000000<>+0(SB), Z6
+	VMOVUPS const_00000000<>+0(SB), Z7
+	SUBQ    $+32, SI
+	JL      few
+
+two:
+	VMOVUPS     (CX), Z8
+	VFMADD231PS (DX), Z8, Z0
+	VFMADD231PS (DX)(BX*1), Z8, Z1
+	VFMADD231PS (DX)(BX*2), Z8, Z2
+	VFMADD231PS (DX)(DI*1), Z8, Z3
+	VMOVUPS     64(CX), Z8
+	VFMADD231PS 64(DX), Z8, Z4
+	VFMADD231PS 64(DX)(BX*1), Z8, Z5
+	VFMADD231PS 64(DX)(BX*2), Z8, Z6
+	VFMADD231PS 64(DX)(DI*1), Z8, Z7
+	ADDQ        $+128, CX
+	ADDQ        $+128, DX
+	SUBQ        $+32, SI
+	JGE         two
+
+few:
+	ADDQ $+32, SI
+	SUBQ $+16, SI
+	JL   tail
+
+loop:
+	VMOVUPS     (CX), Z8
+	VMOVUPS     (DX), Z9
+	VFMADD231PS Z9, Z8, Z0
+	VMOVUPS     (DX)(BX*1), Z9
+	VFMADD231PS Z9, Z8, Z1
+	VMOVUPS     (DX)(BX*2), Z9
+	VFMADD231PS Z9, Z8, Z2
+	VMOVUPS     (DX)(DI*1), Z9
+	VFMADD231PS Z9, Z8, Z3
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	SUBQ        $+16, SI
+	JGE         loop
+
+tail:
+	ADDQ        $+16, SI
+	JZ          done
+	MOVQ        $0x00000001, R8
+	SHLXQ       SI, R8, R8
+	DECQ        R8
+	KMOVW       R8, K1
+	VMOVUPS.Z   (CX), K1, Z8
+	VMOVUPS.Z   (DX), K1, Z9
+	VFMADD231PS Z9, Z8, Z0
+	VMOVUPS.Z   (DX)(BX*1), K1, Z9
+	VFMADD231PS Z9, Z8, Z1
+	VMOVUPS.Z   (DX)(BX*2), K1, Z9
+	VFMADD231PS Z9, Z8, Z2
+	VMOVUPS.Z   (DX)(DI*1), K1, Z9
+	VFMADD231PS Z9, Z8, Z3
+
+done:
+	VADDPS        Z4, Z0, Z0
+	VEXTRACTF32X8 $0x01, Z0, Y4
+	VADDPS        Y4, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X4
+	VADDPS        X4, X0, X0
+	VPERMILPS     $0x4e, X0, X4
+	VADDPS        X4, X0, X0
+	VPERMILPS     $0xb1, X0, X4
+	VADDPS        X4, X0, X0
+	VMOVSS        X0, (AX)
+	VADDPS        Z5, Z1, Z1
+	VEXTRACTF32X8 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VADDPS        X1, X0, X0
+	VMOVSS        X0, 4(AX)
+	VADDPS        Z6, Z2, Z2
+	VEXTRACTF32X8 $0x01, Z2, Y0
+	VADDPS        Y0, Y2, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VADDPS        X1, X0, X0
+	VMOVSS        X0, 8(AX)
+	VADDPS        Z7, Z3, Z3
+	VEXTRACTF32X8 $0x01, Z3, Y0
+	VADDPS        Y0, Y3, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VADDPS        X1, X0, X0
+	VMOVSS        X0, 12(AX)
+	VZEROUPPER
+	RET
+
 // func fromFloat16AVX512(dst []float32, x []uint16)
 // Requires: AVX, AVX512F
 TEXT ·fromFloat16AVX512(SB), NOSPLIT, $0-48
@@ -5529,6 +5646,115 @@ done:
 	VADDPS       X0, X1, X1
 	VZEROUPPER
 	MOVSS        X1, ret+56(FP)
+	RET
+
+// func dot4AVX2(dst *float32, x *float32, y *float32, ldy int, n int)
+// Requires: AVX, FMA3
+TEXT ·dot4AVX2(SB), NOSPLIT, $0-40
+	MOVQ    dst+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    y+16(FP), DX
+	MOVQ    ldy+24(FP), BX
+	MOVQ    n+32(FP), SI
+	LEAQ    (BX)(BX*2), DI
+	VMOVUPS const_00000000<>+0(SB), Y0
+	VMOVUPS const_00000000<>+0(SB), Y1
+	VMOVUPS const_00000000<>+0(SB), Y2
+	VMOVUPS const_00000000<>+0(SB), Y3
+	VMOVUPS const_00000000<>+0(SB), Y4
+	VMOVUPS const_00000000<>+0(SB), Y5
+	VMOVUPS const_00000000<>+0(SB), Y6
+	VMOVUPS const_00000000<>+0(SB), Y7
+	SUBQ    $+16, SI
+	JL      few
+
+two:
+	VMOVUPS     (CX), Y8
+	VFMADD231PS (DX), Y8, Y0
+	VFMADD231PS (DX)(BX*1), Y8, Y1
+	VFMADD231PS (DX)(BX*2), Y8, Y2
+	VFMADD231PS (DX)(DI*1), Y8, Y3
+	VMOVUPS     32(CX), Y8
+	VFMADD231PS 32(DX), Y8, Y4
+	VFMADD231PS 32(DX)(BX*1), Y8, Y5
+	VFMADD231PS 32(DX)(BX*2), Y8, Y6
+	VFMADD231PS 32(DX)(DI*1), Y8, Y7
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	SUBQ        $+16, SI
+	JGE         two
+
+few:
+	ADDQ $+16, SI
+	SUBQ $+8, SI
+	JL   tail
+
+loop:
+	VMOVUPS     (CX), Y8
+	VMOVUPS     (DX), Y9
+	VFMADD231PS Y9, Y8, Y0
+	VMOVUPS     (DX)(BX*1), Y9
+	VFMADD231PS Y9, Y8, Y1
+	VMOVUPS     (DX)(BX*2), Y9
+	VFMADD231PS Y9, Y8, Y2
+	VMOVUPS     (DX)(DI*1), Y9
+	VFMADD231PS Y9, Y8, Y3
+	ADDQ        $+32, CX
+	ADDQ        $+32, DX
+	SUBQ        $+8, SI
+	JGE         loop
+
+tail:
+	ADDQ        $+8, SI
+	JZ          done
+	LEAQ        tailMask<>+32(SB), R8
+	SHLQ        $0x02, SI
+	SUBQ        SI, R8
+	VMOVUPS     (R8), Y8
+	VMASKMOVPS  (CX), Y8, Y9
+	VMASKMOVPS  (DX), Y8, Y10
+	VFMADD231PS Y10, Y9, Y0
+	VMASKMOVPS  (DX)(BX*1), Y8, Y10
+	VFMADD231PS Y10, Y9, Y1
+	VMASKMOVPS  (DX)(BX*2), Y8, Y10
+	VFMADD231PS Y10, Y9, Y2
+	VMASKMOVPS  (DX)(DI*1), Y8, Y8
+	VFMADD231PS Y8, Y9, Y3
+
+done:
+	VADDPS       Y4, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X4
+	VADDPS       X4, X0, X0
+	VPERMILPS    $0x4e, X0, X4
+	VADDPS       X4, X0, X0
+	VPERMILPS    $0xb1, X0, X4
+	VADDPS       X4, X0, X0
+	VMOVSS       X0, (AX)
+	VADDPS       Y5, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0x4e, X1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VADDPS       X0, X1, X1
+	VMOVSS       X1, 4(AX)
+	VADDPS       Y6, Y2, Y2
+	VEXTRACTF128 $0x01, Y2, X0
+	VADDPS       X0, X2, X1
+	VPERMILPS    $0x4e, X1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VADDPS       X0, X1, X1
+	VMOVSS       X1, 8(AX)
+	VADDPS       Y7, Y3, Y3
+	VEXTRACTF128 $0x01, Y3, X0
+	VADDPS       X0, X3, X1
+	VPERMILPS    $0x4e, X1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VADDPS       X0, X1, X1
+	VMOVSS       X1, 12(AX)
+	VZEROUPPER
 	RET
 
 // func fromFloat16AVX2(dst []float32, x []uint16)

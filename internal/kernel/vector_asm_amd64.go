@@ -199,6 +199,11 @@ func minReduceAVX512(x []float32) float32
 //go:noescape
 func expSumAVX512(dst, x []float32, shift float32) float32
 
+// dot4AVX512 sets dst[i] = Σ_p x[p]·y[i][p] for i < 4, p < n, where row i of y is ldy bytes from the one before.
+//
+//go:noescape
+func dot4AVX512(dst, x, y *float32, ldy, n int)
+
 // fromFloat16AVX512 converts the first len(x) - len(x) mod 16 elements.
 //
 //go:noescape
@@ -265,6 +270,7 @@ var vectorAVX512 = vectorKernels{
 	maxReduce:    maxReduceAVX512,
 	minReduce:    minReduceAVX512,
 	expSum:       expSumAVX512,
+	dot4:         dot4AVX512,
 	fromFloat16:  fromFloat16AVX512,
 	toFloat16:    toFloat16AVX512,
 	fromBFloat16: fromBFloat16AVX512,
@@ -468,6 +474,11 @@ func minReduceAVX2(x []float32) float32
 //go:noescape
 func expSumAVX2(dst, x []float32, shift float32) float32
 
+// dot4AVX2 sets dst[i] = Σ_p x[p]·y[i][p] for i < 4, p < n, where row i of y is ldy bytes from the one before.
+//
+//go:noescape
+func dot4AVX2(dst, x, y *float32, ldy, n int)
+
 // fromFloat16AVX2 converts the first len(x) - len(x) mod 8 elements.
 //
 //go:noescape
@@ -534,6 +545,7 @@ var vectorAVX2 = vectorKernels{
 	maxReduce:    maxReduceAVX2,
 	minReduce:    minReduceAVX2,
 	expSum:       expSumAVX2,
+	dot4:         dot4AVX2,
 	fromFloat16:  fromFloat16AVX2,
 	toFloat16:    toFloat16AVX2,
 	fromBFloat16: fromBFloat16AVX2,

@@ -196,6 +196,7 @@ var reductions = []struct {
 	{"maxReduce", func(v vec, name string) { v.extreme(name, v.VMAXPS, negInf) }},
 	{"minReduce", func(v vec, name string) { v.extreme(name, v.VMINPS, posInf) }},
 	{"expSum", vec.expSum},
+	{"dot4", vec.dot4},
 }
 
 // sum writes a sum over vectors, in four sets of lanes.
@@ -285,4 +286,62 @@ func (v vec) expSum(name string) {
 		v.VADDPS(e, acc, acc)
 	})
 	v.ret(v.fold(v.VADDPS, acc))
+}
+
+// dot4 writes the inner loop of products in which rows meet rows.
+func (v vec) dot4(name string) {
+	v.fn(name, "(dst, x, y *float32, ldy, n int)", name+" sets dst[i] = Σ_p x[p]·y[i][p] for i < 4, p < n, where row i of y is ldy bytes from the one before.")
+	dst, x, y, ldy, n := v.gp("dst"), v.gp("x"), v.gp("y"), v.gp("ldy"), v.gp("n")
+	ldy3 := v.GP64()
+	v.LEAQ(operand.Mem{Base: ldy, Index: ldy, Scale: 2}, ldy3)
+	row := func(i, disp int) operand.Mem {
+		m := operand.Mem{Base: y, Disp: disp}
+		switch i {
+		case 1, 2:
+			m = m.Idx(ldy, uint8(i))
+		case 3:
+			m = m.Idx(ldy3, 1)
+		}
+		return m
+	}
+	var acc [2][4]V
+	for s := range acc {
+		for i := range acc[s] {
+			acc[s][i] = v.load(v.c(0))
+		}
+	}
+	v.SUBQ(operand.I32(2*v.lanes()), n)
+	v.JL(operand.LabelRef("few"))
+	v.Label("two")
+	for s := range acc {
+		a := v.load(operand.Mem{Base: x, Disp: s * v.s.bytes})
+		for i := range acc[s] {
+			v.VFMADD231PS(row(i, s*v.s.bytes), a, acc[s][i])
+		}
+	}
+	v.ADDQ(operand.I32(2*v.s.bytes), x)
+	v.ADDQ(operand.I32(2*v.s.bytes), y)
+	v.SUBQ(operand.I32(2*v.lanes()), n)
+	v.JGE(operand.LabelRef("two"))
+	v.Label("few")
+	v.ADDQ(operand.I32(2*v.lanes()), n)
+	v.each(n, []reg.GPVirtual{x, y}, func(t *tail) {
+		a := v.loadAt(x, t)
+		for i := range 4 {
+			b := v.new()
+			switch {
+			case t == nil:
+				v.VMOVUPS(row(i, 0), b)
+			default:
+				b = t.load(row(i, 0))
+			}
+			v.VFMADD231PS(b, a, acc[0][i])
+		}
+	})
+	for i := range 4 {
+		v.VADDPS(acc[1][i], acc[0][i], acc[0][i])
+		v.VMOVSS(v.fold(v.VADDPS, acc[0][i]), operand.Mem{Base: dst, Disp: 4 * i})
+	}
+	v.VZEROUPPER()
+	v.RET()
 }
