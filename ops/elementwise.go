@@ -1,0 +1,446 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// slopeRule is the derivative of a unary function: from input, output and the output's gradient the
+// input's.
+type slopeRule func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value
+
+// unaryGrain is the elements that are worth a thread of their own.
+const unaryGrain = 1 << 13
+
+// overSlices applies f to matching pieces of input and output.
+func overSlices[T, R tensor.Element](f func(dst []R, x []T)) Kernel {
+	return func(c *Ctx) error {
+		x, y := tensor.Data[T](c.In(0)), tensor.Data[R](c.Out(0))
+		c.Pool.For(len(x), unaryGrain, func(lo, hi int) { f(y[lo:hi], x[lo:hi]) })
+		return nil
+	}
+}
+
+func each[T, R any](f func(T) R) func([]R, []T) {
+	return func(dst []R, x []T) {
+		for i, v := range x {
+			dst[i] = f(v)
+		}
+	}
+}
+
+// floatTable is f, computed in float64, for both widths.
+func floatTable(f func(float64) float64) Table {
+	return Table{
+		tensor.Float32: overSlices(each(func(v float32) float32 { return float32(f(float64(v))) })),
+		tensor.Float64: overSlices(each(f)),
+	}
+}
+
+func kernelTable(f32 func(dst, x []float32), f64 func(dst, x []float64)) Table {
+	return Table{tensor.Float32: overSlices(f32), tensor.Float64: overSlices(f64)}
+}
+
+type signedElement interface {
+	int8 | int16 | int32 | int64
+}
+
+func unaryOp(name string, since []int, types TypeSet, t Table, slope slopeRule) Op {
+	op := Op{Name: name, Since: since, MinIn: 1, Types: []TypeSet{types}, Infer: SameAs(0), InPlace: []int{0}, Compile: t.Always(0)}
+	if slope == nil {
+		op.NoGrad = "zero almost everywhere"
+		return op
+	}
+	op.Grad = func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+		out := make([]*onnx.Value, len(n.Inputs))
+		out[0] = slope(g, n, n.Inputs[0], n.Outputs[0], dy[0])
+		return out, nil
+	}
+	return op
+}
+
+// withFloats compiles a unary operator with two float attributes.
+func withFloats(op Op, a string, da float32, b string, db float32, f func(a, b, x float64) float64) Op {
+	op.Compile = func(n *Node) (Kernel, error) {
+		va, vb := float64(n.Float(a, da)), float64(n.Float(b, db))
+		return floatTable(func(x float64) float64 { return f(va, vb, x) }).By(0), nil
+	}
+	return op
+}
+
+func ints[T signedElement](f func(T) T) Kernel { return overSlices(each(f)) }
+
+func merge(ts ...Table) Table {
+	out := Table{}
+	for _, t := range ts {
+		for d, k := range t {
+			out[d] = k
+		}
+	}
+	return out
+}
+
+func negate[T signedElement](v T) T { return -v }
+func absolute[T signedElement](v T) T {
+	if v < 0 {
+		return -v
+	}
+	return v
+}
+func signum[T signedElement](v T) T {
+	switch {
+	case v > 0:
+		return 1
+	case v < 0:
+		return -1
+	}
+	return 0
+}
+func positive[T signedElement](v T) T { return max(v, 0) }
+
+func same[T tensor.Element](dst, x []T) { copy(dst, x) }
+
+// unsignedTable is a copy for the unsigned types, for which Abs and Relu change nothing.
+var unsignedTable = Table{
+	tensor.Uint8: overSlices(same[uint8]), tensor.Uint16: overSlices(same[uint16]),
+	tensor.Uint32: overSlices(same[uint32]), tensor.Uint64: overSlices(same[uint64]),
+}
+
+func signedTable(a Kernel, b Kernel, c Kernel, d Kernel) Table {
+	return Table{tensor.Int8: a, tensor.Int16: b, tensor.Int32: c, tensor.Int64: d}
+}
+
+func sign(v float64) float64 {
+	switch {
+	case v > 0:
+		return 1
+	case v < 0:
+		return -1
+	}
+	return v // zero, or NaN
+}
+
+func init() {
+	old := []int{1, 6, 13}
+	trig := []int{7, 22}
+	hyper := []int{9, 22}
+	// Shorthands for slopes.
+	sq := func(g *Grad, v *onnx.Value) *onnx.Value { return g.Mul(v, v) }
+	one := func(g *Grad, v *onnx.Value) *onnx.Value { return g.Like(v, 1) }
+	where := func(g *Grad, c, a, b *onnx.Value) *onnx.Value { return g.Op("Where", c, a, b) }
+	attr := func(n *Node, name string, def float32) float64 { return float64(n.Float(name, def)) }
+
+	register(
+		unaryOp("Abs", old, Numeric, merge(kernelTable(kernel.Abs[float32], kernel.Abs[float64]), unsignedTable,
+			signedTable(ints(absolute[int8]), ints(absolute[int16]), ints(absolute[int32]), ints(absolute[int64]))),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Sign", x)) }),
+		unaryOp("Neg", old, Floats|Signed, merge(kernelTable(kernel.Neg[float32], kernel.Neg[float64]),
+			signedTable(ints(negate[int8]), ints(negate[int16]), ints(negate[int32]), ints(negate[int64]))),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Neg(dy) }),
+		unaryOp("Sign", []int{9, 13}, Numeric, merge(floatTable(sign), Table{
+			tensor.Uint8:  overSlices(each(func(v uint8) uint8 { return min(v, 1) })),
+			tensor.Uint16: overSlices(each(func(v uint16) uint16 { return min(v, 1) })),
+			tensor.Uint32: overSlices(each(func(v uint32) uint32 { return min(v, 1) })),
+			tensor.Uint64: overSlices(each(func(v uint64) uint64 { return min(v, 1) }))},
+			signedTable(ints(signum[int8]), ints(signum[int16]), ints(signum[int32]), ints(signum[int64]))), nil),
+		unaryOp("Ceil", old, Floats, floatTable(math.Ceil), nil),
+		unaryOp("Floor", old, Floats, floatTable(math.Floor), nil),
+		unaryOp("Round", []int{11, 22}, Floats, floatTable(math.RoundToEven), nil),
+		unaryOp("Sqrt", old, Floats, kernelTable(kernel.Sqrt[float32], kernel.Sqrt[float64]),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Div(dy, g.Mul(y, g.Like(y, 2))) }),
+		unaryOp("Reciprocal", old, Floats, kernelTable(kernel.Recip[float32], kernel.Recip[float64]),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Neg(g.Mul(dy, sq(g, y))) }),
+		unaryOp("Exp", old, Floats, kernelTable(kernel.Exp[float32], kernel.Exp[float64]),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, y) }),
+		unaryOp("Log", old, Floats, kernelTable(kernel.Log[float32], kernel.Log[float64]),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Div(dy, x) }),
+		unaryOp("Sin", trig, Floats, floatTable(math.Sin),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Cos", x)) }),
+		unaryOp("Cos", trig, Floats, floatTable(math.Cos),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Neg(g.Mul(dy, g.Op("Sin", x))) }),
+		unaryOp("Tan", trig, Floats, floatTable(math.Tan),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Add(sq(g, y), one(g, y))) }),
+		unaryOp("Asin", trig, Floats, floatTable(math.Asin),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				return g.Div(dy, g.Op("Sqrt", g.Sub(one(g, x), sq(g, x))))
+			}),
+		unaryOp("Acos", trig, Floats, floatTable(math.Acos),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				return g.Neg(g.Div(dy, g.Op("Sqrt", g.Sub(one(g, x), sq(g, x)))))
+			}),
+		unaryOp("Atan", trig, Floats, floatTable(math.Atan),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Div(dy, g.Add(sq(g, x), one(g, x))) }),
+		unaryOp("Sinh", hyper, Floats, floatTable(math.Sinh),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Cosh", x)) }),
+		unaryOp("Cosh", hyper, Floats, floatTable(math.Cosh),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Sinh", x)) }),
+		unaryOp("Asinh", hyper, Floats, floatTable(math.Asinh),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				return g.Div(dy, g.Op("Sqrt", g.Add(sq(g, x), one(g, x))))
+			}),
+		unaryOp("Acosh", hyper, Floats, floatTable(math.Acosh),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				return g.Div(dy, g.Op("Sqrt", g.Sub(sq(g, x), one(g, x))))
+			}),
+		unaryOp("Atanh", hyper, Floats, floatTable(math.Atanh),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Div(dy, g.Sub(one(g, x), sq(g, x))) }),
+		unaryOp("Tanh", old, Floats, kernelTable(kernel.Tanh[float32], kernel.Tanh[float64]),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Sub(one(g, y), sq(g, y))) }),
+		unaryOp("Sigmoid", old, Floats, kernelTable(kernel.Sigmoid[float32], kernel.Sigmoid[float64]),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				return g.Mul(dy, g.Mul(y, g.Sub(one(g, y), y)))
+			}),
+		unaryOp("Erf", []int{9, 13}, Numeric, kernelTable(kernel.Erf[float32], kernel.Erf[float64]),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				return g.Mul(g.Mul(dy, g.Like(x, 2/math.Sqrt(math.Pi))), g.Op("Exp", g.Neg(sq(g, x))))
+			}),
+		unaryOp("Relu", []int{1, 6, 13, 14}, Floats|Signed, merge(kernelTable(kernel.Relu[float32], kernel.Relu[float64]),
+			signedTable(ints(positive[int8]), ints(positive[int16]), ints(positive[int32]), ints(positive[int64]))),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				return where(g, g.Op("Greater", y, g.Like(y, 0)), dy, g.Like(dy, 0))
+			}),
+		withFloats(unaryOp("LeakyRelu", []int{1, 6, 16}, Floats, nil,
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Like(dy, attr(n, "alpha", 0.01))))
+			}), "alpha", 0.01, "", 0, func(a, _, x float64) float64 {
+			if x < 0 {
+				return a * x
+			}
+			return x
+		}),
+		withFloats(unaryOp("ThresholdedRelu", []int{10, 22}, Floats, nil,
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				return where(g, g.Op("Greater", x, g.Like(x, attr(n, "alpha", 1))), dy, g.Like(dy, 0))
+			}), "alpha", 1, "", 0, func(a, _, x float64) float64 {
+			if x > a || x != x {
+				return x
+			}
+			return 0
+		}),
+		withFloats(unaryOp("Elu", []int{1, 6, 22}, Floats, nil,
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Add(y, g.Like(y, attr(n, "alpha", 1)))))
+			}), "alpha", 1, "", 0, func(a, _, x float64) float64 {
+			if x < 0 {
+				return a * math.Expm1(x)
+			}
+			return x
+		}),
+		withFloats(unaryOp("Selu", []int{1, 6, 22}, Floats, nil,
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				a, gamma := attr(n, "alpha", 1.6732632), attr(n, "gamma", 1.050701)
+				return where(g, g.Op("Greater", x, g.Like(x, 0)), g.Mul(dy, g.Like(dy, gamma)), g.Mul(dy, g.Add(y, g.Like(y, a*gamma))))
+			}), "alpha", 1.6732632, "gamma", 1.050701, func(a, gamma, x float64) float64 {
+			if x <= 0 {
+				return gamma * a * math.Expm1(x)
+			}
+			return gamma * x
+		}),
+		withFloats(unaryOp("Celu", []int{12}, Floats, nil,
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				a := attr(n, "alpha", 1)
+				return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Op("Exp", g.Div(x, g.Like(x, a)))))
+			}), "alpha", 1, "", 0, func(a, _, x float64) float64 {
+			if x < 0 {
+				return a * math.Expm1(x/a)
+			}
+			return x
+		}),
+		withFloats(unaryOp("HardSigmoid", []int{1, 6, 22}, Floats, nil,
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				inside := g.Op("And", g.Op("Greater", y, g.Like(y, 0)), g.Op("Less", y, g.Like(y, 1)))
+				return where(g, inside, g.Mul(dy, g.Like(dy, attr(n, "alpha", 0.2))), g.Like(dy, 0))
+			}), "alpha", 0.2, "beta", 0.5, func(a, b, x float64) float64 { return max(0, min(1, a*x+b)) }),
+		unaryOp("HardSwish", []int{14, 22}, Floats, floatTable(func(x float64) float64 { return x * max(0, min(1, x/6+0.5)) }),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				mid := g.Mul(dy, g.Add(g.Div(x, g.Like(x, 3)), g.Like(x, 0.5)))
+				return where(g, g.Op("LessOrEqual", x, g.Like(x, -3)), g.Like(dy, 0), where(g, g.Op("GreaterOrEqual", x, g.Like(x, 3)), dy, mid))
+			}),
+		unaryOp("Softplus", []int{1, 22}, Floats, kernelTable(kernel.Softplus[float32], kernel.Softplus[float64]),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Sigmoid", x)) }),
+		unaryOp("Softsign", []int{1, 22}, Floats, floatTable(func(x float64) float64 { return x / (1 + math.Abs(x)) }),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				return g.Div(dy, sq(g, g.Add(g.Op("Abs", x), one(g, x))))
+			}),
+		unaryOp("Mish", []int{18, 22}, Floats, floatTable(func(x float64) float64 { return x * math.Tanh(math.Max(x, 0)+math.Log1p(math.Exp(-math.Abs(x)))) }),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				t := g.Op("Tanh", g.Op("Softplus", x))
+				return g.Mul(dy, g.Add(t, g.Mul(g.Mul(x, g.Op("Sigmoid", x)), g.Sub(one(g, t), sq(g, t)))))
+			}),
+		withFloats(unaryOp("Swish", []int{24}, Floats, nil,
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				a := g.Like(x, attr(n, "alpha", 1))
+				s := g.Op("Sigmoid", g.Mul(x, a))
+				return g.Mul(dy, g.Add(s, g.Mul(g.Mul(a, y), g.Sub(one(g, s), s))))
+			}), "alpha", 1, "", 0, func(a, _, x float64) float64 { return x / (1 + math.Exp(-a*x)) }),
+		gelu(),
+		Op{Name: "Identity", Since: []int{1, 13, 14, 16, 19, 21, 23, 24, 25}, MinIn: 1, View: true, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[0]}, nil },
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) { return dy, nil }},
+		Op{Name: "Not", Since: []int{1}, MinIn: 1, Types: []TypeSet{Bools}, Infer: SameAs(0), InPlace: []int{0}, NoGrad: "zero: it has no floating-point output",
+			Compile: Table{tensor.Bool: overSlices(each(func(v bool) bool { return !v }))}.Always(0)},
+		boolTest("IsNaN", []int{9, 13, 20}, func(*Node) func(float64) bool { return func(v float64) bool { return v != v } }),
+		boolTest("IsInf", []int{10, 20}, func(n *Node) func(float64) bool {
+			up, down := n.Int("detect_positive", 1) != 0, n.Int("detect_negative", 1) != 0
+			return func(v float64) bool { return up && math.IsInf(v, 1) || down && math.IsInf(v, -1) }
+		}),
+		Op{Name: "Clip", Since: []int{1, 6}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0), InPlace: []int{0},
+			Compile: func(n *Node) (Kernel, error) {
+				lo, hi := float64(n.Float("min", -math.MaxFloat32)), float64(n.Float("max", math.MaxFloat32))
+				return floatTable(func(x float64) float64 { return min(max(x, lo), hi) }).By(0), nil
+			},
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				x := n.Inputs[0]
+				lo, hi := attr(n, "min", -math.MaxFloat32), attr(n, "max", math.MaxFloat32)
+				in := g.Op("And", g.Op("GreaterOrEqual", x, g.Like(x, lo)), g.Op("LessOrEqual", x, g.Like(x, hi)))
+				return []*onnx.Value{where(g, in, dy[0], g.Like(dy[0], 0))}, nil
+			}},
+		Op{Name: "Clip", Since: []int{11, 12, 13}, MinIn: 1, MaxIn: 3, Types: []TypeSet{Numeric}, Infer: SameAs(0), InPlace: []int{0},
+			Compile: Table{
+				tensor.Float32: clip[float32], tensor.Float64: clip[float64], tensor.Int8: clip[int8], tensor.Int16: clip[int16],
+				tensor.Int32: clip[int32], tensor.Int64: clip[int64], tensor.Uint8: clip[uint8], tensor.Uint16: clip[uint16],
+				tensor.Uint32: clip[uint32], tensor.Uint64: clip[uint64]}.Always(0),
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				x, d := n.Inputs[0], dy[0]
+				if n.Has(1) {
+					d = where(g, g.Op("GreaterOrEqual", x, n.Inputs[1]), d, g.Like(d, 0))
+				}
+				if n.Has(2) {
+					d = where(g, g.Op("LessOrEqual", x, n.Inputs[2]), d, g.Like(d, 0))
+				}
+				return []*onnx.Value{d, nil, nil}, nil
+			}},
+		Op{Name: "Dropout", Since: []int{1, 6, 7, 10}, MinIn: 1, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats}, Infer: inferDropout,
+			Compile: compileDropout, Grad: gradDropout},
+		Op{Name: "Dropout", Since: []int{12, 13, 22}, MinIn: 1, MaxIn: 3, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats, Floats, Bools}, Infer: inferDropout,
+			Compile: compileDropout, Grad: gradDropout},
+	)
+}
+
+type ordered interface {
+	float32 | float64 | int8 | int16 | int32 | int64 | uint8 | uint16 | uint32 | uint64
+}
+
+func clip[T ordered](c *Ctx) error {
+	x, y := tensor.Data[T](c.In(0)), tensor.Data[T](c.Out(0))
+	bound := func(i int) (T, bool, error) {
+		t := c.In(i)
+		if t == nil {
+			return 0, false, nil
+		}
+		if t.Len() != 1 || t.DType() != c.In(0).DType() {
+			return 0, false, fmt.Errorf("input %d must be a single %s, got %s", i, c.In(0).DType(), t)
+		}
+		return tensor.Data[T](t)[0], true, nil
+	}
+	lo, hasLo, err := bound(1)
+	if err != nil {
+		return err
+	}
+	hi, hasHi, err := bound(2)
+	if err != nil {
+		return err
+	}
+	c.Pool.For(len(x), unaryGrain, func(a, b int) {
+		for i, v := range x[a:b] {
+			if hasLo && v < lo {
+				v = lo
+			}
+			if hasHi && v > hi {
+				v = hi
+			}
+			y[a+i] = v
+		}
+	})
+	return nil
+}
+
+func boolTest(name string, since []int, f func(n *Node) func(float64) bool) Op {
+	return Op{Name: name, Since: since, MinIn: 1, NoGrad: "zero: it has no floating-point output",
+		Infer: func(n *Node) ([]Info, error) {
+			out := n.In[0]
+			out.DType, out.Const = tensor.Bool, nil
+			return []Info{out}, nil
+		},
+		Compile: func(n *Node) (Kernel, error) {
+			test := f(n)
+			return func(c *Ctx) error {
+				y := tensor.Data[bool](c.Out(0))
+				if !c.In(0).DType().IsFloat() {
+					return fmt.Errorf("no kernel for element type %s", c.In(0).DType())
+				}
+				for i := range y {
+					y[i] = test(tensor.Float64At(c.In(0), i))
+				}
+				return nil
+			}, nil
+		}}
+}
+
+func gelu() Op {
+	op := unaryOp("Gelu", []int{20}, Floats, nil, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+		half, one := g.Like(x, 0.5), g.Like(x, 1)
+		if n.Str("approximate", "none") == "tanh" {
+			k := math.Sqrt(2 / math.Pi)
+			x2 := g.Mul(x, x)
+			t := g.Op("Tanh", g.Mul(g.Mul(x, g.Like(x, k)), g.Add(one, g.Mul(x2, g.Like(x, 0.044715)))))
+			du := g.Mul(g.Like(x, k), g.Add(one, g.Mul(x2, g.Like(x, 3*0.044715))))
+			d := g.Add(g.Mul(half, g.Add(one, t)), g.Mul(g.Mul(g.Mul(half, x), g.Sub(one, g.Mul(t, t))), du))
+			return g.Mul(dy, d)
+		}
+		cdf := g.Mul(half, g.Add(one, g.Op("Erf", g.Mul(x, g.Like(x, math.Sqrt2/2)))))
+		pdf := g.Mul(g.Op("Exp", g.Mul(g.Mul(x, x), g.Like(x, -0.5))), g.Like(x, 1/math.Sqrt(2*math.Pi)))
+		return g.Mul(dy, g.Add(cdf, g.Mul(x, pdf)))
+	})
+	op.Compile = func(n *Node) (Kernel, error) {
+		switch a := n.Str("approximate", "none"); a {
+		case "none":
+			return kernelTable(kernel.GeluErf[float32], kernel.GeluErf[float64]).By(0), nil
+		case "tanh":
+			return kernelTable(kernel.GeluTanh[float32], kernel.GeluTanh[float64]).By(0), nil
+		default:
+			return nil, fmt.Errorf("attribute approximate %q is neither none nor tanh", a)
+		}
+	}
+	return op
+}
+
+func inferDropout(n *Node) ([]Info, error) {
+	y, mask := n.In[0], n.In[0]
+	y.Const, mask.Const = nil, nil
+	if n.Since >= 10 {
+		mask.DType = tensor.Bool
+	}
+	return []Info{y, mask}, nil
+}
+
+// compileDropout lets everything through: training mode is refused, since the standard fixes no
+// generator and a silent identity would be a wrong answer.
+func compileDropout(n *Node) (Kernel, error) {
+	if n.Since < 7 && n.Int("is_test", 0) == 0 {
+		return nil, fmt.Errorf("training mode (is_test 0) is not supported")
+	}
+	return func(c *Ctx) error {
+		ratio := 0.5
+		if r := c.In(1); r != nil && r.Len() == 1 {
+			ratio = tensor.Float64At(r, 0)
+		}
+		if m := c.In(2); m != nil && m.Len() == 1 && tensor.Data[bool](m)[0] && ratio != 0 {
+			return fmt.Errorf("training mode is not supported")
+		}
+		copy(c.Out(0).Bytes(), c.In(0).Bytes())
+		if m := c.Out(1); m != nil {
+			for i := range m.Len() {
+				tensor.SetFloat64At(m, i, 1)
+			}
+		}
+		return nil
+	}, nil
+}
+
+func gradDropout(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return []*onnx.Value{dy[0], nil, nil}, nil
+}
