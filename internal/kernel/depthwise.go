@@ -1,44 +1,53 @@
 package kernel
 
-import (
-	"sync"
-	"unsafe"
-)
-
-// depthwiseScratch is what a worker needs for one plane.
-type depthwiseScratch struct {
-	frame32 []float32
-	frame64 []float64
-	offsets []int32
+// A planeScratch is what a worker needs for one plane of a depthwise convolution.
+type planeScratch[T Float] struct {
+	frame   []T     // with slack
+	offsets []int32 // of the taps
 }
 
-var depthwiseScratches = sync.Pool{New: func() any { return new(depthwiseScratch) }}
+var planes32, planes64 recycled
+
+func planePool[T Float]() *recycled {
+	if is32[T]() {
+		return &planes32
+	}
+	return &planes64
+}
+
+func newPlaneScratch[T Float](cv Conv2D) *planeScratch[T] {
+	s, _ := planePool[T]().workspaces.Get().(*planeScratch[T])
+	if s == nil {
+		s = new(planeScratch[T])
+	}
+	f := cv.frame()
+	s.frame, s.offsets = grow(s.frame, f.plane+frameSlack), s.offsets[:0]
+	for kh := range cv.KH {
+		for kw := range cv.KW {
+			s.offsets = append(s.offsets, int32(cv.tap(f, kh, kw)))
+		}
+	}
+	return s
+}
+
+func (s *planeScratch[T]) recycle() { planePool[T]().workspaces.Put(s) }
+
+// depthwiseGrain is how many planes are worth another worker.
+func (cv Conv2D) depthwiseGrain() int {
+	oh, ow := cv.OutSize()
+	return max(1, serialWork/4/max(1, oh*ow*cv.KH*cv.KW*cv.M/cv.Group))
+}
 
 // convDepthwise computes a convolution in which each channel of Y has one of X: every
 // plane is framed, and its rows are sums of shifted rows of the frame.
 func convDepthwise[T Float](p *Pool, cv Conv2D, y, x, w []T, ep *EpilogueOf[T]) {
 	oh, ow := cv.OutSize()
 	pix, f, ntaps, rows := oh*ow, cv.frame(), cv.KH*cv.KW, cv.M/cv.Group
-	grain := max(1, serialWork/4/max(1, pix*ntaps*rows))
-	p.For(cv.N*cv.C, grain, func(lo, hi int) {
-		s := depthwiseScratches.Get().(*depthwiseScratch)
-		defer depthwiseScratches.Put(s)
-		var data []T
-		if is32[T]() {
-			s.frame32 = grow(s.frame32, f.plane+frameSlack)
-			data = unsafe.Slice((*T)(unsafe.Pointer(&s.frame32[0])), len(s.frame32))
-		} else {
-			s.frame64 = grow(s.frame64, f.plane+frameSlack)
-			data = unsafe.Slice((*T)(unsafe.Pointer(&s.frame64[0])), len(s.frame64))
-		}
-		s.offsets = s.offsets[:0]
-		for kh := range cv.KH {
-			for kw := range cv.KW {
-				s.offsets = append(s.offsets, int32(cv.tap(f, kh, kw)))
-			}
-		}
+	p.For(cv.N*cv.C, cv.depthwiseGrain(), func(lo, hi int) {
+		s := newPlaneScratch[T](cv)
+		defer s.recycle()
 		for q := lo; q < hi; q++ {
-			fillFrame(cv, f, data[:f.plane], x[q*cv.H*cv.W:])
+			fillFrame(cv, f, s.frame[:f.plane], x[q*cv.H*cv.W:])
 			n, c := q/cv.C, q%cv.C
 			for m := c * rows; m < (c+1)*rows; m++ {
 				off := (n*cv.M + m) * pix
@@ -48,7 +57,7 @@ func convDepthwise[T Float](p *Pool, cv Conv2D, y, x, w []T, ep *EpilogueOf[T]) 
 					bias = ep.RowBias[m]
 				}
 				for r := range oh {
-					taps(plane[r*ow:][:ow], data[r*cv.StrideH*f.row:], s.offsets, w[m*ntaps:][:ntaps], bias)
+					taps(plane[r*ow:][:ow], s.frame[r*cv.StrideH*f.row:], s.offsets, w[m*ntaps:][:ntaps], bias)
 				}
 				if ep != nil {
 					if ep.Residual != nil {

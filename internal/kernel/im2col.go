@@ -73,6 +73,8 @@ type im2colSource[T Float] struct {
 	size   int // of a group's part of it
 	rows   []int32
 	cols   int // of a panel
+	ow     int // outputs in a row
+	step   int // from one row of outputs to the next, in the frame
 	chunks []chunk
 	first  []int32 // chunk of each panel, and the number of chunks
 }
@@ -111,27 +113,39 @@ func newIm2col[T Float](p *Pool, cv Conv2D, image []T, cols int) *im2colSource[T
 	}
 	im.chunks, im.first = im.chunks[:0], im.first[:0]
 	oh, ow := cv.OutSize()
-	width := active.lanes()
-	for j := 0; j < oh*ow; {
-		if j%cols == 0 {
-			im.first = append(im.first, int32(len(im.chunks)))
-		}
-		n := min(ow-j%ow, cols-j%cols, width)
-		if width == 1 {
-			n = min(ow-j%ow, cols-j%cols)
-		}
-		im.chunks = append(im.chunks, chunk{dst: int32(j % cols), src: int32(j/ow*cv.StrideH*f.row + j%ow), n: int32(n)})
-		j += n
+	im.ow, im.step = ow, cv.StrideH*f.row
+	for j := 0; j < oh*ow; j += cols {
+		im.first = append(im.first, int32(len(im.chunks)))
+		im.chunks = im.cut(im.chunks, j, min(cols, oh*ow-j))
 	}
 	im.first = append(im.first, int32(len(im.chunks)))
 	return im
 }
 
+// cut appends the chunks of outputs [j, j+n), the first of which goes to offset 0. No chunk
+// is longer than a register, if there are registers.
+func (im *im2colSource[T]) cut(chunks []chunk, j, n int) []chunk {
+	for i := 0; i < n; {
+		w := min(im.ow-(j+i)%im.ow, n-i)
+		if lanes := active.lanes(); lanes > 1 {
+			w = min(w, lanes)
+		}
+		chunks = append(chunks, chunk{dst: int32(i), src: int32((j+i)/im.ow*im.step + (j+i)%im.ow), n: int32(w)})
+		i += w
+	}
+	return chunks
+}
+
 func (im *im2colSource[T]) packPanel(dst []T, j0, width, stride, p0, n int) {
 	q := j0 / im.cols
-	chunks := im.chunks[im.first[q]:im.first[q+1]]
-	src, rows := im.data[im.group*im.size:], im.rows[p0:p0+n]
-	if n == 0 {
+	im.gather(dst, stride, im.rows[p0:p0+n], im.chunks[im.first[q]:im.first[q+1]])
+}
+
+// gather sets row i of dst to the chunks of row rows[i] of the column matrix. It may write
+// up to a register past the end of each row.
+func (im *im2colSource[T]) gather(dst []T, stride int, rows []int32, chunks []chunk) {
+	src, n := im.data[im.group*im.size:], len(rows)
+	if n == 0 || len(chunks) == 0 {
 		return
 	}
 	if is32[T]() && vector.gather != nil {
@@ -142,6 +156,43 @@ func (im *im2colSource[T]) packPanel(dst []T, j0, width, stride, p0, n int) {
 		row := dst[i*stride:]
 		for _, c := range chunks {
 			copy(row[c.dst:c.dst+c.n], src[r+c.src:])
+		}
+	}
+}
+
+// im2rowSource makes panels of the transpose, (OH·OW)×(C/Group·KH·KW).
+type im2rowSource[T Float] struct {
+	*im2colSource[T]
+	kern *gemmKernel[T]
+}
+
+func (im im2rowSource[T]) packPanel(dst []T, j0, width, stride, p0, n int) {
+	ws := getWorkspace[T]()
+	chunks := im.cut(ws.chunks[:0], p0, n)
+	ws.chunks = chunks
+	ws.edge = grow(ws.edge, width*n+panelSlack)
+	im.gather(ws.edge, n, im.rows[j0:j0+width], chunks)
+	im.kern.packPanel(dst, side[T]{ws.edge, n, false}, 0, width, stride, 0, n)
+	ws.put()
+}
+
+// readFrame is the reverse of fillFrame: x, H×W, is set to its pixels in the frame, and to
+// zero where they have none.
+func readFrame[T Float](cv Conv2D, f frame, x, data []T) {
+	clear(x)
+	for r := range f.plane / f.row {
+		h := r - cv.PadTop
+		if h < 0 || h >= cv.H {
+			continue
+		}
+		row, dst := data[r*f.row:][:f.row], x[h*cv.W:][:cv.W]
+		for s := range cv.StrideW {
+			in := row[s*f.phase:][:f.phase]
+			q := ceilDiv(max(0, cv.PadLeft-s), cv.StrideW)
+			for w := q*cv.StrideW + s - cv.PadLeft; q < len(in) && w < len(dst); w += cv.StrideW {
+				dst[w] = in[q]
+				q++
+			}
 		}
 	}
 }

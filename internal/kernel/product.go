@@ -63,6 +63,8 @@ type workspace[T Float] struct {
 	edge []T // a whole tile
 	t    tile[T]
 	i    itile
+
+	chunks []chunk
 }
 
 // recycled holds products and workspaces at one width.
