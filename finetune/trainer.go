@@ -84,6 +84,9 @@ func (t *Trainer) prepare() error {
 	if err != nil {
 		return err
 	}
+	if work, err = onnx.InlineFunctions(work); err != nil {
+		return err
+	}
 	infos, err := runtime.Infer(work)
 	if err != nil {
 		return err

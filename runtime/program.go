@@ -335,7 +335,7 @@ func panicked(n *onnx.Node, r any) error {
 	return ops.Errorf(n, "panic: %v", r)
 }
 
-// Infer tells what is known of every value of m's top graph before a run.
+// Infer tells what is known of every value of m's top graph before a run. Functions must have been inlined.
 func Infer(m *onnx.Model) (map[*onnx.Value]ops.Info, error) {
 	if err := unsupported(m); err != nil {
 		return nil, err

@@ -63,7 +63,8 @@ func NewSession(m *onnx.Model, opts ...Option) (*Session, error) {
 	for _, o := range opts {
 		o(set)
 	}
-	if err := unsupported(m); err != nil {
+	m, err := resolve(m)
+	if err != nil {
 		return nil, err
 	}
 	set.pool = kernel.NewPool(set.threads)
@@ -94,6 +95,17 @@ func (s *Session) Inputs() []Port { return s.inputs }
 
 // Outputs lists what [Session.Run] gives.
 func (s *Session) Outputs() []Port { return s.outputs }
+
+// resolve inlines m's functions and sees to it that every operator is supported.
+func resolve(m *onnx.Model) (*onnx.Model, error) {
+	if len(m.Functions) > 0 {
+		var err error
+		if m, err = onnx.InlineFunctions(m); err != nil {
+			return nil, err
+		}
+	}
+	return m, unsupported(m)
+}
 
 // unsupported lists every node of m, subgraphs included, that no registry entry covers.
 func unsupported(m *onnx.Model) error {

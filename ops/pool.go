@@ -1,0 +1,577 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Pooling over one to three spatial axes; fewer than three are worked as three, with
+// leading axes of 1.
+func init() {
+	bytes := Of(tensor.Int8, tensor.Uint8)
+	register(
+		Op{Name: "MaxPool", Since: []int{1, 8, 10, 11, 12, 22}, MinIn: 1, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats | bytes},
+			Infer: inferPool, Compile: func(*Node) (Kernel, error) {
+				return Table{
+					tensor.Float32: maxPool(float32(math.Inf(-1))), tensor.Float64: maxPool(math.Inf(-1)),
+					tensor.Int8: maxPool[int8](math.MinInt8), tensor.Uint8: maxPool[uint8](0),
+				}.By(0), nil
+			},
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				return g.Internal("MaxPoolGrad", 1, []*onnx.Value{dy[0], n.Inputs[0]}, n.Attrs...), nil
+			}},
+		Op{Domain: Internal, Name: "MaxPoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, Infer: SameAs(1),
+			Compile: func(*Node) (Kernel, error) {
+				return Table{tensor.Float32: maxPoolGrad[float32], tensor.Float64: maxPoolGrad[float64]}.By(0), nil
+			}, NoGrad: "it is a gradient itself"},
+		Op{Name: "AveragePool", Since: []int{1, 7, 10, 11, 19, 22}, MinIn: 1, Types: []TypeSet{Floats},
+			Infer: inferPool, Compile: func(*Node) (Kernel, error) {
+				return Table{tensor.Float32: averagePool[float32], tensor.Float64: averagePool[float64]}.By(0), nil
+			},
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				return g.Internal("AveragePoolGrad", 1, []*onnx.Value{dy[0], g.Shape(n.Inputs[0])}, n.Attrs...), nil
+			}},
+		Op{Domain: Internal, Name: "AveragePoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(1),
+			Compile: func(*Node) (Kernel, error) {
+				return Table{tensor.Float32: averagePoolGrad[float32], tensor.Float64: averagePoolGrad[float64]}.By(0), nil
+			}, NoGrad: "it is a gradient itself"},
+		Op{Name: "LpPool", Since: []int{1, 2, 11, 18, 22}, MinIn: 1, Types: []TypeSet{Floats},
+			Infer: inferPool, Compile: func(n *Node) (Kernel, error) {
+				p, err := normOrder(n)
+				if err != nil {
+					return nil, err
+				}
+				return Table{tensor.Float32: lpPool[float32](p), tensor.Float64: lpPool[float64](p)}.By(0), nil
+			}, NoGrad: "the gradient of LpPool is not implemented"},
+		Op{Name: "GlobalMaxPool", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferGlobalPool,
+			Compile: func(*Node) (Kernel, error) {
+				return Table{
+					tensor.Float32: globalPool(func(x []float32) float32 { return x[firstMax(x)] }),
+					tensor.Float64: globalPool(func(x []float64) float64 { return x[firstMax(x)] }),
+				}.By(0), nil
+			},
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				return g.Internal("GlobalMaxPoolGrad", 1, []*onnx.Value{dy[0], n.Inputs[0]}), nil
+			}},
+		Op{Domain: Internal, Name: "GlobalMaxPoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, Infer: SameAs(1),
+			Compile: func(*Node) (Kernel, error) {
+				return Table{tensor.Float32: globalMaxGrad[float32], tensor.Float64: globalMaxGrad[float64]}.By(0), nil
+			}, NoGrad: "it is a gradient itself"},
+		Op{Name: "GlobalAveragePool", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferGlobalPool,
+			Compile: func(*Node) (Kernel, error) {
+				return Table{
+					tensor.Float32: globalPool(func(x []float32) float32 { return kernel.Sum(x) / float32(len(x)) }),
+					tensor.Float64: globalPool(func(x []float64) float64 { return kernel.Sum(x) / float64(len(x)) }),
+				}.By(0), nil
+			},
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				return g.Internal("GlobalAveragePoolGrad", 1, []*onnx.Value{dy[0], g.Shape(n.Inputs[0])}), nil
+			}},
+		Op{Domain: Internal, Name: "GlobalAveragePoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(1),
+			Compile: func(*Node) (Kernel, error) {
+				return Table{tensor.Float32: globalAverageGrad[float32], tensor.Float64: globalAverageGrad[float64]}.By(0), nil
+			}, NoGrad: "it is a gradient itself"},
+		Op{Name: "GlobalLpPool", Since: []int{1, 2, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferGlobalPool,
+			Compile: func(n *Node) (Kernel, error) {
+				p, err := normOrder(n)
+				if err != nil {
+					return nil, err
+				}
+				return Table{
+					tensor.Float32: globalPool(func(x []float32) float32 { return lpNorm(x, p) }),
+					tensor.Float64: globalPool(func(x []float64) float64 { return lpNorm(x, p) }),
+				}.By(0), nil
+			}, NoGrad: "the gradient of GlobalLpPool is not implemented"},
+	)
+}
+
+// normOrder is the attribute p, a float at opset 1.
+func normOrder(n *Node) (float64, error) {
+	p := float64(n.Int("p", 2))
+	if n.Since == 1 {
+		p = float64(n.Float("p", 2))
+	}
+	if !(p > 0) {
+		return 0, fmt.Errorf("p is %v, but must be positive", p)
+	}
+	return p, nil
+}
+
+func powAbs(v, p float64) float64 {
+	switch p {
+	case 1:
+		return math.Abs(v)
+	case 2:
+		return v * v
+	}
+	return math.Pow(math.Abs(v), p)
+}
+
+func rootOf(v, p float64) float64 {
+	switch p {
+	case 1:
+		return v
+	case 2:
+		return math.Sqrt(v)
+	}
+	return math.Pow(v, 1/p)
+}
+
+func lpNorm[T kernel.Float](x []T, p float64) T {
+	var sum float64
+	for _, v := range x {
+		sum += powAbs(float64(v), p)
+	}
+	return T(rootOf(sum, p))
+}
+
+func poolWindow(n *Node, rank int) (*window, error) {
+	w, err := windowOf(n, rank)
+	if err == nil && w.kernel == nil {
+		err = fmt.Errorf("kernel_shape is missing")
+	}
+	return w, err
+}
+
+func inferPool(n *Node) ([]Info, error) {
+	x := n.In[0]
+	y, idx := Unranked(x.DType), Unranked(tensor.Int64)
+	if x.Ranked {
+		w, err := poolWindow(n, len(x.Shape)-2)
+		if err != nil {
+			return nil, err
+		}
+		out := []Dim{x.Shape[0], x.Shape[1]}
+		for i, d := range x.Shape[2:] {
+			if !d.Known() || d.N > maxWindow {
+				out = append(out, Unknown)
+				continue
+			}
+			o, _, _, err := w.axis(i, d.N)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, D(o))
+		}
+		y, idx = Tensor(x.DType, out...), Tensor(tensor.Int64, out...)
+	}
+	return []Info{y, idx}[:max(1, len(n.Outputs))], nil
+}
+
+func inferGlobalPool(n *Node) ([]Info, error) {
+	x := n.In[0]
+	if !x.Ranked {
+		return []Info{Unranked(x.DType)}, nil
+	}
+	if len(x.Shape) < 2 {
+		return nil, fmt.Errorf("an input of rank %d has no channels", len(x.Shape))
+	}
+	out := []Dim{x.Shape[0], x.Shape[1]}
+	for range x.Shape[2:] {
+		out = append(out, D(1))
+	}
+	return []Info{Tensor(x.DType, out...)}, nil
+}
+
+// span is the elements that a window covers along an axis: count of them from lo on,
+// the dilation apart; size counts those in the padding too.
+type span3 struct{ lo, count, size int }
+
+// poolShape is a pooling of planes of three axes.
+type poolShape struct {
+	planes  int
+	shape   []int // of the output
+	in, out [3]int
+	dil     [3]int
+	spans   [3][]span3
+}
+
+func poolOf(n *Node, xs []int) (*poolShape, error) {
+	if len(xs) < 3 {
+		return nil, fmt.Errorf("an input of %v has no spatial axis", xs)
+	}
+	rank := len(xs) - 2
+	w, err := poolWindow(n, rank)
+	if err != nil {
+		return nil, err
+	}
+	s := &poolShape{planes: xs[0] * xs[1], shape: []int{xs[0], xs[1]}}
+	for i := range 3 {
+		s.in[i], s.out[i], s.dil[i], s.spans[i] = 1, 1, 1, []span3{{0, 1, 1}}
+	}
+	begins := make([]int, rank)
+	ends := make([]int, rank)
+	for i, d := range xs[2:] {
+		if d > maxWindow {
+			return nil, fmt.Errorf("spatial axis %d of %d is out of range", i, d)
+		}
+		o, begin, end, err := w.axis(i, d)
+		if err != nil {
+			return nil, err
+		}
+		begins[i], ends[i] = begin, end
+		s.shape = append(s.shape, o)
+	}
+	if _, err := tensor.ByteSize(tensor.Float64, s.shape); err != nil {
+		return nil, err
+	}
+	for i, d := range xs[2:] {
+		a, o := 3-rank+i, s.shape[2+i]
+		s.in[a], s.out[a], s.dil[a] = d, o, w.dil[i]
+		if s.planes == 0 {
+			continue
+		}
+		s.spans[a] = make([]span3, o)
+		for k := range o {
+			start := k*w.stride[i] - begins[i]
+			taps := func(limit int) int { // the taps before limit
+				if start >= limit {
+					return 0
+				}
+				return min(w.kernel[i], (limit-1-start)/w.dil[i]+1)
+			}
+			sp := span3{size: taps(d + ends[i])}
+			skip := 0 // the taps in the padding before
+			if start < 0 {
+				skip = min(w.kernel[i], (-start+w.dil[i]-1)/w.dil[i])
+			}
+			sp.lo, sp.count = start+skip*w.dil[i], max(0, taps(d)-skip)
+			s.spans[a][k] = sp
+		}
+	}
+	return s, nil
+}
+
+func (s *poolShape) inSize() int  { return s.in[0] * s.in[1] * s.in[2] }
+func (s *poolShape) outSize() int { return s.out[0] * s.out[1] * s.out[2] }
+
+// windows calls f for each output position o of a plane.
+func (s *poolShape) windows(f func(o int, d, h, w span3)) {
+	o := 0
+	for _, d := range s.spans[0] {
+		for _, h := range s.spans[1] {
+			for _, w := range s.spans[2] {
+				f(o, d, h, w)
+				o++
+			}
+		}
+	}
+}
+
+// each calls f for the start and the number of the elements of each run of a window.
+func (s *poolShape) each(d, h, w span3, f func(at, count int)) {
+	for i := range d.count {
+		for j := range h.count {
+			f(((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*s.in[2]+w.lo, w.count)
+		}
+	}
+}
+
+// parallel calls f for each plane.
+func (s *poolShape) parallel(p *kernel.Pool, f func(plane int)) {
+	if s.outSize() == 0 && s.inSize() == 0 {
+		return
+	}
+	p.For(s.planes, 1+2048/max(1, s.inSize()), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			f(i)
+		}
+	})
+}
+
+// argmax finds the first largest element of each window of plane x, -1 if the window
+// holds none; NaN counts as the largest.
+func argmax[T float32 | float64 | int8 | uint8](s *poolShape, x []T, f func(o, at int)) {
+	step := s.dil[2]
+	s.windows(func(o int, d, h, w span3) {
+		best := -1
+		var top T
+		for i := range d.count {
+			for j := range h.count {
+				at := ((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*s.in[2] + w.lo
+				for range w.count {
+					if v := x[at]; best < 0 || v > top || v != v && top == top {
+						best, top = at, v
+					}
+					at += step
+				}
+			}
+		}
+		f(o, best)
+	})
+}
+
+func maxPool[T float32 | float64 | int8 | uint8](lowest T) Kernel {
+	return func(c *Ctx) error {
+		x := c.In(0)
+		s, err := poolOf(c.Node, x.Shape())
+		if err != nil {
+			return err
+		}
+		t, err := c.Alloc(0, tensor.TypeOf[T](), s.shape...)
+		if err != nil {
+			return err
+		}
+		var indices []int64
+		if c.Wants(1) {
+			t, err := c.Alloc(1, tensor.Int64, s.shape...)
+			if err != nil {
+				return err
+			}
+			indices = tensor.Data[int64](t)
+		}
+		columns := c.Node.Int("storage_order", 0) != 0
+		xs, ys := tensor.Data[T](x), tensor.Data[T](t)
+		ni, no := s.inSize(), s.outSize()
+		s.parallel(c.Pool, func(plane int) {
+			in, out := xs[plane*ni:(plane+1)*ni], ys[plane*no:(plane+1)*no]
+			argmax(s, in, func(o, at int) {
+				if out[o] = lowest; at >= 0 {
+					out[o] = in[at]
+				}
+				if indices == nil {
+					return
+				}
+				at = max(at, 0)
+				if columns {
+					w, h, d := at%s.in[2], at/s.in[2]%s.in[1], at/(s.in[2]*s.in[1])
+					at = d + s.in[0]*(h+s.in[1]*w)
+				}
+				indices[plane*no+o] = int64(plane*ni + at)
+			})
+		})
+		return nil
+	}
+}
+
+// pooled checks that dy has the shape of the pooling of xs, and makes the output dx, cleared.
+func pooled[T kernel.Float](c *Ctx, xs []int) (s *poolShape, dy, dx []T, err error) {
+	if s, err = poolOf(c.Node, xs); err != nil {
+		return
+	}
+	if !equalInts(c.In(0).Shape(), s.shape) {
+		err = fmt.Errorf("a gradient of %v where %v is wanted", c.In(0).Shape(), s.shape)
+		return
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), xs...)
+	if err != nil {
+		return
+	}
+	dx = tensor.Data[T](t)
+	clear(dx)
+	return s, tensor.Data[T](c.In(0)), dx, nil
+}
+
+func maxPoolGrad[T kernel.Float](c *Ctx) error {
+	if err := sameFloats(c, 2); err != nil {
+		return err
+	}
+	s, dy, dx, err := pooled[T](c, c.In(1).Shape())
+	if err != nil {
+		return err
+	}
+	x := tensor.Data[T](c.In(1))
+	ni, no := s.inSize(), s.outSize()
+	s.parallel(c.Pool, func(plane int) {
+		d := dx[plane*ni : (plane+1)*ni]
+		argmax(s, x[plane*ni:(plane+1)*ni], func(o, at int) {
+			if at >= 0 {
+				d[at] += dy[plane*no+o]
+			}
+		})
+	})
+	return nil
+}
+
+// share is what each element of a window counts for in its average.
+func share[T kernel.Float](pad bool, d, h, w span3) T {
+	n := d.count * h.count * w.count
+	if pad {
+		n = d.size * h.size * w.size
+	}
+	if n == 0 {
+		return 0
+	}
+	return 1 / T(n)
+}
+
+func averagePool[T kernel.Float](c *Ctx) error {
+	pad := c.Node.Int("count_include_pad", 0) != 0
+	return sumPool(c, func(s *poolShape, x []T, d, h, w span3) T {
+		n := d.count * h.count * w.count
+		if pad {
+			n = d.size * h.size * w.size
+		}
+		if n == 0 {
+			return 0
+		}
+		var sum T
+		for i := range d.count {
+			for j := range h.count {
+				at := ((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*s.in[2] + w.lo
+				for range w.count {
+					sum += x[at]
+					at += s.dil[2]
+				}
+			}
+		}
+		return sum / T(n)
+	})
+}
+
+func lpPool[T kernel.Float](p float64) Kernel {
+	return func(c *Ctx) error {
+		return sumPool(c, func(s *poolShape, x []T, d, h, w span3) T {
+			var sum float64
+			s.each(d, h, w, func(at, count int) {
+				for k := range count {
+					sum += powAbs(float64(x[at+k*s.dil[2]]), p)
+				}
+			})
+			return T(rootOf(sum, p))
+		})
+	}
+}
+
+// sumPool pools each window by f.
+func sumPool[T kernel.Float](c *Ctx, f func(s *poolShape, x []T, d, h, w span3) T) error {
+	s, err := poolOf(c.Node, c.In(0).Shape())
+	if err != nil {
+		return err
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), s.shape...)
+	if err != nil {
+		return err
+	}
+	x, y := tensor.Data[T](c.In(0)), tensor.Data[T](t)
+	ni, no := s.inSize(), s.outSize()
+	s.parallel(c.Pool, func(plane int) {
+		in, out := x[plane*ni:(plane+1)*ni], y[plane*no:(plane+1)*no]
+		s.windows(func(o int, d, h, w span3) { out[o] = f(s, in, d, h, w) })
+	})
+	return nil
+}
+
+func averagePoolGrad[T kernel.Float](c *Ctx) error {
+	xs, err := shapeOperand(c, 1)
+	if err != nil {
+		return err
+	}
+	s, dy, dx, err := pooled[T](c, xs)
+	if err != nil {
+		return err
+	}
+	pad := c.Node.Int("count_include_pad", 0) != 0
+	ni, no := s.inSize(), s.outSize()
+	s.parallel(c.Pool, func(plane int) {
+		in := dx[plane*ni : (plane+1)*ni]
+		s.windows(func(o int, d, h, w span3) {
+			v := dy[plane*no+o] * share[T](pad, d, h, w)
+			s.each(d, h, w, func(at, count int) {
+				for k := range count {
+					in[at+k*s.dil[2]] += v
+				}
+			})
+		})
+	})
+	return nil
+}
+
+// firstMax is the place of the first largest element; NaN counts as the largest.
+func firstMax[T kernel.Float](x []T) int {
+	best := 0
+	for i, v := range x {
+		if b := x[best]; v > b || v != v && b == b {
+			best = i
+		}
+	}
+	return best
+}
+
+// planesOf is the number of planes of a tensor N×C×... and the elements of each, at least one.
+func planesOf(xs []int) (planes, size int, err error) {
+	if len(xs) < 2 {
+		return 0, 0, fmt.Errorf("an input of %v has no channels", xs)
+	}
+	planes, size = xs[0]*xs[1], spatialSize(xs[2:])
+	if planes > 0 && size == 0 {
+		return 0, 0, fmt.Errorf("an input of %v has nothing to pool", xs)
+	}
+	return planes, size, nil
+}
+
+func globalPool[T kernel.Float](f func([]T) T) Kernel {
+	return func(c *Ctx) error {
+		xs := c.In(0).Shape()
+		planes, size, err := planesOf(xs)
+		if err != nil {
+			return err
+		}
+		shape := []int{xs[0], xs[1]}
+		for range xs[2:] {
+			shape = append(shape, 1)
+		}
+		t, err := c.Alloc(0, tensor.TypeOf[T](), shape...)
+		if err != nil {
+			return err
+		}
+		x, y := tensor.Data[T](c.In(0)), tensor.Data[T](t)
+		c.Pool.For(planes, 1+8192/max(1, size), func(lo, hi int) {
+			for i := lo; i < hi; i++ {
+				y[i] = f(x[i*size : (i+1)*size])
+			}
+		})
+		return nil
+	}
+}
+
+// globalGrad makes dx of shape xs and calls f for each plane of it.
+func globalGrad[T kernel.Float](c *Ctx, xs []int, f func(plane, size int, dx []T, dy T)) error {
+	planes, size, err := planesOf(xs)
+	if err != nil {
+		return err
+	}
+	dy := tensor.Data[T](c.In(0))
+	if len(dy) != planes {
+		return fmt.Errorf("a gradient of %v does not suit an input of %v", c.In(0).Shape(), xs)
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), xs...)
+	if err != nil {
+		return err
+	}
+	dx := tensor.Data[T](t)
+	c.Pool.For(planes, 1+8192/max(1, size), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			f(i, size, dx[i*size:(i+1)*size], dy[i])
+		}
+	})
+	return nil
+}
+
+func globalMaxGrad[T kernel.Float](c *Ctx) error {
+	if err := sameFloats(c, 2); err != nil {
+		return err
+	}
+	x := tensor.Data[T](c.In(1))
+	return globalGrad(c, c.In(1).Shape(), func(plane, size int, dx []T, dy T) {
+		clear(dx)
+		dx[firstMax(x[plane*size:(plane+1)*size])] = dy
+	})
+}
+
+func globalAverageGrad[T kernel.Float](c *Ctx) error {
+	xs, err := shapeOperand(c, 1)
+	if err != nil {
+		return err
+	}
+	return globalGrad(c, xs, func(_, size int, dx []T, dy T) {
+		v := dy / T(size)
+		for i := range dx {
+			dx[i] = v
+		}
+	})
+}
