@@ -17,8 +17,8 @@ const edge = 3
 // keeps the first and last three of each dimension longer than six, with ... between them. There is no
 // line feed at the end.
 //
-//	[[ 1.   2.5  3. ]
-//	 [ 4.   5.   6. ]]
+//	[[1.  2.5 3. ]
+//	 [4.  5.  6. ]]
 func Format(w io.Writer, t *Tensor, maxElems int) error {
 	p := printer{t: t, short: t.Len() > maxElems, strides: make([]int, t.Rank())}
 	s := 1
