@@ -41,87 +41,97 @@ done:
 	VZEROUPPER
 	RET
 
-// func tapsAVX512(dst *float32, src *float32, n int, offsets *int32, weights *float32, ntaps int, bias float32)
+// func tapsAVX512(dst *float32, src *float32, n int, rows int, dstLD int, srcLD int, offsets *int32, weights *float32, ntaps int, bias float32)
 // Requires: AVX, AVX512F, BMI2
-TEXT ·tapsAVX512(SB), NOSPLIT, $0-52
+TEXT ·tapsAVX512(SB), NOSPLIT, $0-76
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
-	MOVQ         n+16(FP), DX
-	MOVQ         offsets+24(FP), BX
-	MOVQ         weights+32(FP), SI
-	MOVQ         ntaps+40(FP), DI
-	VBROADCASTSS bias+48(FP), Z0
-	SUBQ         $+64, DX
-	JL           few
+	MOVQ         rows+24(FP), DX
+	MOVQ         offsets+48(FP), BX
+	MOVQ         weights+56(FP), SI
+	MOVQ         ntaps+64(FP), DI
+	VBROADCASTSS bias+72(FP), Z0
+
+row:
+	MOVQ CX, R8
+	MOVQ AX, R9
+	MOVQ n+16(FP), R10
+	SUBQ $+64, R10
+	JL   fourEnd
 
 four:
 	VMOVAPS Z0, Z1
 	VMOVAPS Z0, Z2
 	VMOVAPS Z0, Z3
 	VMOVAPS Z0, Z4
-	XORQ    R8, R8
+	XORQ    R11, R11
 
 fourTaps:
-	MOVLQSX      (BX)(R8*4), R9
-	VBROADCASTSS (SI)(R8*4), Z5
-	VFMADD231PS  (CX)(R9*4), Z5, Z1
-	VFMADD231PS  64(CX)(R9*4), Z5, Z2
-	VFMADD231PS  128(CX)(R9*4), Z5, Z3
-	VFMADD231PS  192(CX)(R9*4), Z5, Z4
-	INCQ         R8
-	CMPQ         R8, DI
+	MOVLQSX      (BX)(R11*4), R12
+	VBROADCASTSS (SI)(R11*4), Z5
+	VFMADD231PS  (R8)(R12*4), Z5, Z1
+	VFMADD231PS  64(R8)(R12*4), Z5, Z2
+	VFMADD231PS  128(R8)(R12*4), Z5, Z3
+	VFMADD231PS  192(R8)(R12*4), Z5, Z4
+	INCQ         R11
+	CMPQ         R11, DI
 	JLT          fourTaps
-	VMOVUPS      Z1, (AX)
-	VMOVUPS      Z2, 64(AX)
-	VMOVUPS      Z3, 128(AX)
-	VMOVUPS      Z4, 192(AX)
-	ADDQ         $+256, CX
-	ADDQ         $+256, AX
-	SUBQ         $+64, DX
+	VMOVUPS      Z1, (R9)
+	VMOVUPS      Z2, 64(R9)
+	VMOVUPS      Z3, 128(R9)
+	VMOVUPS      Z4, 192(R9)
+	ADDQ         $+256, R8
+	ADDQ         $+256, R9
+	SUBQ         $+64, R10
 	JGE          four
 
-few:
-	ADDQ $+64, DX
-	SUBQ $+16, DX
-	JL   tail
+fourEnd:
+	ADDQ $+64, R10
+	SUBQ $+16, R10
+	JL   oneEnd
 
 one:
 	VMOVAPS Z0, Z1
-	XORQ    R8, R8
+	XORQ    R11, R11
 
 oneTaps:
-	MOVLQSX      (BX)(R8*4), R9
-	VBROADCASTSS (SI)(R8*4), Z2
-	VFMADD231PS  (CX)(R9*4), Z2, Z1
-	INCQ         R8
-	CMPQ         R8, DI
+	MOVLQSX      (BX)(R11*4), R12
+	VBROADCASTSS (SI)(R11*4), Z2
+	VFMADD231PS  (R8)(R12*4), Z2, Z1
+	INCQ         R11
+	CMPQ         R11, DI
 	JLT          oneTaps
-	VMOVUPS      Z1, (AX)
-	ADDQ         $+64, CX
-	ADDQ         $+64, AX
-	SUBQ         $+16, DX
+	VMOVUPS      Z1, (R9)
+	ADDQ         $+64, R8
+	ADDQ         $+64, R9
+	SUBQ         $+16, R10
 	JGE          one
 
-tail:
-	ADDQ    $+16, DX
-	JZ      done
-	MOVQ    $0x00000001, R8
-	SHLXQ   DX, R8, R8
-	DECQ    R8
-	KMOVW   R8, K1
-	VMOVAPS Z0, Z0
-	XORQ    DX, DX
+oneEnd:
+	ADDQ    $+16, R10
+	TESTQ   R10, R10
+	JZ      rowEnd
+	MOVQ    $0x00000001, R11
+	SHLXQ   R10, R11, R11
+	DECQ    R11
+	KMOVW   R11, K1
+	VMOVAPS Z0, Z1
+	XORQ    R10, R10
 
 tailTaps:
-	MOVLQSX      (BX)(DX*4), R8
-	VBROADCASTSS (SI)(DX*4), Z1
-	VFMADD231PS  (CX)(R8*4), Z1, Z0
-	INCQ         DX
-	CMPQ         DX, DI
+	MOVLQSX      (BX)(R10*4), R11
+	VBROADCASTSS (SI)(R10*4), Z2
+	VFMADD231PS  (R8)(R11*4), Z2, Z1
+	INCQ         R10
+	CMPQ         R10, DI
 	JLT          tailTaps
-	VMOVUPS      Z0, K1, (AX)
+	VMOVUPS      Z1, K1, (R9)
 
-done:
+rowEnd:
+	ADDQ dstLD+32(FP), AX
+	ADDQ srcLD+40(FP), CX
+	DECQ DX
+	JNZ  row
 	VZEROUPPER
 	RET
 
@@ -162,87 +172,97 @@ done:
 	VZEROUPPER
 	RET
 
-// func tapsAVX2(dst *float32, src *float32, n int, offsets *int32, weights *float32, ntaps int, bias float32)
+// func tapsAVX2(dst *float32, src *float32, n int, rows int, dstLD int, srcLD int, offsets *int32, weights *float32, ntaps int, bias float32)
 // Requires: AVX, FMA3
-TEXT ·tapsAVX2(SB), NOSPLIT, $0-52
+TEXT ·tapsAVX2(SB), NOSPLIT, $0-76
 	MOVQ         dst+0(FP), AX
 	MOVQ         src+8(FP), CX
-	MOVQ         n+16(FP), DX
-	MOVQ         offsets+24(FP), BX
-	MOVQ         weights+32(FP), SI
-	MOVQ         ntaps+40(FP), DI
-	VBROADCASTSS bias+48(FP), Y0
-	SUBQ         $+32, DX
-	JL           few
+	MOVQ         rows+24(FP), DX
+	MOVQ         offsets+48(FP), BX
+	MOVQ         weights+56(FP), SI
+	MOVQ         ntaps+64(FP), DI
+	VBROADCASTSS bias+72(FP), Y0
+
+row:
+	MOVQ CX, R8
+	MOVQ AX, R9
+	MOVQ n+16(FP), R10
+	SUBQ $+32, R10
+	JL   fourEnd
 
 four:
 	VMOVAPS Y0, Y1
 	VMOVAPS Y0, Y2
 	VMOVAPS Y0, Y3
 	VMOVAPS Y0, Y4
-	XORQ    R8, R8
+	XORQ    R11, R11
 
 fourTaps:
-	MOVLQSX      (BX)(R8*4), R9
-	VBROADCASTSS (SI)(R8*4), Y5
-	VFMADD231PS  (CX)(R9*4), Y5, Y1
-	VFMADD231PS  32(CX)(R9*4), Y5, Y2
-	VFMADD231PS  64(CX)(R9*4), Y5, Y3
-	VFMADD231PS  96(CX)(R9*4), Y5, Y4
-	INCQ         R8
-	CMPQ         R8, DI
+	MOVLQSX      (BX)(R11*4), R12
+	VBROADCASTSS (SI)(R11*4), Y5
+	VFMADD231PS  (R8)(R12*4), Y5, Y1
+	VFMADD231PS  32(R8)(R12*4), Y5, Y2
+	VFMADD231PS  64(R8)(R12*4), Y5, Y3
+	VFMADD231PS  96(R8)(R12*4), Y5, Y4
+	INCQ         R11
+	CMPQ         R11, DI
 	JLT          fourTaps
-	VMOVUPS      Y1, (AX)
-	VMOVUPS      Y2, 32(AX)
-	VMOVUPS      Y3, 64(AX)
-	VMOVUPS      Y4, 96(AX)
-	ADDQ         $+128, CX
-	ADDQ         $+128, AX
-	SUBQ         $+32, DX
+	VMOVUPS      Y1, (R9)
+	VMOVUPS      Y2, 32(R9)
+	VMOVUPS      Y3, 64(R9)
+	VMOVUPS      Y4, 96(R9)
+	ADDQ         $+128, R8
+	ADDQ         $+128, R9
+	SUBQ         $+32, R10
 	JGE          four
 
-few:
-	ADDQ $+32, DX
-	SUBQ $+8, DX
-	JL   tail
+fourEnd:
+	ADDQ $+32, R10
+	SUBQ $+8, R10
+	JL   oneEnd
 
 one:
 	VMOVAPS Y0, Y1
-	XORQ    R8, R8
+	XORQ    R11, R11
 
 oneTaps:
-	MOVLQSX      (BX)(R8*4), R9
-	VBROADCASTSS (SI)(R8*4), Y2
-	VFMADD231PS  (CX)(R9*4), Y2, Y1
-	INCQ         R8
-	CMPQ         R8, DI
+	MOVLQSX      (BX)(R11*4), R12
+	VBROADCASTSS (SI)(R11*4), Y2
+	VFMADD231PS  (R8)(R12*4), Y2, Y1
+	INCQ         R11
+	CMPQ         R11, DI
 	JLT          oneTaps
-	VMOVUPS      Y1, (AX)
-	ADDQ         $+32, CX
-	ADDQ         $+32, AX
-	SUBQ         $+8, DX
+	VMOVUPS      Y1, (R9)
+	ADDQ         $+32, R8
+	ADDQ         $+32, R9
+	SUBQ         $+8, R10
 	JGE          one
 
-tail:
-	ADDQ    $+8, DX
-	JZ      done
-	LEAQ    tailMask<>+32(SB), R8
-	SHLQ    $0x02, DX
-	SUBQ    DX, R8
-	VMOVUPS (R8), Y1
-	VMOVAPS Y0, Y0
-	XORQ    DX, DX
+oneEnd:
+	ADDQ    $+8, R10
+	TESTQ   R10, R10
+	JZ      rowEnd
+	LEAQ    tailMask<>+32(SB), R11
+	SHLQ    $0x02, R10
+	SUBQ    R10, R11
+	VMOVUPS (R11), Y1
+	VMOVAPS Y0, Y2
+	XORQ    R10, R10
 
 tailTaps:
-	MOVLQSX      (BX)(DX*4), R8
-	VBROADCASTSS (SI)(DX*4), Y2
-	VFMADD231PS  (CX)(R8*4), Y2, Y0
-	INCQ         DX
-	CMPQ         DX, DI
+	MOVLQSX      (BX)(R10*4), R11
+	VBROADCASTSS (SI)(R10*4), Y3
+	VFMADD231PS  (R8)(R11*4), Y3, Y2
+	INCQ         R10
+	CMPQ         R10, DI
 	JLT          tailTaps
-	VMASKMOVPS   Y0, Y1, (AX)
+	VMASKMOVPS   Y2, Y1, (R9)
 
-done:
+rowEnd:
+	ADDQ dstLD+32(FP), AX
+	ADDQ srcLD+40(FP), CX
+	DECQ DX
+	JNZ  row
 	VZEROUPPER
 	RET
 

@@ -10,11 +10,12 @@ package kernel
 //go:noescape
 func gatherAVX512(dst, src *float32, rows *int32, n int, chunks *chunk, nchunks, stride int)
 
-// tapsAVX512 sets dst[i] = bias + Σ_t weights[t]·src[offsets[t]+i] for i < n. It reads up to a
-// register past the last of src, and ntaps > 0.
+// tapsAVX512 sets dst[r·dstLD+i] = bias + Σ_t weights[t]·src[r·srcLD+offsets[t]+i] for r < rows,
+// i < n; the strides are in bytes. It reads up to a register past the last of src, and rows and
+// ntaps are not 0.
 //
 //go:noescape
-func tapsAVX512(dst, src *float32, n int, offsets *int32, weights *float32, ntaps int, bias float32)
+func tapsAVX512(dst, src *float32, n, rows, dstLD, srcLD int, offsets *int32, weights *float32, ntaps int, bias float32)
 
 // gatherAVX2 copies, for i < n and each chunk c, one register from src[rows[i]+c.src]
 // to dst[i·stride+c.dst], in this order.
@@ -22,8 +23,9 @@ func tapsAVX512(dst, src *float32, n int, offsets *int32, weights *float32, ntap
 //go:noescape
 func gatherAVX2(dst, src *float32, rows *int32, n int, chunks *chunk, nchunks, stride int)
 
-// tapsAVX2 sets dst[i] = bias + Σ_t weights[t]·src[offsets[t]+i] for i < n. It reads up to a
-// register past the last of src, and ntaps > 0.
+// tapsAVX2 sets dst[r·dstLD+i] = bias + Σ_t weights[t]·src[r·srcLD+offsets[t]+i] for r < rows,
+// i < n; the strides are in bytes. It reads up to a register past the last of src, and rows and
+// ntaps are not 0.
 //
 //go:noescape
-func tapsAVX2(dst, src *float32, n int, offsets *int32, weights *float32, ntaps int, bias float32)
+func tapsAVX2(dst, src *float32, n, rows, dstLD, srcLD int, offsets *int32, weights *float32, ntaps int, bias float32)

@@ -54,7 +54,7 @@ type vectorKernels struct {
 
 	dot4   func(dst, x, y *float32, ldy, n int) // ldy in bytes
 	gather func(dst, src *float32, rows *int32, n int, chunks *chunk, nchunks, stride int)
-	taps   func(dst, src *float32, n int, offsets *int32, weights *float32, ntaps int, bias float32)
+	taps   func(dst, src *float32, n, rows, dstLD, srcLD int, offsets *int32, weights *float32, ntaps int, bias float32)
 
 	// Conversions of as many elements as fill whole vectors; the caller does the rest.
 	fromFloat16, fromBFloat16 func(dst []float32, x []uint16)

@@ -56,9 +56,7 @@ func convDepthwise[T Float](p *Pool, cv Conv2D, y, x, w []T, ep *EpilogueOf[T]) 
 				if ep != nil && ep.RowBias != nil {
 					bias = ep.RowBias[m]
 				}
-				for r := range oh {
-					taps(plane[r*ow:][:ow], s.frame[r*cv.StrideH*f.row:], s.offsets, w[m*ntaps:][:ntaps], bias)
-				}
+				taps(plane, ow, s.frame, cv.StrideH*f.row, s.offsets, w[m*ntaps:][:ntaps], bias)
 				if ep != nil {
 					if ep.Residual != nil {
 						Add(plane, plane, ep.Residual[off:][:pix])
@@ -70,18 +68,21 @@ func convDepthwise[T Float](p *Pool, cv Conv2D, y, x, w []T, ep *EpilogueOf[T]) 
 	})
 }
 
-// taps sets dst[i] = bias + Σ_t weights[t]·src[offsets[t]+i]. src has frameSlack elements more than
-// are needed.
-func taps[T Float](dst, src []T, offsets []int32, weights []T, bias T) {
+// taps sets dst[r·n+i] = bias + Σ_t weights[t]·src[r·ld+offsets[t]+i] for i < n in all rows of dst.
+// src has frameSlack elements more than are needed.
+func taps[T Float](dst []T, n int, src []T, ld int, offsets []int32, weights []T, bias T) {
 	if is32[T]() && vector.taps != nil {
 		d, s, w := f32(dst), f32(src), f32(weights)
-		vector.taps(&d[0], &s[0], len(d), &offsets[0], &w[0], len(w), float32(bias))
+		vector.taps(&d[0], &s[0], n, len(d)/n, 4*n, 4*ld, &offsets[0], &w[0], len(w), float32(bias))
 		return
 	}
 	for i := range dst {
 		dst[i] = bias
 	}
-	for t, w := range weights {
-		Axpy(dst, w, src[offsets[t]:][:len(dst)])
+	for r := range len(dst) / n {
+		row := dst[r*n:][:n]
+		for t, w := range weights {
+			Axpy(row, w, src[r*ld+int(offsets[t]):][:n])
+		}
 	}
 }

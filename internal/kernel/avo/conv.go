@@ -52,13 +52,14 @@ func (v vec) gather() {
 	v.RET()
 }
 
-// taps writes the row of a depthwise convolution.
+// taps writes rows of a depthwise convolution.
 func (v vec) taps() {
-	v.fn("taps"+v.s.name, "(dst, src *float32, n int, offsets *int32, weights *float32, ntaps int, bias float32)",
-		"taps"+v.s.name+" sets dst[i] = bias + Σ_t weights[t]·src[offsets[t]+i] for i < n. It reads up to a\nregister past the last of src, and ntaps > 0.")
-	dst, src, n := v.gp("dst"), v.gp("src"), v.gp("n")
+	v.fn("taps"+v.s.name, "(dst, src *float32, n, rows, dstLD, srcLD int, offsets *int32, weights *float32, ntaps int, bias float32)",
+		"taps"+v.s.name+" sets dst[r·dstLD+i] = bias + Σ_t weights[t]·src[r·srcLD+offsets[t]+i] for r < rows,\ni < n; the strides are in bytes. It reads up to a register past the last of src, and rows and\nntaps are not 0.")
+	dst, src, rows := v.gp("dst"), v.gp("src"), v.gp("rows")
 	offsets, weights, ntaps := v.gp("offsets"), v.gp("weights"), v.gp("ntaps")
 	bias := v.param("bias")
+	from, to, n := v.GP64(), v.GP64(), v.GP64()
 	sums := func(label string, width int) []V {
 		acc := make([]V, width)
 		for i := range acc {
@@ -72,39 +73,43 @@ func (v vec) taps() {
 		w := v.new()
 		v.VBROADCASTSS(operand.Mem{Base: weights, Index: t, Scale: 4}, w)
 		for i := range acc {
-			v.VFMADD231PS(operand.Mem{Base: src, Index: at, Scale: 4, Disp: i * v.s.bytes}, w, acc[i])
+			v.VFMADD231PS(operand.Mem{Base: from, Index: at, Scale: 4, Disp: i * v.s.bytes}, w, acc[i])
 		}
 		v.INCQ(t)
 		v.CMPQ(t, ntaps)
 		v.JLT(operand.LabelRef(label))
 		return acc
 	}
-	v.SUBQ(operand.I32(4*v.lanes()), n)
-	v.JL(operand.LabelRef("few"))
-	v.Label("four")
-	for i, x := range sums("fourTaps", 4) {
-		v.VMOVUPS(x, operand.Mem{Base: dst, Disp: i * v.s.bytes})
+	// run makes as many runs of width registers as fit in what is left of the row.
+	run := func(name string, width int) {
+		v.SUBQ(operand.I32(width*v.lanes()), n)
+		v.JL(operand.LabelRef(name + "End"))
+		v.Label(name)
+		for i, x := range sums(name+"Taps", width) {
+			v.VMOVUPS(x, operand.Mem{Base: to, Disp: i * v.s.bytes})
+		}
+		v.ADDQ(operand.I32(width*v.s.bytes), from)
+		v.ADDQ(operand.I32(width*v.s.bytes), to)
+		v.SUBQ(operand.I32(width*v.lanes()), n)
+		v.JGE(operand.LabelRef(name))
+		v.Label(name + "End")
+		v.ADDQ(operand.I32(width*v.lanes()), n)
 	}
-	v.ADDQ(operand.I32(4*v.s.bytes), src)
-	v.ADDQ(operand.I32(4*v.s.bytes), dst)
-	v.SUBQ(operand.I32(4*v.lanes()), n)
-	v.JGE(operand.LabelRef("four"))
-	v.Label("few")
-	v.ADDQ(operand.I32(4*v.lanes()), n)
-	v.SUBQ(operand.I32(v.lanes()), n)
-	v.JL(operand.LabelRef("tail"))
-	v.Label("one")
-	v.VMOVUPS(sums("oneTaps", 1)[0], operand.Mem{Base: dst})
-	v.ADDQ(operand.I32(v.s.bytes), src)
-	v.ADDQ(operand.I32(v.s.bytes), dst)
-	v.SUBQ(operand.I32(v.lanes()), n)
-	v.JGE(operand.LabelRef("one"))
-	v.Label("tail")
-	v.ADDQ(operand.I32(v.lanes()), n)
-	v.JZ(operand.LabelRef("done"))
+	v.Label("row")
+	v.MOVQ(src, from)
+	v.MOVQ(dst, to)
+	v.MOVQ(v.arg("n"), n)
+	run("four", 4)
+	run("one", 1)
+	v.TESTQ(n, n)
+	v.JZ(operand.LabelRef("rowEnd"))
 	t := v.tailOf(n)
-	t.store(sums("tailTaps", 1)[0], operand.Mem{Base: dst})
-	v.Label("done")
+	t.store(sums("tailTaps", 1)[0], operand.Mem{Base: to})
+	v.Label("rowEnd")
+	v.ADDQ(v.arg("dstLD"), dst)
+	v.ADDQ(v.arg("srcLD"), src)
+	v.DECQ(rows)
+	v.JNZ(operand.LabelRef("row"))
 	v.VZEROUPPER()
 	v.RET()
 }

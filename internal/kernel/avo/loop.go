@@ -17,13 +17,19 @@ func (v vec) length(param string) reg.GPVirtual {
 	return v.Load(v.Param(param).Len(), v.GP64()).(reg.GPVirtual)
 }
 
-func (v vec) param(name string) V {
+// arg is an argument where it lies.
+func (v vec) arg(name string) operand.Mem {
 	b, err := v.Param(name).Resolve()
 	if err != nil {
 		panic(err)
 	}
+	return b.Addr
+}
+
+// param is an argument in all lanes.
+func (v vec) param(name string) V {
 	r := v.new()
-	v.VBROADCASTSS(b.Addr, r)
+	v.VBROADCASTSS(v.arg(name), r)
 	return r
 }
 
