@@ -24,7 +24,6 @@ type Model struct {
 	Metadata        []Prop
 
 	unknown []byte // fields of later standards, kept as they were
-	owner   any    // the mapped file that initializers may alias
 }
 
 // Opset says at which version a domain's operators are meant. The domain "" is ai.onnx.
@@ -84,10 +83,7 @@ type Graph struct {
 
 	Outer *Node // the node whose attribute this graph is, nil for a top graph
 
-	unknown     []byte
-	sparse      []byte // sparse_initializer and quantization_annotation, as they were
-	valueInfos  []*Value
-	Annotations []byte
+	unknown []byte
 }
 
 // Value is an edge: a graph input, an initializer or a node's output. A subgraph

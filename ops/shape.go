@@ -44,14 +44,6 @@ func toInts(v []int64) []int {
 	return out
 }
 
-func toInt64s(v []int) []int64 {
-	out := make([]int64, len(v))
-	for i, d := range v {
-		out[i] = int64(d)
-	}
-	return out
-}
-
 // unknownDims is a shape of which only the rank is known.
 func unknownDims(rank int) []Dim {
 	ds := make([]Dim, rank)
