@@ -1,0 +1,925 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Normalizations. Those over rows (LayerNormalization, RMSNormalization, and over groups of
+// channels InstanceNormalization and GroupNormalization) share the arithmetic of one row.
+func init() {
+	internal := "it is a gradient itself"
+	table := func(f32, f64 Kernel) func(*Node) (Kernel, error) {
+		return Table{tensor.Float32: f32, tensor.Float64: f64}.Always(0)
+	}
+	register(
+		Op{Name: "BatchNormalization", Since: []int{1, 6, 7, 9, 14, 15}, MinIn: 5, MinOut: 1, MaxOut: 5, Types: []TypeSet{Floats},
+			Infer: inferBatchNorm, Compile: table(batchNorm[float32], batchNorm[float64]), Grad: gradBatchNorm},
+		// dY, X, scale, mean, variance
+		Op{Domain: Internal, Name: "BatchNormalizationGrad", Since: []int{1}, MinIn: 5, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
+			Infer: inferGrads(2, 2), Compile: table(batchNormGrad[float32], batchNormGrad[float64]), NoGrad: internal},
+		Op{Name: "LayerNormalization", Since: []int{17}, MinIn: 2, MaxIn: 3, MinOut: 1, MaxOut: 3, Types: []TypeSet{Floats},
+			Infer: inferLayerNorm, Compile: compileLayerNorm(false), Grad: gradLayerNorm(false)},
+		Op{Name: "RMSNormalization", Since: []int{23}, MinIn: 2, Types: []TypeSet{Floats},
+			Infer: inferLayerNorm, Compile: compileLayerNorm(true), Grad: gradLayerNorm(true)},
+		// dY, X, scale; scale's gradient and the bias's have the shape of the axes normalized
+		Op{Domain: Internal, Name: "LayerNormalizationGrad", Since: []int{1}, MinIn: 3, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
+			Infer: inferLayerNormGrad, Compile: table(layerNormGrad[float32], layerNormGrad[float64]), NoGrad: internal},
+		Op{Name: "InstanceNormalization", Since: []int{1, 6, 22}, MinIn: 3, Types: []TypeSet{Floats}, Infer: SameAs(0),
+			Compile: table(groupNorm[float32], groupNorm[float64]), Grad: gradGroupNorm},
+		Op{Name: "GroupNormalization", Since: []int{18, 21}, MinIn: 3, Types: []TypeSet{Floats}, Infer: SameAs(0),
+			Compile: table(groupNorm[float32], groupNorm[float64]), Grad: gradGroupNorm},
+		// dY, X, scale
+		Op{Domain: Internal, Name: "GroupNormalizationGrad", Since: []int{1}, MinIn: 3, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
+			Infer: inferGrads(2, 2), Compile: table(groupNormGrad[float32], groupNormGrad[float64]), NoGrad: internal},
+		Op{Name: "LRN", Since: []int{1, 13}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
+			Compile: table(lrn[float32], lrn[float64]), NoGrad: "the gradient of LRN is not implemented"},
+		Op{Name: "LpNormalization", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
+			Compile: table(lpNormalize[float32], lpNormalize[float64]), NoGrad: "the gradient of LpNormalization is not implemented"},
+		Op{Name: "MeanVarianceNormalization", Since: []int{9, 13}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
+			Compile: table(meanVariance[float32], meanVariance[float64]), NoGrad: "the gradient of MeanVarianceNormalization is not implemented"},
+	)
+}
+
+// floatsOf is input i as Ts, converted if it is of another floating-point type.
+func floatsOf[T kernel.Float](c *Ctx, i int) ([]T, error) {
+	t := c.In(i)
+	if t == nil {
+		return nil, fmt.Errorf("input %d is not a tensor", i)
+	}
+	d := tensor.TypeOf[T]()
+	if t.DType() == d {
+		return tensor.Data[T](t), nil
+	}
+	f, err := c.New(d, t.Shape()...)
+	if err != nil {
+		return nil, err
+	}
+	if err := tensor.ConvertInto(f, t, true); err != nil {
+		return nil, err
+	}
+	return tensor.Data[T](f), nil
+}
+
+// perChannel is input i as Ts, which must be one for each of n channels.
+func perChannel[T kernel.Float](c *Ctx, i, n int) ([]T, error) {
+	v, err := floatsOf[T](c, i)
+	if err == nil && len(v) != n {
+		err = fmt.Errorf("input %d of %v should have %d elements", i, c.In(i).Shape(), n)
+	}
+	return v, err
+}
+
+// store makes vals output i, if the graph uses it, in the type that was inferred.
+func store[T kernel.Float](c *Ctx, i int, vals []T, shape ...int) error {
+	if !c.Wants(i) {
+		return nil
+	}
+	d := tensor.TypeOf[T]()
+	if t := c.Out(i); t != nil {
+		d = t.DType()
+	}
+	t, err := c.Alloc(i, d, shape...)
+	if err != nil {
+		return err
+	}
+	src, err := tensor.FromSlice(vals, shape)
+	if err != nil {
+		return err
+	}
+	return tensor.ConvertInto(t, src, true)
+}
+
+// inferGrads is for a gradient's outputs: the first like input 1, the others like those listed.
+func inferGrads(like ...int) func(*Node) ([]Info, error) {
+	return func(n *Node) ([]Info, error) {
+		out := []Info{n.Info(1)}
+		for _, i := range like {
+			out = append(out, n.Info(i))
+		}
+		for i := range out {
+			out[i].Const = nil
+		}
+		return out, nil
+	}
+}
+
+// channelsOf is the sizes of x as N×C×inner.
+func channelsOf(xs []int) (n, ch, inner int, err error) {
+	switch len(xs) {
+	case 0:
+		return 0, 0, 0, fmt.Errorf("a scalar has no channels")
+	case 1: // N alone: one channel
+		return xs[0], 1, 1, nil
+	}
+	return xs[0], xs[1], spatialSize(xs[2:]), nil
+}
+
+func batchTraining(n *Node) bool {
+	if n.Domain == Internal || n.Since >= 14 {
+		return n.Int("training_mode", 0) != 0
+	}
+	return len(n.Outputs) > 1
+}
+
+// batchChannels is channelsOf, or with statistics for every element of an example where
+// opsets before 9 ask for that.
+func batchChannels(n *Node, xs []int) (batch, ch, inner int, err error) {
+	batch, ch, inner, err = channelsOf(xs)
+	if n.Domain != Internal && n.Since < 9 && n.Int("spatial", 1) == 0 || n.Domain == Internal && n.Int("spatial", 1) == 0 {
+		ch, inner = ch*inner, 1
+	}
+	return
+}
+
+func inferBatchNorm(n *Node) ([]Info, error) {
+	x, mean := n.In[0], n.In[3]
+	x.Const, mean.Const = nil, nil
+	ch := Unknown
+	if x.Ranked && (n.Since >= 9 || n.Int("spatial", 1) != 0) {
+		switch len(x.Shape) {
+		case 0:
+			return nil, fmt.Errorf("a scalar has no channels")
+		case 1:
+			ch = D(1)
+		default:
+			ch = x.Shape[1]
+		}
+		for i := 1; i < 5; i++ {
+			p := n.In[i]
+			if p.Ranked && (len(p.Shape) != 1 || p.Shape[0].Known() && ch.Known() && p.Shape[0].N != ch.N) {
+				return nil, fmt.Errorf("input %d of %v does not suit %v channels", i, p.Shape, ch)
+			}
+		}
+	}
+	if !mean.Ranked && ch.Known() {
+		mean.Ranked, mean.Shape = true, []Dim{ch}
+	}
+	if n.Since >= 14 && len(n.Outputs) > 1 && (len(n.Outputs) > 3 || !batchTraining(n)) {
+		return nil, fmt.Errorf("%d outputs with training_mode %d", len(n.Outputs), n.Int("training_mode", 0))
+	}
+	return []Info{x, mean, mean, mean, mean}[:len(n.Outputs)], nil
+}
+
+// channelStats is the mean and the variance of each channel of x.
+func channelStats[T kernel.Float](p *kernel.Pool, x []T, n, ch, inner int) (mean, variance []T) {
+	mean, variance = make([]T, ch), make([]T, ch)
+	count := float64(max(1, n*inner))
+	p.For(ch, 1+16384/max(1, n*inner), func(lo, hi int) {
+		for k := lo; k < hi; k++ {
+			var sum, sq float64
+			for i := range n {
+				for _, v := range x[(i*ch+k)*inner:][:inner] {
+					sum += float64(v)
+				}
+			}
+			m := sum / count
+			for i := range n {
+				for _, v := range x[(i*ch+k)*inner:][:inner] {
+					d := float64(v) - m
+					sq += d * d
+				}
+			}
+			mean[k], variance[k] = T(m), T(sq/count)
+		}
+	})
+	return mean, variance
+}
+
+func invStd[T kernel.Float](variance []T, eps float64) []T {
+	out := make([]T, len(variance))
+	for i, v := range variance {
+		out[i] = T(1 / math.Sqrt(float64(v)+eps))
+	}
+	return out
+}
+
+func batchNorm[T kernel.Float](c *Ctx) error {
+	n := c.Node
+	x := c.In(0)
+	batch, ch, inner, err := batchChannels(n, x.Shape())
+	if err != nil {
+		return err
+	}
+	var in [5][]T
+	for i := 1; i < 5; i++ {
+		if in[i], err = perChannel[T](c, i, ch); err != nil {
+			return err
+		}
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), x.Shape()...)
+	if err != nil {
+		return err
+	}
+	xs, ys := tensor.Data[T](x), tensor.Data[T](t)
+	scale, bias, mean, variance := in[1], in[2], in[3], in[4]
+	if batchTraining(n) {
+		momentum := T(n.Float("momentum", 0.9))
+		mean, variance = channelStats(c.Pool, xs, batch, ch, inner)
+		rm, rv := make([]T, ch), make([]T, ch)
+		for k := range ch {
+			rm[k] = in[3][k]*momentum + mean[k]*(1-momentum)
+			rv[k] = in[4][k]*momentum + variance[k]*(1-momentum)
+		}
+		for i, v := range [][]T{rm, rv, mean, variance} {
+			if err := store(c, i+1, v, c.In(3).Shape()...); err != nil {
+				return err
+			}
+		}
+	} else { // the old test mode passes the statistics through
+		for i, v := range [][]T{mean, variance, mean, variance} {
+			if err := store(c, i+1, v, c.In(3).Shape()...); err != nil {
+				return err
+			}
+		}
+	}
+	a := invStd(variance, float64(n.Float("epsilon", 1e-5)))
+	b := make([]T, ch)
+	for k := range ch {
+		a[k] *= scale[k]
+		b[k] = bias[k] - mean[k]*a[k]
+	}
+	if inner == 1 {
+		c.Pool.For(batch, 1+8192/max(1, ch), func(lo, hi int) {
+			for i := lo; i < hi; i++ {
+				for k, v := range xs[i*ch : (i+1)*ch] {
+					ys[i*ch+k] = v*a[k] + b[k]
+				}
+			}
+		})
+		return nil
+	}
+	c.Pool.For(batch*ch, 1+8192/max(1, inner), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			kernel.Affine(ys[i*inner:(i+1)*inner], xs[i*inner:(i+1)*inner], a[i%ch], b[i%ch])
+		}
+	})
+	return nil
+}
+
+func batchNormGrad[T kernel.Float](c *Ctx) error {
+	n := c.Node
+	x := c.In(1)
+	if x == nil || !equalInts(c.In(0).Shape(), x.Shape()) {
+		return fmt.Errorf("the gradient's shape is not the input's")
+	}
+	batch, ch, inner, err := batchChannels(n, x.Shape())
+	if err != nil {
+		return err
+	}
+	xs, err := floatsOf[T](c, 1)
+	if err != nil {
+		return err
+	}
+	var in [5][]T
+	for i := 2; i < 5; i++ {
+		if in[i], err = perChannel[T](c, i, ch); err != nil {
+			return err
+		}
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), x.Shape()...)
+	if err != nil {
+		return err
+	}
+	dy, dx := tensor.Data[T](c.In(0)), tensor.Data[T](t)
+	scale, mean, variance := in[2], in[3], in[4]
+	training := batchTraining(n)
+	if training {
+		mean, variance = channelStats(c.Pool, xs, batch, ch, inner)
+	}
+	inv := invStd(variance, float64(n.Float("epsilon", 1e-5)))
+	dscale, dbias := make([]T, ch), make([]T, ch)
+	count := float64(max(1, batch*inner))
+	c.Pool.For(ch, 1+8192/max(1, batch*inner), func(lo, hi int) {
+		for k := lo; k < hi; k++ {
+			var sum, dot float64
+			m, s := mean[k], inv[k]
+			for i := range batch {
+				at := (i*ch + k) * inner
+				for j, g := range dy[at : at+inner] {
+					sum += float64(g)
+					dot += float64(g) * float64((xs[at+j]-m)*s)
+				}
+			}
+			dscale[k], dbias[k] = T(dot), T(sum)
+			var ms, md T
+			if training {
+				ms, md = T(sum/count), T(dot/count)
+			}
+			w := scale[k] * s
+			for i := range batch {
+				at := (i*ch + k) * inner
+				for j, g := range dy[at : at+inner] {
+					dx[at+j] = w * (g - ms - (xs[at+j]-m)*s*md)
+				}
+			}
+		}
+	})
+	if err := store(c, 1, dscale, c.In(2).Shape()...); err != nil {
+		return err
+	}
+	return store(c, 2, dbias, c.In(2).Shape()...)
+}
+
+func gradBatchNorm(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	for i, d := range dy {
+		if i > 0 && d != nil {
+			return nil, fmt.Errorf("gradient: the statistics of BatchNormalization have none")
+		}
+	}
+	attrs := []*onnx.Attribute{FloatAttr("epsilon", n.Float("epsilon", 1e-5)), IntAttr("training_mode", 0), IntAttr("spatial", 1)}
+	if batchTraining(n) {
+		attrs[1].I = 1
+	}
+	if n.Since < 9 {
+		attrs[2].I = n.Int("spatial", 1)
+	}
+	d := g.Internal("BatchNormalizationGrad", 3, []*onnx.Value{dy[0], n.Inputs[0], n.Inputs[1], n.Inputs[3], n.Inputs[4]}, attrs...)
+	return []*onnx.Value{d[0], d[1], d[2], nil, nil}, nil
+}
+
+// LayerNormalization and RMSNormalization
+
+func inferLayerNorm(n *Node) ([]Info, error) {
+	x := n.In[0]
+	x.Const = nil
+	stat := Unranked(statType(n))
+	if x.Ranked {
+		axis, err := n.Axis("axis", -1, len(x.Shape))
+		if err != nil {
+			return nil, err
+		}
+		stat.Ranked = true
+		for i, d := range x.Shape {
+			if i >= axis {
+				d = D(1)
+			}
+			stat.Shape = append(stat.Shape, d)
+		}
+		for i := 1; i < 3; i++ {
+			if p := n.Info(i); p.Ranked {
+				s, err := BroadcastDims(x.Shape, p.Shape)
+				if err != nil || len(s) != len(x.Shape) {
+					return nil, fmt.Errorf("input %d of %v does not broadcast to %v", i, p.Shape, x.Shape)
+				}
+			}
+		}
+	}
+	return []Info{x, stat, stat}[:max(1, len(n.Outputs))], nil
+}
+
+// statType is the type of LayerNormalization's statistics.
+func statType(n *Node) tensor.DType {
+	switch d := tensor.DType(n.Int("stash_type", int64(tensor.Float32))); d {
+	case tensor.BFloat16, tensor.Float16, tensor.Float64:
+		return d
+	}
+	return tensor.Float32
+}
+
+// broadcastTo is t's elements under the broadcast to shape; t's own where nothing changes.
+func broadcastTo[T kernel.Float](v []T, from, shape []int) ([]T, error) {
+	if len(from) > len(shape) {
+		return nil, fmt.Errorf("%v does not broadcast to %v", from, shape)
+	}
+	off, same := len(shape)-len(from), true
+	for i, d := range shape {
+		if i < off {
+			same = same && d == 1
+		} else if f := from[i-off]; f != d {
+			if same = false; f != 1 {
+				return nil, fmt.Errorf("%v does not broadcast to %v", from, shape)
+			}
+		}
+	}
+	if same {
+		return v, nil
+	}
+	out := make([]T, spatialSize(shape))
+	for i := range out {
+		at, step, rest := 0, 1, i
+		for k := len(shape) - 1; k >= off; k-- {
+			j := rest % shape[k]
+			rest /= shape[k]
+			if from[k-off] != 1 {
+				at += j * step
+			}
+			step *= from[k-off]
+		}
+		out[i] = v[at]
+	}
+	return out, nil
+}
+
+// layerParam is input i broadcast to a row, or, if its shape says so, to all of x (whole).
+func layerParam[T kernel.Float](c *Ctx, i, axis int, xs []int) (v []T, whole bool, err error) {
+	t := c.In(i)
+	if t == nil {
+		return nil, false, nil
+	}
+	if v, err = floatsOf[T](c, i); err != nil {
+		return nil, false, err
+	}
+	from := t.Shape()
+	for len(from) > len(xs)-axis && from[0] == 1 {
+		from = from[1:]
+	}
+	if len(from) <= len(xs)-axis {
+		v, err = broadcastTo(v, from, xs[axis:])
+		return v, false, err
+	}
+	v, err = broadcastTo(v, from, xs)
+	return v, true, err
+}
+
+// normRow writes (x-mean)·inv to y, or x·inv by the root of the mean square if rms.
+func normRow[T kernel.Float](y, x []T, eps T, rms bool) (mean, inv T) {
+	count := T(len(x))
+	if !rms {
+		mean = kernel.Sum(x) / count
+		kernel.AddScalar(y, x, -mean)
+		inv = 1 / T(math.Sqrt(float64(kernel.SumSquares(y)/count+eps)))
+		kernel.Scale(y, y, inv)
+		return mean, inv
+	}
+	inv = 1 / T(math.Sqrt(float64(kernel.SumSquares(x)/count+eps)))
+	kernel.Scale(y, x, inv)
+	return 0, inv
+}
+
+func compileLayerNorm(rms bool) func(*Node) (Kernel, error) {
+	return func(n *Node) (Kernel, error) {
+		k := Table{
+			tensor.Float32: func(c *Ctx) error { return layerNorm[float32](c, rms) },
+			tensor.Float64: func(c *Ctx) error { return layerNorm[float64](c, rms) },
+		}.By(0)
+		return func(c *Ctx) error {
+			x := c.In(0)
+			if x == nil {
+				return fmt.Errorf("input 0 is not a tensor")
+			}
+			axis, err := c.Node.Axis("axis", -1, x.Rank())
+			if err != nil {
+				return err
+			}
+			// The statistics have their own type, whatever x's: they are made here.
+			stat := append([]int{}, x.Shape()...)
+			for i := axis; i < len(stat); i++ {
+				stat[i] = 1
+			}
+			for i := 1; i < 3; i++ {
+				if c.Wants(i) {
+					if _, err := c.Alloc(i, statType(c.Node), stat...); err != nil {
+						return err
+					}
+				}
+			}
+			return k(c)
+		}, nil
+	}
+}
+
+func layerNorm[T kernel.Float](c *Ctx, rms bool) error {
+	x := c.In(0)
+	shape := x.Shape()
+	axis, err := c.Node.Axis("axis", -1, len(shape))
+	if err != nil {
+		return err
+	}
+	rows, size := spatialSize(shape[:axis]), spatialSize(shape[axis:])
+	scale, scaleWhole, err := layerParam[T](c, 1, axis, shape)
+	if err != nil {
+		return err
+	}
+	bias, biasWhole, err := layerParam[T](c, 2, axis, shape)
+	if err != nil {
+		return err
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), shape...)
+	if err != nil {
+		return err
+	}
+	eps := T(c.Node.Float("epsilon", 1e-5))
+	xs, ys := tensor.Data[T](x), tensor.Data[T](t)
+	var means, invs []T
+	if c.Wants(1) || c.Wants(2) {
+		means, invs = make([]T, rows), make([]T, rows)
+	}
+	if size > 0 {
+		c.Pool.For(rows, 1+8192/size, func(lo, hi int) {
+			for r := lo; r < hi; r++ {
+				y := ys[r*size : (r+1)*size]
+				mean, inv := normRow(y, xs[r*size:(r+1)*size], eps, rms)
+				if means != nil {
+					means[r], invs[r] = mean, inv
+				}
+				if scale != nil {
+					s := scale
+					if scaleWhole {
+						s = scale[r*size:]
+					}
+					kernel.Mul(y, y, s[:size])
+				}
+				if bias != nil {
+					b := bias
+					if biasWhole {
+						b = bias[r*size:]
+					}
+					kernel.Add(y, y, b[:size])
+				}
+			}
+		})
+	}
+	if means != nil {
+		stat := append([]int{}, shape...)
+		for i := axis; i < len(stat); i++ {
+			stat[i] = 1
+		}
+		if err := store(c, 1, means, stat...); err != nil {
+			return err
+		}
+		return store(c, 2, invs, stat...)
+	}
+	return nil
+}
+
+func inferLayerNormGrad(n *Node) ([]Info, error) {
+	x, p := n.In[1], Unranked(n.In[2].DType)
+	x.Const = nil
+	if x.Ranked {
+		axis, err := n.Axis("axis", -1, len(x.Shape))
+		if err != nil {
+			return nil, err
+		}
+		p = Tensor(p.DType, x.Shape[axis:]...)
+	}
+	return []Info{x, p, p}, nil
+}
+
+// gradRow writes to dx the gradient of a row from g, that of its normalized elements, and xhat,
+// those elements.
+func gradRow[T kernel.Float](dx, g, xhat []T, inv T, rms bool) {
+	count := T(len(g))
+	md := kernel.Dot(g, xhat) / count
+	var ms T
+	if !rms {
+		ms = kernel.Sum(g) / count
+	}
+	for i, v := range g {
+		dx[i] = inv * (v - ms - xhat[i]*md)
+	}
+}
+
+func layerNormGrad[T kernel.Float](c *Ctx) error {
+	x := c.In(1)
+	if x == nil || !equalInts(c.In(0).Shape(), x.Shape()) {
+		return fmt.Errorf("the gradient's shape is not the input's")
+	}
+	shape := x.Shape()
+	axis, err := c.Node.Axis("axis", -1, len(shape))
+	if err != nil {
+		return err
+	}
+	rows, size := spatialSize(shape[:axis]), spatialSize(shape[axis:])
+	xs, err := floatsOf[T](c, 1)
+	if err != nil {
+		return err
+	}
+	scale, whole, err := layerParam[T](c, 2, axis, shape)
+	if err != nil {
+		return err
+	}
+	if whole {
+		return fmt.Errorf("the gradient of a scale of %v over an input of %v is not supported", c.In(2).Shape(), shape)
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), shape...)
+	if err != nil {
+		return err
+	}
+	rms := c.Node.Int("rms", 0) != 0
+	eps := T(c.Node.Float("epsilon", 1e-5))
+	dy, dx := tensor.Data[T](c.In(0)), tensor.Data[T](t)
+	// Sums over rows go by a fixed number of parts, so that they do not hang on the workers.
+	parts := min(16, max(1, rows))
+	dscale, dbias := make([]T, parts*size), make([]T, parts*size)
+	if size > 0 {
+		c.Pool.For(parts, 1, func(lo, hi int) {
+			xhat, gs := make([]T, size), make([]T, size)
+			for part := lo; part < hi; part++ {
+				ds, db := dscale[part*size:(part+1)*size], dbias[part*size:(part+1)*size]
+				for r := part * rows / parts; r < (part+1)*rows/parts; r++ {
+					g := dy[r*size : (r+1)*size]
+					_, inv := normRow(xhat, xs[r*size:(r+1)*size], eps, rms)
+					kernel.Mul(gs, g, xhat)
+					kernel.Add(ds, ds, gs)
+					kernel.Add(db, db, g)
+					kernel.Mul(gs, g, scale[:size])
+					gradRow(dx[r*size:(r+1)*size], gs, xhat, inv, rms)
+				}
+			}
+		})
+		for part := 1; part < parts; part++ {
+			kernel.Add(dscale[:size], dscale[:size], dscale[part*size:(part+1)*size])
+			kernel.Add(dbias[:size], dbias[:size], dbias[part*size:(part+1)*size])
+		}
+	}
+	if err := store(c, 1, dscale[:size], shape[axis:]...); err != nil {
+		return err
+	}
+	return store(c, 2, dbias[:size], shape[axis:]...)
+}
+
+func gradLayerNorm(rms bool) func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+		for i, d := range dy {
+			if i > 0 && d != nil {
+				return nil, fmt.Errorf("gradient: the statistics of %s have none", n.Op)
+			}
+		}
+		attrs := []*onnx.Attribute{FloatAttr("epsilon", n.Float("epsilon", 1e-5)), IntAttr("axis", n.Int("axis", -1)), IntAttr("rms", 0)}
+		if rms {
+			attrs[2].I = 1
+		}
+		d := g.Internal("LayerNormalizationGrad", 3, []*onnx.Value{dy[0], n.Inputs[0], n.Inputs[1]}, attrs...)
+		out := []*onnx.Value{d[0], g.SumTo(d[1], n.Inputs[1]), nil}
+		if n.Has(2) {
+			out[2] = g.SumTo(d[2], n.Inputs[2])
+		}
+		return out[:len(n.Inputs)], nil
+	}
+}
+
+// InstanceNormalization and GroupNormalization
+
+// groupShape is the rows of x: groups for each of batch examples, of chans channels of
+// inner elements; wide if scale and bias are for groups, not channels.
+type groupShape struct {
+	batch, groups, chans, inner int
+	wide                        bool
+}
+
+func groupsOf(n *Node, xs []int) (s groupShape, err error) {
+	if len(xs) < 2 {
+		return s, fmt.Errorf("an input of %v has no channels", xs)
+	}
+	s = groupShape{batch: xs[0], groups: xs[1], chans: 1, inner: spatialSize(xs[2:])}
+	if n.Op == "InstanceNormalization" || n.Domain == Internal && n.Int("num_groups", 0) == 0 {
+		return s, nil
+	}
+	groups := n.Int("num_groups", 0)
+	if groups < 1 || groups > maxWindow || xs[1]%int(groups) != 0 {
+		return s, fmt.Errorf("%d channels do not divide into %d groups", xs[1], groups)
+	}
+	s.groups, s.chans = int(groups), xs[1]/int(groups)
+	s.wide = n.Domain != Internal && n.Since < 21 || n.Domain == Internal && n.Int("per_group", 0) != 0
+	return s, nil
+}
+
+// params is the number of elements of scale and bias.
+func (s groupShape) params() int {
+	if s.wide {
+		return s.groups
+	}
+	return s.groups * s.chans
+}
+
+// param is the element of scale and bias for channel k of row r.
+func (s groupShape) param(r, k int) int {
+	if s.wide {
+		return r % s.groups
+	}
+	return r%s.groups*s.chans + k
+}
+
+func groupNorm[T kernel.Float](c *Ctx) error {
+	x := c.In(0)
+	s, err := groupsOf(c.Node, x.Shape())
+	if err != nil {
+		return err
+	}
+	scale, err := perChannel[T](c, 1, s.params())
+	if err != nil {
+		return err
+	}
+	bias, err := perChannel[T](c, 2, s.params())
+	if err != nil {
+		return err
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), x.Shape()...)
+	if err != nil {
+		return err
+	}
+	xs, ys := tensor.Data[T](x), tensor.Data[T](t)
+	eps := T(c.Node.Float("epsilon", 1e-5))
+	size := s.chans * s.inner
+	if size == 0 {
+		return nil
+	}
+	c.Pool.For(s.batch*s.groups, 1+8192/size, func(lo, hi int) {
+		for r := lo; r < hi; r++ {
+			y := ys[r*size : (r+1)*size]
+			normRow(y, xs[r*size:(r+1)*size], eps, false)
+			for k := range s.chans {
+				at := s.param(r, k)
+				kernel.Affine(y[k*s.inner:(k+1)*s.inner], y[k*s.inner:(k+1)*s.inner], scale[at], bias[at])
+			}
+		}
+	})
+	return nil
+}
+
+func groupNormGrad[T kernel.Float](c *Ctx) error {
+	x := c.In(1)
+	if x == nil || !equalInts(c.In(0).Shape(), x.Shape()) {
+		return fmt.Errorf("the gradient's shape is not the input's")
+	}
+	s, err := groupsOf(c.Node, x.Shape())
+	if err != nil {
+		return err
+	}
+	xs, err := floatsOf[T](c, 1)
+	if err != nil {
+		return err
+	}
+	scale, err := perChannel[T](c, 2, s.params())
+	if err != nil {
+		return err
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), x.Shape()...)
+	if err != nil {
+		return err
+	}
+	dy, dx := tensor.Data[T](c.In(0)), tensor.Data[T](t)
+	eps := T(c.Node.Float("epsilon", 1e-5))
+	size, rows := s.chans*s.inner, s.batch*s.groups
+	ds, db := make([]T, rows*s.chans), make([]T, rows*s.chans)
+	if size > 0 {
+		c.Pool.For(rows, 1+4096/size, func(lo, hi int) {
+			xhat, gs := make([]T, size), make([]T, size)
+			for r := lo; r < hi; r++ {
+				_, inv := normRow(xhat, xs[r*size:(r+1)*size], eps, false)
+				for k := range s.chans {
+					a, b := k*s.inner, (k+1)*s.inner
+					g := dy[r*size+a : r*size+b]
+					ds[r*s.chans+k], db[r*s.chans+k] = kernel.Dot(g, xhat[a:b]), kernel.Sum(g)
+					kernel.Scale(gs[a:b], g, scale[s.param(r, k)])
+				}
+				gradRow(dx[r*size:(r+1)*size], gs, xhat, inv, false)
+			}
+		})
+	}
+	dscale, dbias := make([]T, s.params()), make([]T, s.params())
+	for r := range rows {
+		for k := range s.chans {
+			at := s.param(r, k)
+			dscale[at] += ds[r*s.chans+k]
+			dbias[at] += db[r*s.chans+k]
+		}
+	}
+	if err := store(c, 1, dscale, c.In(2).Shape()...); err != nil {
+		return err
+	}
+	return store(c, 2, dbias, c.In(2).Shape()...)
+}
+
+func gradGroupNorm(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	attrs := []*onnx.Attribute{FloatAttr("epsilon", n.Float("epsilon", 1e-5)), IntAttr("num_groups", 0), IntAttr("per_group", 0)}
+	if n.Op == "GroupNormalization" {
+		attrs[1].I = n.Int("num_groups", 0)
+		if n.Since < 21 {
+			attrs[2].I = 1
+		}
+	}
+	return g.Internal("GroupNormalizationGrad", 3, []*onnx.Value{dy[0], n.Inputs[0], n.Inputs[1]}, attrs...), nil
+}
+
+// The rest
+
+func lrn[T kernel.Float](c *Ctx) error {
+	n, x := c.Node, c.In(0)
+	xs := x.Shape()
+	size := n.Int("size", 0)
+	if len(xs) < 2 || size < 1 || size > maxWindow {
+		return fmt.Errorf("size %d does not suit an input of %v", size, xs)
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), xs...)
+	if err != nil {
+		return err
+	}
+	ch, inner := xs[1], spatialSize(xs[2:])
+	alpha, beta, bias := float64(n.Float("alpha", 1e-4)), float64(n.Float("beta", 0.75)), float64(n.Float("bias", 1))
+	before := int(size-1) / 2
+	after := int(size-1) - before
+	in, out := tensor.Data[T](x), tensor.Data[T](t)
+	c.Pool.For(xs[0]*ch, 1+1024/max(1, inner), func(lo, hi int) {
+		sum := make([]T, inner)
+		for i := lo; i < hi; i++ {
+			clear(sum)
+			k := i % ch
+			for j := max(0, k-before); j <= min(ch-1, k+after); j++ {
+				for e, v := range in[(i-k+j)*inner : (i-k+j+1)*inner] {
+					sum[e] += v * v
+				}
+			}
+			for e, v := range in[i*inner : (i+1)*inner] {
+				out[i*inner+e] = T(float64(v) / math.Pow(bias+alpha/float64(size)*float64(sum[e]), beta))
+			}
+		}
+	})
+	return nil
+}
+
+func lpNormalize[T kernel.Float](c *Ctx) error {
+	n, x := c.Node, c.In(0)
+	xs := x.Shape()
+	axis, err := n.Axis("axis", -1, len(xs))
+	if err != nil {
+		return err
+	}
+	p := n.Int("p", 2)
+	if p != 1 && p != 2 {
+		return fmt.Errorf("p is %d, but must be 1 or 2", p)
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), xs...)
+	if err != nil {
+		return err
+	}
+	in, out := tensor.Data[T](x), tensor.Data[T](t)
+	d, inner := xs[axis], spatialSize(xs[axis+1:])
+	c.Pool.For(spatialSize(xs[:axis])*inner, 1+4096/max(1, d), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			at := i/inner*d*inner + i%inner
+			var sum float64
+			for k := range d {
+				sum += powAbs(float64(in[at+k*inner]), float64(p))
+			}
+			if sum = rootOf(sum, float64(p)); sum == 0 {
+				sum = 1 // all are zero, and stay so
+			}
+			for k := range d {
+				out[at+k*inner] = T(float64(in[at+k*inner]) / sum)
+			}
+		}
+	})
+	return nil
+}
+
+func meanVariance[T kernel.Float](c *Ctx) error {
+	x := c.In(0)
+	xs := x.Shape()
+	axes, err := NormAxes(c.Node.Ints("axes", []int64{0, 2, 3}), len(xs))
+	if err != nil {
+		return err
+	}
+	t, err := c.Alloc(0, tensor.TypeOf[T](), xs...)
+	if err != nil {
+		return err
+	}
+	in, out := tensor.Data[T](x), tensor.Data[T](t)
+	if len(in) == 0 {
+		return nil
+	}
+	steps := make([]int, len(xs)) // of each axis in the statistics
+	for i := range steps {
+		steps[i] = 1
+	}
+	for _, a := range axes {
+		steps[a] = 0
+	}
+	groups := 1
+	for i := len(xs) - 1; i >= 0; i-- {
+		if steps[i] != 0 {
+			steps[i] = groups
+			groups *= xs[i]
+		}
+	}
+	group := func(i int) int {
+		at := 0
+		for k := len(xs) - 1; k >= 0; k-- {
+			at += i % xs[k] * steps[k]
+			i /= xs[k]
+		}
+		return at
+	}
+	count := float64(len(in) / groups)
+	mean, variance := make([]float64, groups), make([]float64, groups)
+	for i, v := range in {
+		mean[group(i)] += float64(v) / count
+	}
+	for i, v := range in {
+		k := group(i)
+		d := float64(v) - mean[k]
+		variance[k] += d * d / count
+	}
+	c.Pool.For(len(in), 4096, func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			k := group(i)
+			out[i] = T((float64(in[i]) - mean[k]) / (math.Sqrt(variance[k]) + 1e-9))
+		}
+	})
+	return nil
+}
