@@ -1,0 +1,656 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Resize and Upsample. Every mode is separable: one pass for each axis that changes, each
+// output a weighted sum of a few inputs ([axisTaps]).
+func init() {
+	idx := Of(tensor.Int64)
+	register(
+		Op{Name: "Upsample", Since: []int{1, 7}, MinIn: 1, Infer: inferResize, Compile: compileResize, Grad: gradResize},
+		Op{Name: "Upsample", Since: []int{9, 10}, MinIn: 2, Types: []TypeSet{0, Floats}, Infer: inferResize, Compile: compileResize, Grad: gradResize},
+		Op{Name: "Resize", Since: []int{10}, MinIn: 2, Types: []TypeSet{0, Floats}, Infer: inferResize, Compile: compileResize, Grad: gradResize},
+		Op{Name: "Resize", Since: []int{11, 13, 18, 19}, MinIn: 1, MaxIn: 4, Types: []TypeSet{0, Floats, Floats, idx}, Infer: inferResize, Compile: compileResize, Grad: gradResize},
+		// dY, shape of X, roi, scales, sizes
+		Op{Domain: Internal, Name: "ResizeGrad", Since: []int{1}, MinIn: 2, MaxIn: 5, Types: []TypeSet{Floats, Index, 0, 0, 0}, Infer: inferShapeInput(1),
+			Compile: func(*Node) (Kernel, error) {
+				return Table{tensor.Float32: resizeGrad[float32], tensor.Float64: resizeGrad[float64]}.By(0), nil
+			}, NoGrad: "it is a gradient itself"},
+	)
+}
+
+// resizeForm is the operator and version that a node stands for: a gradient carries its
+// forward node's.
+func resizeForm(n *Node) (upsample bool, since int) {
+	if n.Domain == Internal {
+		return n.Int("upsample", 0) != 0, int(n.Int("since", 19))
+	}
+	return n.Op == "Upsample", n.Since
+}
+
+// resizeArgs is roi, scales and sizes as they are given, nil where they are not.
+type resizeArgs struct {
+	roi, scales []float64
+	sizes       []int64
+}
+
+func floatList(t *tensor.Tensor) []float64 {
+	if t == nil || t.Len() == 0 {
+		return nil
+	}
+	out := make([]float64, t.Len())
+	for i := range out {
+		out[i] = tensor.Float64At(t, i)
+	}
+	return out
+}
+
+// resizeInputs reads them by get, which gives input i (of the operator at 11 and later).
+func resizeInputs(n *Node, get func(i int) *tensor.Tensor) (a resizeArgs, err error) {
+	upsample, since := resizeForm(n)
+	switch {
+	case upsample && since < 7:
+		a.scales = []float64{1, 1, float64(n.Float("height_scale", 0)), float64(n.Float("width_scale", 0))}
+	case upsample && since < 9:
+		v := n.Attr("scales")
+		if v == nil {
+			return a, fmt.Errorf("scales is missing")
+		}
+		for _, f := range v.Floats {
+			a.scales = append(a.scales, float64(f))
+		}
+	default:
+		a.roi, a.scales = floatList(get(1)), floatList(get(2))
+		if t := get(3); t != nil && t.Len() > 0 {
+			if a.sizes, err = t.Int64s(); err != nil {
+				return a, err
+			}
+		}
+	}
+	return a, nil
+}
+
+// resizeInput is where input i of the operator at 11 is among n's, -1 for nowhere.
+func resizeInput(n *Node, i int) int {
+	upsample, since := resizeForm(n)
+	switch {
+	case n.Domain == Internal:
+		return i + 1
+	case upsample || since < 11:
+		if i == 2 {
+			return 1
+		}
+		return -1
+	}
+	return i
+}
+
+type axisResize struct {
+	in, out    int
+	scale      float64
+	start, end float64 // of the roi
+}
+
+// resizeShape is how each axis of xs changes.
+func resizeShape(n *Node, xs []int, a resizeArgs) ([]axisResize, error) {
+	rank := len(xs)
+	out := make([]axisResize, rank)
+	for i, d := range xs {
+		out[i] = axisResize{in: d, out: d, scale: 1, end: 1}
+	}
+	axes := make([]int, rank)
+	for i := range axes {
+		axes[i] = i
+	}
+	if v := n.Ints("axes", nil); len(v) > 0 {
+		var err error
+		if axes, err = NormAxes(v, rank); err != nil {
+			return nil, err
+		}
+	}
+	if (a.scales == nil) == (a.sizes == nil) {
+		return nil, fmt.Errorf("one of scales and sizes is needed, and one only")
+	}
+	if max(len(a.scales), len(a.sizes)) != len(axes) {
+		return nil, fmt.Errorf("%d scales or sizes for %d axes", max(len(a.scales), len(a.sizes)), len(axes))
+	}
+	if n.Str("coordinate_transformation_mode", "") == "tf_crop_and_resize" {
+		if len(a.roi) != 2*len(axes) {
+			return nil, fmt.Errorf("a roi of %d numbers for %d axes", len(a.roi), len(axes))
+		}
+		for i, ax := range axes {
+			out[ax].start, out[ax].end = a.roi[i], a.roi[len(axes)+i]
+		}
+	}
+	common, policy := 0.0, n.Str("keep_aspect_ratio_policy", "stretch")
+	for i, ax := range axes {
+		d := &out[ax]
+		if a.scales != nil {
+			s := a.scales[i]
+			if !(s > 0) || s > maxWindow {
+				return nil, fmt.Errorf("scale %v is out of range", s)
+			}
+			size := float64(float32(d.in) * float32(s))
+			if size > maxWindow {
+				return nil, fmt.Errorf("scale %v is too large for an axis of %d", s, d.in)
+			}
+			d.scale, d.out = s, int(size)
+			continue
+		}
+		size := a.sizes[i]
+		if size < 0 || size > maxWindow || d.in == 0 && size > 0 {
+			return nil, fmt.Errorf("size %d for an axis of %d is out of range", size, d.in)
+		}
+		d.out, d.scale = int(size), 1
+		if d.in > 0 && size > 0 {
+			d.scale = float64(size) / float64(d.in)
+		}
+		if i == 0 || policy == "not_larger" && d.scale < common || policy == "not_smaller" && d.scale > common {
+			common = d.scale
+		}
+	}
+	switch policy {
+	case "stretch":
+	case "not_larger", "not_smaller":
+		if a.sizes == nil {
+			break
+		}
+		for _, ax := range axes {
+			d := &out[ax]
+			size := math.Floor(common*float64(d.in) + 0.5)
+			if size > maxWindow {
+				return nil, fmt.Errorf("an axis of %d becomes too large", d.in)
+			}
+			d.scale, d.out = common, int(size)
+		}
+	default:
+		return nil, fmt.Errorf("keep_aspect_ratio_policy %q is not known", policy)
+	}
+	return out, nil
+}
+
+func inferResize(n *Node) ([]Info, error) {
+	x := n.In[0]
+	out := Unranked(x.DType)
+	if !x.Ranked {
+		return []Info{out}, nil
+	}
+	out = Tensor(x.DType, unknownDims(len(x.Shape))...)
+	for _, i := range []int{1, 2, 3} {
+		if k := resizeInput(n, i); k >= 0 && n.Has(k) && n.Info(k).Const == nil {
+			if s, ok := n.Info(k).Static(); !ok || spatialSize(s) != 0 {
+				if i == 1 && n.Str("coordinate_transformation_mode", "") != "tf_crop_and_resize" {
+					continue // not read
+				}
+				return []Info{out}, nil
+			}
+		}
+	}
+	a, err := resizeInputs(n, func(i int) *tensor.Tensor {
+		if k := resizeInput(n, i); k >= 0 {
+			return n.Info(k).Const
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	xs, ok := x.Static()
+	if !ok {
+		return []Info{out}, nil
+	}
+	axes, err := resizeShape(n, xs, a)
+	if err != nil {
+		return nil, err
+	}
+	for i, d := range axes {
+		out.Shape[i] = D(d.out)
+	}
+	return []Info{out}, nil
+}
+
+// axisTaps is the taps of each output along an axis: width of them, of weight 0 where there
+// are fewer. outside marks outputs whose place is outside the input.
+type axisTaps struct {
+	in, out, width int
+	at             []int
+	w              []float64
+	outside        []bool
+}
+
+func resizeTaps(n *Node, d axisResize) (*axisTaps, error) {
+	upsample, since := resizeForm(n)
+	mode, coord := n.Str("mode", "nearest"), n.Str("coordinate_transformation_mode", "half_pixel")
+	round := n.Str("nearest_mode", "round_prefer_floor")
+	if upsample || since < 11 {
+		coord, round = "asymmetric", "floor"
+		if d.scale < 1 {
+			round = "ceil"
+		}
+	}
+	if mode == "bilinear" {
+		mode = "linear"
+	}
+	in, outF := float64(d.in), d.scale*float64(d.in)
+	place := func(i int) float64 {
+		o := float64(i)
+		switch coord {
+		case "half_pixel", "tf_half_pixel_for_nn":
+			if coord == "tf_half_pixel_for_nn" {
+				return (o + 0.5) / d.scale
+			}
+			return (o+0.5)/d.scale - 0.5
+		case "pytorch_half_pixel":
+			if d.out <= 1 {
+				return 0
+			}
+			return (o+0.5)/d.scale - 0.5
+		case "align_corners":
+			if d.out <= 1 || outF <= 1 {
+				return 0
+			}
+			return o * (in - 1) / (outF - 1)
+		case "asymmetric":
+			return o / d.scale
+		case "tf_crop_and_resize":
+			if d.out <= 1 || outF <= 1 {
+				return (d.start + d.end) * (in - 1) / 2
+			}
+			return d.start*(in-1) + o*(d.end-d.start)*(in-1)/(outF-1)
+		case "half_pixel_symmetric":
+			adjust := float64(d.out) / outF
+			return in/2*(1-adjust) + (o+0.5)/d.scale - 0.5
+		}
+		return math.NaN()
+	}
+	t := &axisTaps{in: d.in, out: d.out, width: 1}
+	if d.out == 0 || d.in == 0 {
+		return t, nil
+	}
+	if math.IsNaN(place(0)) {
+		return nil, fmt.Errorf("coordinate_transformation_mode %q is not known, or its roi is not finite", coord)
+	}
+	anti := 1.0
+	if n.Int("antialias", 0) != 0 {
+		anti = math.Min(d.scale, 1)
+	}
+	support := 0.0
+	switch mode {
+	case "nearest":
+	case "linear":
+		support = 1
+	case "cubic":
+		support = 2
+	default:
+		return nil, fmt.Errorf("mode %q is not known", mode)
+	}
+	first := 0 // of the taps, from the input before the place
+	if support > 0 {
+		if support/anti > 1<<20 {
+			return nil, fmt.Errorf("scale %v is out of range", d.scale)
+		}
+		first = int(math.Floor(-support/anti)) + 1
+		t.width = 2 - 2*first
+	}
+	if _, err := tensor.ByteSize(tensor.Float64, []int{d.out, t.width}); err != nil {
+		return nil, err
+	}
+	t.at, t.w, t.outside = make([]int, d.out*t.width), make([]float64, d.out*t.width), make([]bool, d.out)
+	coeff, exclude := float64(n.Float("cubic_coeff_a", -0.75)), n.Int("exclude_outside", 0) != 0
+	for i := range d.out {
+		x := place(i)
+		t.outside[i] = coord == "tf_crop_and_resize" && (x < 0 || x > in-1)
+		x = math.Max(-maxWindow, math.Min(maxWindow, x)) // whatever a roi says
+		at, w := t.at[i*t.width:(i+1)*t.width], t.w[i*t.width:(i+1)*t.width]
+		if mode == "nearest" {
+			switch round {
+			case "round_prefer_floor":
+				x = math.Ceil(x - 0.5)
+			case "round_prefer_ceil":
+				x = math.Floor(x + 0.5)
+			case "floor":
+				x = math.Floor(x)
+			case "ceil":
+				x = math.Ceil(x)
+			default:
+				return nil, fmt.Errorf("nearest_mode %q is not known", round)
+			}
+			at[0], w[0] = min(max(int(x), 0), d.in-1), 1
+			continue
+		}
+		base := int(math.Ceil(x)) - 1
+		ratio, sum := x-float64(base), 0.0
+		for k := range w {
+			v := math.Abs(float64(first+k)-ratio) * anti
+			switch {
+			case mode == "linear":
+				w[k] = math.Max(0, 1-v)
+			case v <= 1:
+				w[k] = ((coeff+2)*v-(coeff+3))*v*v + 1
+			case v < 2:
+				w[k] = ((coeff*v-5*coeff)*v+8*coeff)*v - 4*coeff
+			}
+			p := base + first + k
+			if exclude && (p < 0 || p >= d.in) {
+				w[k] = 0
+			}
+			at[k] = min(max(p, 0), d.in-1)
+			sum += w[k]
+		}
+		if (exclude || anti < 1) && sum != 0 {
+			for k := range w {
+				w[k] /= sum
+			}
+		}
+	}
+	return t, nil
+}
+
+// resizeAll is the taps of the axes that change, nil for those that do not.
+func resizeAll(n *Node, axes []axisResize) ([]*axisTaps, error) {
+	taps := make([]*axisTaps, len(axes))
+	for i, d := range axes {
+		if d.in == d.out && d.scale == 1 && d.start == 0 && d.end == 1 && n.Str("coordinate_transformation_mode", "") != "tf_half_pixel_for_nn" {
+			continue
+		}
+		var err error
+		if taps[i], err = resizeTaps(n, d); err != nil {
+			return nil, err
+		}
+	}
+	return taps, nil
+}
+
+func resizeOf(c *Ctx, xs []int) ([]axisResize, []*axisTaps, error) {
+	n := c.Node
+	a, err := resizeInputs(n, func(i int) *tensor.Tensor {
+		if k := resizeInput(n, i); k >= 0 {
+			return c.In(k)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	axes, err := resizeShape(n, xs, a)
+	if err != nil {
+		return nil, nil, err
+	}
+	taps, err := resizeAll(n, axes)
+	return axes, taps, err
+}
+
+// pickAxis is a pass in mode nearest.
+func pickAxis[T any](p *kernel.Pool, y, x []T, t *axisTaps, outer, inner int) {
+	p.For(outer*t.out, 1+4096/max(1, inner), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			at := (i/t.out*t.in + t.at[i%t.out]) * inner
+			copy(y[i*inner:(i+1)*inner], x[at:at+inner])
+		}
+	})
+}
+
+// sumAxis is a pass in the other modes.
+func sumAxis[T kernel.Float](p *kernel.Pool, y, x []T, t *axisTaps, outer, inner int) {
+	p.For(outer*t.out, 1+4096/max(1, inner*t.width), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			row, o := y[i*inner:(i+1)*inner], i%t.out
+			clear(row)
+			for k := o * t.width; k < (o+1)*t.width; k++ {
+				if w := T(t.w[k]); w != 0 {
+					at := (i/t.out*t.in + t.at[k]) * inner
+					for j, v := range x[at : at+inner] {
+						row[j] += w * v
+					}
+				}
+			}
+		}
+	})
+}
+
+// passes runs pass for each axis that changes; the last writes y.
+func passes[T any](c *Ctx, y, x []T, axes []axisResize, taps []*axisTaps, pass func(p *kernel.Pool, y, x []T, t *axisTaps, outer, inner int)) error {
+	shape, last := make([]int, len(axes)), -1
+	for i, d := range axes {
+		shape[i] = d.in
+		if taps[i] != nil {
+			last = i
+		}
+	}
+	if last < 0 {
+		copy(y, x)
+		return nil
+	}
+	if len(y) == 0 {
+		return nil
+	}
+	for i, t := range taps {
+		if t == nil {
+			continue
+		}
+		shape[i] = t.out
+		dst := y
+		if i != last {
+			size, err := tensor.ByteSize(tensor.Complex128, shape)
+			if err != nil {
+				return err
+			}
+			if err := c.Mem.Take(int64(size)); err != nil {
+				return err
+			}
+			defer c.Mem.Give(int64(size))
+			dst = make([]T, spatialSize(shape))
+		}
+		pass(c.Pool, dst, x, t, spatialSize(shape[:i]), spatialSize(shape[i+1:]))
+		x = dst
+	}
+	return nil
+}
+
+// eachOutside calls f for the elements of the output that lie outside the input.
+func eachOutside(axes []axisResize, taps []*axisTaps, size int, f func(i int)) {
+	any := false
+	for _, t := range taps {
+		if t != nil {
+			for _, o := range t.outside {
+				any = any || o
+			}
+		}
+	}
+	if !any {
+		return
+	}
+	for i := range size {
+		rest := i
+		for k := len(axes) - 1; k >= 0; k-- {
+			if t := taps[k]; t != nil && t.outside[rest%axes[k].out] {
+				f(i)
+				break
+			}
+			rest /= axes[k].out
+		}
+	}
+}
+
+func compileResize(n *Node) (Kernel, error) {
+	if n.Str("mode", "nearest") == "nearest" {
+		return resizeNearest, nil
+	}
+	k := Table{tensor.Float32: resizeSum[float32], tensor.Float64: resizeSum[float64]}.By(0)
+	return func(c *Ctx) error {
+		x := c.In(0)
+		if x == nil || !x.DType().IsInteger() {
+			return k(c)
+		}
+		// Integers are worked as float64.
+		f, err := c.New(tensor.Float64, x.Shape()...)
+		if err != nil {
+			return err
+		}
+		if err := tensor.ConvertInto(f, x, true); err != nil {
+			return err
+		}
+		w := *c
+		w.Ins = append([]tensor.Value{f}, c.Ins[1:]...)
+		w.Outs = nil
+		if err := resizeSum[float64](&w); err != nil {
+			return err
+		}
+		y, err := c.Alloc(0, x.DType(), w.Out(0).Shape()...)
+		if err != nil {
+			return err
+		}
+		return tensor.ConvertInto(y, w.Out(0), true)
+	}, nil
+}
+
+func resizeOut(c *Ctx, axes []axisResize) (*tensor.Tensor, error) {
+	shape := make([]int, len(axes))
+	for i, d := range axes {
+		shape[i] = d.out
+	}
+	return c.Alloc(0, c.In(0).DType(), shape...)
+}
+
+func resizeNearest(c *Ctx) error {
+	x := c.In(0)
+	if x == nil {
+		return fmt.Errorf("input 0 is not a tensor")
+	}
+	axes, taps, err := resizeOf(c, x.Shape())
+	if err != nil {
+		return err
+	}
+	y, err := resizeOut(c, axes)
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = bySize(x.DType(),
+		func() { failed = passes(c, tensor.View[uint8](y), tensor.View[uint8](x), axes, taps, pickAxis[uint8]) },
+		func() {
+			failed = passes(c, tensor.View[tensor.F16](y), tensor.View[tensor.F16](x), axes, taps, pickAxis[tensor.F16])
+		},
+		func() {
+			failed = passes(c, tensor.View[uint32](y), tensor.View[uint32](x), axes, taps, pickAxis[uint32])
+		},
+		func() {
+			failed = passes(c, tensor.View[uint64](y), tensor.View[uint64](x), axes, taps, pickAxis[uint64])
+		},
+		func() {
+			failed = passes(c, tensor.View[complex128](y), tensor.View[complex128](x), axes, taps, pickAxis[complex128])
+		},
+		func() {
+			failed = passes(c, tensor.View[string](y), tensor.View[string](x), axes, taps, pickAxis[string])
+		})
+	if err == nil {
+		err = failed
+	}
+	if err != nil || x.DType() == tensor.String {
+		return err
+	}
+	extra := float64(c.Node.Float("extrapolation_value", 0))
+	eachOutside(axes, taps, y.Len(), func(i int) { tensor.SetFloat64At(y, i, extra) })
+	return nil
+}
+
+func resizeSum[T kernel.Float](c *Ctx) error {
+	x := c.In(0)
+	axes, taps, err := resizeOf(c, x.Shape())
+	if err != nil {
+		return err
+	}
+	t, err := resizeOut(c, axes)
+	if err != nil {
+		return err
+	}
+	y := tensor.Data[T](t)
+	if err := passes(c, y, tensor.Data[T](x), axes, taps, sumAxis[T]); err != nil {
+		return err
+	}
+	extra := T(c.Node.Float("extrapolation_value", 0))
+	eachOutside(axes, taps, len(y), func(i int) { y[i] = extra })
+	return nil
+}
+
+// resizeGrad runs the passes backwards, each transposed.
+func resizeGrad[T kernel.Float](c *Ctx) error {
+	xs, err := shapeOperand(c, 1)
+	if err != nil {
+		return err
+	}
+	axes, taps, err := resizeOf(c, xs)
+	if err != nil {
+		return err
+	}
+	shape := make([]int, len(axes))
+	for i, d := range axes {
+		shape[i] = d.out
+	}
+	if !equalInts(shape, c.In(0).Shape()) {
+		return fmt.Errorf("a gradient of %v where %v is wanted", c.In(0).Shape(), shape)
+	}
+	out, err := c.Alloc(0, tensor.TypeOf[T](), xs...)
+	if err != nil {
+		return err
+	}
+	cur := append([]T(nil), tensor.Data[T](c.In(0))...)
+	eachOutside(axes, taps, len(cur), func(i int) { cur[i] = 0 })
+	for i := len(taps) - 1; i >= 0; i-- {
+		t := taps[i]
+		if t == nil {
+			continue
+		}
+		shape[i] = t.in
+		outer, inner := spatialSize(shape[:i]), spatialSize(shape[i+1:])
+		next := make([]T, outer*t.in*inner)
+		if len(cur) > 0 && len(next) > 0 {
+			c.Pool.For(outer, 1, func(lo, hi int) {
+				for a := lo; a < hi; a++ {
+					for k, w := range t.w {
+						if w == 0 {
+							continue
+						}
+						src := cur[(a*t.out+k/t.width)*inner:][:inner]
+						dst := next[(a*t.in+t.at[k])*inner:][:inner]
+						for j, v := range src {
+							dst[j] += T(w) * v
+						}
+					}
+				}
+			})
+		}
+		cur = next
+	}
+	copy(tensor.Data[T](out), cur)
+	return nil
+}
+
+func gradResize(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	upsample, since := resizeForm(n)
+	attrs := append([]*onnx.Attribute{IntAttr("since", int64(since)), IntAttr("upsample", 0)}, n.Attrs...)
+	if upsample {
+		attrs[1].I = 1
+	}
+	in := []*onnx.Value{dy[0], g.Shape(n.Inputs[0])}
+	for _, i := range []int{1, 2, 3} {
+		var v *onnx.Value
+		if k := resizeInput(n, i); k >= 0 {
+			v = n.Input(k)
+		}
+		in = append(in, v)
+	}
+	for in[len(in)-1] == nil {
+		in = in[:len(in)-1]
+	}
+	out := make([]*onnx.Value, len(n.Inputs))
+	out[0] = g.Internal("ResizeGrad", 1, in, attrs...)[0]
+	return out, nil
+}
