@@ -11,13 +11,30 @@ import (
 	"github.com/retune-go/retune/runtime"
 )
 
+// broken112 are cases whose data in ONNX 1.12, the set that Debian packages, is not what their models say;
+// later releases of the suite mended them.
+var broken112 = map[string]string{
+	"test_cast_FLOAT_to_BFLOAT16":              "expects bfloat16 cut off, where the standard rounds",
+	"test_castlike_FLOAT_to_BFLOAT16":          "an input has another shape than the model declares",
+	"test_castlike_BFLOAT16_to_FLOAT":          "an input has another shape than the model declares",
+	"test_castlike_FLOAT_to_BFLOAT16_expanded": "an input has another shape than the model declares",
+	"test_castlike_BFLOAT16_to_FLOAT_expanded": "an input has another shape than the model declares",
+	"test_cast_FLOAT_to_BFLOAT16_expanded":     "expects bfloat16 cut off, where the standard rounds",
+}
+
 // verifyAll runs every case and says how many ran and passed. A case whose operators are all in the
 // registry must pass; the rest are counted by the first operator that is missing.
 func verifyAll(t *testing.T, dirs []string) {
 	passed, skipped, missing := 0, 0, map[string]int{}
+	_, err := os.Stat(filepath.Join(filepath.Dir(dirs[0]), "test_attention_4d"))
+	old := err != nil // the suite from before opset 23
 	for _, d := range dirs {
 		r := Verify(context.Background(), d, nil, runtime.Threads(1))
+		why, broken := broken112[r.Name]
 		switch {
+		case old && broken:
+			t.Logf("skipped: %s: %s", r.Name, why)
+			skipped++
 		case r.Status == "PASS":
 			passed++
 		case r.Status == "SKIP":

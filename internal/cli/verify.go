@@ -164,6 +164,12 @@ func readSet(dir, prefix string, ports []*onnx.Value) ([]tensor.Value, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
+		// ONNX 1.12's own data files hold bfloat16 as the bits of uint16.
+		if t, ok := v.(*tensor.Tensor); ok && t.DType() == tensor.Uint16 && p.Type != nil && p.Type.Elem == tensor.BFloat16 {
+			if v, err = tensor.FromBytes(tensor.BFloat16, t.Shape(), t.Bytes(), nil); err != nil {
+				return nil, err
+			}
+		}
 		out = append(out, v)
 	}
 	return out, nil
