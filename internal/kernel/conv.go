@@ -35,14 +35,16 @@ func (cv Conv2D) norm() Conv2D {
 // OutSize returns the height and width of Y.
 func (cv Conv2D) OutSize() (oh, ow int) {
 	cv = cv.norm()
-	span := func(in, pad, kernel, dil, stride int) int {
-		room := in + pad - (kernel-1)*dil - 1
-		if room < 0 {
-			return 0
-		}
-		return room/stride + 1
+	return outSize(cv.H, cv.PadTop+cv.PadBottom, cv.KH, cv.DilH, cv.StrideH), outSize(cv.W, cv.PadLeft+cv.PadRight, cv.KW, cv.DilW, cv.StrideW)
+}
+
+// outSize is the number of places where a kernel fits in one dimension.
+func outSize(in, pad, kernel, dil, stride int) int {
+	room := in + pad - (kernel-1)*dil - 1
+	if room < 0 {
+		return 0
 	}
-	return span(cv.H, cv.PadTop+cv.PadBottom, cv.KH, cv.DilH, cv.StrideH), span(cv.W, cv.PadLeft+cv.PadRight, cv.KW, cv.DilW, cv.StrideW)
+	return room/stride + 1
 }
 
 // PackedConv is the weights of a convolution laid out for the kernels once. It

@@ -32,9 +32,23 @@ func Dgemm(p *Pool, transA, transB bool, m, n, k int, alpha float64, a []float64
 // GemmBatch computes batch products as [Gemm] does: matrix i of A begins at
 // a[i·strideA], and so on; a stride of 0 uses one matrix for all.
 func GemmBatch[T Float](p *Pool, batch int, transA, transB bool, m, n, k int, alpha T, a []T, strideA, lda int, b []T, strideB, ldb int, beta T, c []T, strideC, ldc int) {
-	p.For(batch, 1, func(lo, hi int) {
+	if strideB == 0 && !transA && strideA == m*lda && strideC == m*ldc {
+		Gemm(p, false, transB, batch*m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
+		return
+	}
+	one := func(p *Pool, i int) {
+		Gemm(p, transA, transB, m, n, k, alpha, a[i*strideA:], lda, b[i*strideB:], ldb, beta, c[i*strideC:], ldc)
+	}
+	work := max(1, m*n*k)
+	if work >= serialWork && batch < 2*p.Threads() {
+		for i := range batch {
+			one(p, i)
+		}
+		return
+	}
+	p.For(batch, ceilDiv(serialWork, work), func(lo, hi int) {
 		for i := lo; i < hi; i++ {
-			Gemm(nil, transA, transB, m, n, k, alpha, a[i*strideA:], lda, b[i*strideB:], ldb, beta, c[i*strideC:], ldc)
+			one(nil, i)
 		}
 	})
 }

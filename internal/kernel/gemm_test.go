@@ -179,23 +179,35 @@ func TestGemmNonFinite(t *testing.T) {
 }
 
 func TestGemmBatch(t *testing.T) {
-	const batch, m, n, k = 5, 20, 30, 10
-	a, b := random[float32](batch*m*k), random[float32](k*n)
-	c := make([]float32, batch*m*n)
-	SgemmBatch(NewPool(2), batch, false, false, m, n, k, 1, a, m*k, k, b, 0, n, 0, c, m*n, n)
-	for i := range batch {
-		want, scale := gemmRef(false, false, m, n, k, 1, a[i*m*k:], k, b, n, 0, nil, 0, nil)
-		checkGemm(t, "batch", m, n, c[i*m*n:][:m*n], n, want, scale)
+	p := NewPool(2)
+	defer p.Close()
+	for _, s := range []struct{ batch, m, n, k, strideA, strideB int }{
+		{5, 20, 30, 10, 1, 1}, {5, 20, 30, 10, 1, 0}, {5, 20, 30, 10, 0, 1}, {2, 90, 80, 70, 1, 1}, {300, 2, 3, 4, 1, 1}, {0, 2, 2, 2, 1, 1},
+	} {
+		m, n, k := s.m, s.n, s.k
+		strideA, strideB := s.strideA*m*k, s.strideB*k*n
+		a, b := random[float32](s.batch*m*k), random[float32](s.batch*k*n)
+		c := make([]float32, s.batch*m*n)
+		SgemmBatch(p, s.batch, false, false, m, n, k, 1, a, strideA, k, b, strideB, n, 0, c, m*n, n)
+		for i := range s.batch {
+			want, scale := gemmRef(false, false, m, n, k, 1, a[i*strideA:], k, b[i*strideB:], n, 0, nil, 0, nil)
+			checkGemm(t, fmt.Sprintf("%+v", s), m, n, c[i*m*n:][:m*n], n, want, scale)
+		}
 	}
 }
 
+var poolsForget bool // set where sync.Pool does not keep
+
 func TestGemmDoesNotAllocate(t *testing.T) {
+	if poolsForget {
+		t.Skip("sync.Pool does not keep")
+	}
 	p := NewPool(2)
 	defer p.Close()
 	a, b, c := random[float32](300*300), random[float32](300*300), random[float32](300*300)
 	if n := testing.AllocsPerRun(20, func() {
 		Sgemm(p, false, true, 300, 300, 300, 1, a, 300, b, 300, 0, c, 300, nil)
-	}); n > 0.5 {
+	}); n > 2 { // loops still queued when the next begins
 		t.Errorf("%v allocations per product", n)
 	}
 }
@@ -214,8 +226,56 @@ func TestTileLayout(t *testing.T) {
 	}
 }
 
+// BenchmarkTile is the rate of one tile in the first-level cache, which bounds all
+// products, at each level.
+func BenchmarkTile(b *testing.B) {
+	defer use(best)
+	for l := levelGo; l <= best; l++ {
+		use(l)
+		kern := activeGemm[float32]()
+		const k = 192
+		x, y, c := random[float32](kern.rows*k), random[float32](kern.cols*k), make([]float32, kern.rows*kern.cols)
+		t := &tile[float32]{a: &x[0], b: &y[0], c: &c[0], k: k, ldb: 4 * kern.cols, ldc: 4 * kern.cols, cols: kern.cols, alpha: 1}
+		b.Run(fmt.Sprintf("%dx%d", kern.rows, kern.cols), func(b *testing.B) {
+			for b.Loop() {
+				kern.tile[kern.rows](t)
+			}
+			b.ReportMetric(2*k*float64(len(c))*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+		})
+	}
+}
+
+func BenchmarkSgemmLevels(b *testing.B) {
+	defer use(best)
+	const n = 768
+	x, y, c := random[float32](n*n), random[float32](n*n), make([]float32, n*n)
+	x64, y64, c64 := random[float64](n*n), random[float64](n*n), make([]float64, n*n)
+	p := NewPool(0)
+	defer p.Close()
+	for l := levelGo; l <= best; l++ {
+		use(l)
+		for _, p := range []*Pool{nil, p} {
+			rate := func(b *testing.B) {
+				b.ReportMetric(2*n*n*n*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+			}
+			b.Run(fmt.Sprintf("%v/float32/threads=%d", l, p.Threads()), func(b *testing.B) {
+				for b.Loop() {
+					Gemm(p, false, false, n, n, n, 1, x, n, y, n, 0, c, n)
+				}
+				rate(b)
+			})
+			b.Run(fmt.Sprintf("%v/float64/threads=%d", l, p.Threads()), func(b *testing.B) {
+				for b.Loop() {
+					Gemm(p, false, false, n, n, n, 1, x64, n, y64, n, 0, c64, n)
+				}
+				rate(b)
+			})
+		}
+	}
+}
+
 func BenchmarkSgemm(b *testing.B) {
-	for _, s := range [][3]int{{1024, 1024, 1024}, {128, 768, 768}, {128, 3072, 768}, {128, 768, 3072}, {3136, 64, 576}, {64, 3136, 576}, {1, 768, 768}, {4, 768, 768}, {8, 768, 768}, {128, 128, 64}, {512, 10, 128}} {
+	for _, s := range [][3]int{{1024, 1024, 1024}, {128, 768, 768}, {128, 3072, 768}, {128, 768, 3072}, {3136, 64, 576}, {64, 3136, 576}, {1, 768, 768}, {4, 768, 768}, {8, 768, 768}, {128, 128, 64}, {512, 10, 128}, {16, 16, 16}, {4, 4, 4}, {64, 64, 50000}} {
 		m, n, k := s[0], s[1], s[2]
 		x, y, c := random[float32](m*k), random[float32](k*n), make([]float32, m*n)
 		pb := PackB(false, k, n, y, n)
