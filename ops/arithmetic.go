@@ -4,54 +4,129 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
 )
 
-// runsOf walks two broadcast operands in step with the output: f gets offsets into output, a and b, the
-// length of a run, and how far a and b move in it (0 or 1).
-func runsOf(out, a, b []int, f func(o, ia, ib, n, sa, sb int)) {
-	rank := len(out)
-	as, bs := strides(a, rank), strides(b, rank)
-	// Merge trailing dimensions in which both operands go on evenly.
-	n, sa, sb := 1, 1, 1
-	d := rank - 1
+// lockstep is how up to three broadcast operands are walked in step with an output: in count runs of n
+// elements, in which each operand goes on evenly (step 1) or stands still (0).
+type lockstep struct {
+	n, count int
+	step     [3]int
+	outer    []int    // the dimensions that runs are counted over
+	steps    [3][]int // of each operand in them
+}
+
+func planRuns(out []int, operands ...[]int) *lockstep {
+	r := &lockstep{n: 1, count: 1}
+	flat := true
+	for k, shape := range operands {
+		switch {
+		case equalInts(shape, out):
+			r.step[k] = 1
+		case !allOnes(shape):
+			flat = false
+		}
+	}
+	if flat {
+		for _, v := range out {
+			r.n *= v
+		}
+		return r
+	}
+	for k, shape := range operands {
+		r.steps[k] = strides(shape, len(out))
+	}
+	// Merge trailing dimensions in which every operand goes on evenly.
+	d, begun := len(out)-1, false
+merge:
 	for ; d >= 0; d-- {
 		if out[d] == 1 {
 			continue
 		}
-		if n == 1 {
-			n, sa, sb = out[d], min(as[d], 1), min(bs[d], 1)
-			continue
+		for k := range operands {
+			if begun && r.steps[k][d] != r.step[k]*r.n {
+				break merge
+			}
+			if !begun {
+				r.step[k] = min(r.steps[k][d], 1)
+			}
 		}
-		if as[d] != sa*n || bs[d] != sb*n {
-			break
+		begun = true
+		r.n *= out[d]
+	}
+	r.outer = out[:d+1]
+	for _, v := range r.outer {
+		r.count *= v
+	}
+	return r
+}
+
+func allOnes(shape []int) bool {
+	for _, d := range shape {
+		if d != 1 {
+			return false
 		}
-		n *= out[d]
 	}
-	count := 1
-	for _, v := range out[:d+1] {
-		count *= v
-	}
-	if n == 0 || count == 0 {
+	return true
+}
+
+// walk calls f for the runs [lo, hi) with where each begins in the output and in the operands.
+func (r *lockstep) walk(lo, hi int, f func(o int, at [3]int)) {
+	if r.n == 0 {
 		return
 	}
-	index := make([]int, d+1)
-	ia, ib := 0, 0
-	for r := range count {
-		f(r*n, ia, ib, n, sa, sb)
-		for k := d; k >= 0; k-- {
-			index[k]++
-			ia, ib = ia+as[k], ib+bs[k]
-			if index[k] < out[k] {
-				break
+	var at [3]int
+	index := make([]int, len(r.outer))
+	for k, rest := len(r.outer)-1, lo; k >= 0; k-- {
+		index[k] = rest % r.outer[k]
+		rest /= r.outer[k]
+		for j, s := range r.steps {
+			if s != nil {
+				at[j] += index[k] * s[k]
 			}
-			ia, ib = ia-as[k]*out[k], ib-bs[k]*out[k]
-			index[k] = 0
 		}
 	}
+	for i := lo; i < hi; i++ {
+		f(i*r.n, at)
+		for k := len(r.outer) - 1; k >= 0; k-- {
+			index[k]++
+			back := 0
+			if index[k] == r.outer[k] {
+				index[k], back = 0, r.outer[k]
+			}
+			for j, s := range r.steps {
+				if s != nil {
+					at[j] += s[k] * (1 - back)
+				}
+			}
+			if back == 0 {
+				break
+			}
+		}
+	}
+}
+
+// each is walk over all runs on the pool, cutting long ones: f also gets the length of its piece.
+func (r *lockstep) each(p *kernel.Pool, f func(o, n int, at [3]int)) {
+	if r.n <= unaryGrain {
+		p.For(r.count, unaryGrain/max(r.n, 1), func(lo, hi int) {
+			r.walk(lo, hi, func(o int, at [3]int) { f(o, r.n, at) })
+		})
+		return
+	}
+	r.walk(0, r.count, func(o int, at [3]int) {
+		p.For(r.n, unaryGrain, func(lo, hi int) {
+			part := at
+			for k := range part {
+				part[k] += lo * r.step[k]
+			}
+			f(o+lo, hi-lo, part)
+		})
+	})
 }
 
 // strides are the steps of a tensor in a broadcast shape of that rank, 0 where it repeats.
@@ -75,26 +150,15 @@ func pairwise[A, B, R tensor.Element](f func(dst []R, a []A, b []B, sa, sb int) 
 			return fmt.Errorf("input 1 is %v, want element type %s", tb, tensor.TypeOf[B]())
 		}
 		a, b, y := tensor.Data[A](ta), tensor.Data[B](tb), tensor.Data[R](to)
-		var failed error
-		runsOf(to.Shape(), ta.Shape(), tb.Shape(), func(o, ia, ib, n, sa, sb int) {
-			if n <= unaryGrain {
-				if err := f(y[o:o+n], a[ia:ia+(n-1)*sa+1], b[ib:ib+(n-1)*sb+1], sa, sb); err != nil {
-					failed = err
-				}
-				return
-			}
-			errs := make(chan error, 1)
-			c.Pool.For(n, unaryGrain, func(lo, hi int) {
-				if err := f(y[o+lo:o+hi], a[ia+lo*sa:ia+(hi-1)*sa+1], b[ib+lo*sb:ib+(hi-1)*sb+1], sa, sb); err != nil {
-					select {
-					case errs <- err:
-					default:
-					}
-				}
-			})
-			select {
-			case failed = <-errs:
-			default:
+		r := planRuns(to.Shape(), ta.Shape(), tb.Shape())
+		sa, sb := r.step[0], r.step[1]
+		var (
+			once   sync.Once
+			failed error
+		)
+		r.each(c.Pool, func(o, n int, at [3]int) {
+			if err := f(y[o:o+n], a[at[0]:at[0]+(n-1)*sa+1], b[at[1]:at[1]+(n-1)*sb+1], sa, sb); err != nil {
+				once.Do(func() { failed = err })
 			}
 		})
 		return failed
@@ -298,16 +362,31 @@ func pairOp(name string, since []int, types TypeSet, result tensor.DType, table 
 	}
 	op.Grad = func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		a, b := n.Inputs[0], n.Inputs[1]
-		if _, ok := legacyAxisOf(n); ok {
-			return nil, fmt.Errorf("no gradient of the form of opset %d with an axis", n.Since)
+		wide := b // with the trailing ones that "axis" stands for
+		if axis, ok := legacyAxisOf(n); ok {
+			rank := g.Rank(b)
+			g.Rank(a)
+			if err := g.Err(); err != nil {
+				return nil, err
+			}
+			var axes []int64
+			for i := range alignAxis(g.Info(a), g.Info(b), axis).Shape[rank:] {
+				axes = append(axes, int64(rank+i))
+			}
+			if axes != nil {
+				wide = g.Op("Unsqueeze", b, g.Int64s(axes...))
+			}
 		}
-		da, db := rule(g, n, a, b, n.Outputs[0], dy[0])
+		da, db := rule(g, n, a, wide, n.Outputs[0], dy[0])
 		out := []*onnx.Value{nil, nil}
 		if da != nil {
 			out[0] = g.SumTo(da, a)
 		}
 		if db != nil {
-			out[1] = g.SumTo(db, b)
+			out[1] = g.SumTo(db, wide)
+			if wide != b {
+				out[1] = g.ReshapeLike(out[1], b)
+			}
 		}
 		return out, nil
 	}
@@ -316,27 +395,78 @@ func pairOp(name string, since []int, types TypeSet, result tensor.DType, table 
 
 func fixed(t Table) func(*Node) Table { return func(*Node) Table { return t } }
 
-func compareTable(lt func(a, b float64) bool, li func(a, b int64) bool, lu func(a, b uint64) bool) Table {
-	return Table{
-		tensor.Float32: elementwise(func(a, b float32) bool { return lt(float64(a), float64(b)) }), tensor.Float64: elementwise(lt),
-		tensor.Float16:  elementwise(func(a, b tensor.F16) bool { return lt(float64(a.Float32()), float64(b.Float32())) }),
-		tensor.BFloat16: elementwise(func(a, b tensor.BF16) bool { return lt(float64(a.Float32()), float64(b.Float32())) }),
-		tensor.Int8:     elementwise(func(a, b int8) bool { return li(int64(a), int64(b)) }),
-		tensor.Int16:    elementwise(func(a, b int16) bool { return li(int64(a), int64(b)) }),
-		tensor.Int32:    elementwise(func(a, b int32) bool { return li(int64(a), int64(b)) }), tensor.Int64: elementwise(li),
-		tensor.Uint8:  elementwise(func(a, b uint8) bool { return lu(uint64(a), uint64(b)) }),
-		tensor.Uint16: elementwise(func(a, b uint16) bool { return lu(uint64(a), uint64(b)) }),
-		tensor.Uint32: elementwise(func(a, b uint32) bool { return lu(uint64(a), uint64(b)) }), tensor.Uint64: elementwise(lu),
-		tensor.Bool:   elementwise(func(a, b bool) bool { return (a == b) == li(0, 0) }),
-		tensor.String: elementwise(func(a, b string) bool { return a == b }),
+// comparison is one of < > ≤ ≥ =.
+type comparison int
+
+const (
+	less comparison = iota
+	greater
+	lessOrEqual
+	greaterOrEqual
+	equal
+)
+
+func compareSlices[T ordered](how comparison, dst []bool, a, b []T, sa, sb int) {
+	switch how {
+	case less:
+		for i := range dst {
+			dst[i] = a[i*sa] < b[i*sb]
+		}
+	case greater:
+		for i := range dst {
+			dst[i] = a[i*sa] > b[i*sb]
+		}
+	case lessOrEqual:
+		for i := range dst {
+			dst[i] = a[i*sa] <= b[i*sb]
+		}
+	case greaterOrEqual:
+		for i := range dst {
+			dst[i] = a[i*sa] >= b[i*sb]
+		}
+	default:
+		for i := range dst {
+			dst[i] = a[i*sa] == b[i*sb]
+		}
 	}
 }
 
-func lt[T ordered](a, b T) bool { return a < b }
-func gt[T ordered](a, b T) bool { return a > b }
-func le[T ordered](a, b T) bool { return a <= b }
-func ge[T ordered](a, b T) bool { return a >= b }
-func eq[T ordered](a, b T) bool { return a == b }
+func compareK[T ordered](how comparison) Kernel {
+	return pairwise(func(dst []bool, a, b []T, sa, sb int) error {
+		compareSlices(how, dst, a, b, sa, sb)
+		return nil
+	})
+}
+
+// compareHalves decodes blocks, as every half is exact in float32.
+func compareHalves[H interface {
+	tensor.Element
+	Float32() float32
+}](how comparison) Kernel {
+	return pairwise(func(dst []bool, a, b []H, sa, sb int) error {
+		var fa, fb [256]float32
+		for lo := 0; lo < len(dst); lo += len(fa) {
+			n := min(len(fa), len(dst)-lo)
+			for i := range n {
+				fa[i], fb[i] = a[(lo+i)*sa].Float32(), b[(lo+i)*sb].Float32()
+			}
+			compareSlices(how, dst[lo:lo+n], fa[:n], fb[:n], 1, 1)
+		}
+		return nil
+	})
+}
+
+func compareTable(how comparison) func(*Node) Table {
+	t := merge(intKernels(compareK[int8](how), compareK[int16](how), compareK[int32](how), compareK[int64](how),
+		compareK[uint8](how), compareK[uint16](how), compareK[uint32](how), compareK[uint64](how)), Table{
+		tensor.Float32: compareK[float32](how), tensor.Float64: compareK[float64](how),
+		tensor.Float16: compareHalves[tensor.F16](how), tensor.BFloat16: compareHalves[tensor.BF16](how)})
+	if how == equal {
+		t[tensor.Bool] = elementwise(func(a, b bool) bool { return a == b })
+		t[tensor.String] = elementwise(func(a, b string) bool { return a == b })
+	}
+	return fixed(t)
+}
 
 func init() {
 	arith := []int{1, 6, 7, 13, 14}
@@ -389,15 +519,12 @@ func init() {
 		pairOp("And", []int{1, 7}, Bools, tensor.Bool, bools(func(a, b bool) bool { return a && b }), nil),
 		pairOp("Or", []int{1, 7}, Bools, tensor.Bool, bools(func(a, b bool) bool { return a || b }), nil),
 		pairOp("Xor", []int{1, 7}, Bools, tensor.Bool, bools(func(a, b bool) bool { return a != b }), nil),
-		pairOp("Equal", []int{1, 7, 11, 13, 19}, Numeric|Bools|Of(tensor.String), tensor.Bool, fixed(compareTable(eq[float64], eq[int64], eq[uint64])), nil),
-		pairOp("Less", []int{1, 7, 9, 13}, Numeric, tensor.Bool, fixed(compareTable(lt[float64], lt[int64], lt[uint64])), nil),
-		pairOp("Greater", []int{1, 7, 9, 13}, Numeric, tensor.Bool, fixed(compareTable(gt[float64], gt[int64], gt[uint64])), nil),
-		pairOp("LessOrEqual", []int{12, 16}, Numeric, tensor.Bool, fixed(compareTable(le[float64], le[int64], le[uint64])), nil),
-		pairOp("GreaterOrEqual", []int{12, 16}, Numeric, tensor.Bool, fixed(compareTable(ge[float64], ge[int64], ge[uint64])), nil),
-		pairOp("BitShift", []int{11}, Unsigned, 0, func(n *Node) Table {
-			l := n.Str("direction", "") == "LEFT"
-			return Table{tensor.Uint8: shiftK[uint8](l), tensor.Uint16: shiftK[uint16](l), tensor.Uint32: shiftK[uint32](l), tensor.Uint64: shiftK[uint64](l)}
-		}, nil),
+		pairOp("Equal", []int{1, 7, 11, 13, 19}, Numeric|Bools|Of(tensor.String), tensor.Bool, compareTable(equal), nil),
+		pairOp("Less", []int{1, 7, 9, 13}, Numeric, tensor.Bool, compareTable(less), nil),
+		pairOp("Greater", []int{1, 7, 9, 13}, Numeric, tensor.Bool, compareTable(greater), nil),
+		pairOp("LessOrEqual", []int{12, 16}, Numeric, tensor.Bool, compareTable(lessOrEqual), nil),
+		pairOp("GreaterOrEqual", []int{12, 16}, Numeric, tensor.Bool, compareTable(greaterOrEqual), nil),
+		bitShift(),
 		pairOp("BitwiseAnd", []int{18}, Integers, 0, fixed(intKernels(andK[int8](), andK[int16](), andK[int32](), andK[int64](), andK[uint8](), andK[uint16](), andK[uint32](), andK[uint64]())), nil),
 		pairOp("BitwiseOr", []int{18}, Integers, 0, fixed(intKernels(orK[int8](), orK[int16](), orK[int32](), orK[int64](), orK[uint8](), orK[uint16](), orK[uint32](), orK[uint64]())), nil),
 		pairOp("BitwiseXor", []int{18}, Integers, 0, fixed(intKernels(xorK[int8](), xorK[int16](), xorK[int32](), xorK[int64](), xorK[uint8](), xorK[uint16](), xorK[uint32](), xorK[uint64]())), nil),
@@ -430,59 +557,116 @@ func prelu[T int32 | int64](x, s T) T {
 	return x
 }
 
-// powOp takes operands of different types since opset 12; the result has the base's.
-func powOp() Op {
-	op := pairOp("Pow", []int{1, 7, 12, 13, 15}, Numeric, 0, nil, func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) {
-		e := b
-		if g.DType(b) != g.DType(a) {
-			e = g.Op("CastLike", b, a)
-		}
-		da = g.Mul(dy, g.Mul(e, g.Op("Pow", a, g.Sub(e, g.Like(e, 1)))))
-		if g.DType(b) == g.DType(a) && g.Info(b).Const == nil {
-			// 0^b does not move with b for b > 0, as PyTorch has it.
-			safe := g.Op("Where", g.Op("Greater", a, g.Like(a, 0)), a, g.Like(a, 1))
-			db = g.Mul(dy, g.Mul(y, g.Op("Log", safe)))
-		}
-		return da, db
-	})
-	op.InPlace = nil
+func bitShift() Op {
+	op := pairOp("BitShift", []int{11}, Unsigned, 0, func(n *Node) Table {
+		l := n.Str("direction", "") == "LEFT"
+		return Table{tensor.Uint8: shiftK[uint8](l), tensor.Uint16: shiftK[uint16](l), tensor.Uint32: shiftK[uint32](l), tensor.Uint64: shiftK[uint64](l)}
+	}, nil)
+	compile := op.Compile
 	op.Compile = func(n *Node) (Kernel, error) {
-		return legacyAxis(n, func(c *Ctx) error {
-			a, b, y := c.In(0), c.In(1), c.Out(0)
-			if a.DType() == tensor.Float32 && b.DType() == tensor.Float32 && b.Len() == 1 && tensor.Data[float32](b)[0] == 2 {
-				x := tensor.Data[float32](a)
-				kernel.Mul(tensor.Data[float32](y), x, x)
-				return nil
-			}
-			runsOf(y.Shape(), a.Shape(), b.Shape(), func(o, ia, ib, count, sa, sb int) {
-				for i := range count {
-					u, v := ia+i*sa, ib+i*sb
-					if a.DType().IsInteger() && b.DType().IsInteger() {
-						setInt(y, o+i, intPow(intAt(a, u), intAt(b, v)))
-						continue
-					}
-					tensor.SetFloat64At(y, o+i, math.Pow(tensor.Float64At(a, u), tensor.Float64At(b, v)))
-				}
-			})
-			return nil
-		}), nil
+		if d := n.Str("direction", ""); d != "LEFT" && d != "RIGHT" {
+			return nil, fmt.Errorf("attribute direction %q is neither LEFT nor RIGHT", d)
+		}
+		return compile(n)
 	}
 	return op
 }
 
-func intAt(t *tensor.Tensor, i int) int64 {
-	if t.DType() == tensor.Int64 {
-		return tensor.Data[int64](t)[i]
-	}
-	return int64(tensor.Float64At(t, i))
+// powOp takes operands of different types since opset 12; the result has the base's.
+func powOp() Op {
+	table := merge(Table{tensor.Float32: powFloat[float32](), tensor.Float64: powFloat[float64]()},
+		intKernels(powInt[int8](), powInt[int16](), powInt[int32](), powInt[int64](), powInt[uint8](), powInt[uint16](), powInt[uint32](), powInt[uint64]()))
+	op := pairOp("Pow", []int{1, 7, 12, 13, 15}, Numeric, 0, fixed(table), func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) {
+		e, mixed := b, g.DType(b) != g.DType(a)
+		if mixed {
+			e = g.Op("CastLike", b, a)
+		}
+		da = g.Mul(dy, g.Mul(e, g.Op("Pow", a, g.Sub(e, g.Like(e, 1)))))
+		if c := g.Info(b).Const; c == nil || c.Len() != 1 || tensor.Float64At(c, 0) == 0 {
+			da = g.Op("Where", g.Op("Equal", e, g.Like(e, 0)), g.Like(da, 0), da) // 0⁰ does not move
+		}
+		if !g.DType(b).IsFloat() {
+			return da, nil
+		}
+		// 0ᵇ does not move with b ≥ 0; below 0 it is not a number, as the logarithm is.
+		still := g.Op("And", g.Op("Equal", a, g.Like(a, 0)), g.Op("GreaterOrEqual", e, g.Like(e, 0)))
+		db = g.Op("Where", still, g.Like(dy, 0), g.Mul(dy, g.Mul(y, g.Op("Log", a))))
+		if mixed {
+			db = g.Op("CastLike", db, b)
+		}
+		return da, db
+	})
+	op.InPlace = []int{0}
+	return op
 }
 
-func setInt(t *tensor.Tensor, i int, v int64) {
-	if t.DType() == tensor.Int64 {
-		tensor.Data[int64](t)[i] = v
-		return
+// powFloat takes exponents of its own type as they are, and others by way of float64.
+func powFloat[T kernel.Float]() Kernel {
+	own, wide := powers[T, T](), powers[T, float64]()
+	return func(c *Ctx) error {
+		if c.In(1) != nil && c.In(1).DType() == tensor.TypeOf[T]() {
+			return own(c)
+		}
+		return withExponent(c, tensor.Float64, wide)
 	}
-	tensor.SetFloat64At(t, i, float64(v))
+}
+
+func powInt[T integers]() Kernel {
+	whole := elementwise(func(a T, b int64) T { return T(intPow(int64(a), b)) })
+	broken := powers[T, float64]()
+	return func(c *Ctx) error {
+		if c.In(1) != nil && c.In(1).DType().IsInteger() {
+			return withExponent(c, tensor.Int64, whole)
+		}
+		return withExponent(c, tensor.Float64, broken)
+	}
+}
+
+func powers[A ordered, B kernel.Float]() Kernel {
+	return pairwise(func(dst, a []A, b []B, sa, sb int) error {
+		if sa == 1 && sb == 0 {
+			switch b[0] {
+			case 1:
+				copy(dst, a)
+				return nil
+			case 2:
+				for i, v := range a {
+					dst[i] = v * v
+				}
+				return nil
+			case 3:
+				for i, v := range a {
+					dst[i] = v * v * v
+				}
+				return nil
+			}
+		}
+		for i := range dst {
+			dst[i] = A(math.Pow(float64(a[i*sa]), float64(b[i*sb])))
+		}
+		return nil
+	})
+}
+
+// withExponent runs k with input 1 converted to d.
+func withExponent(c *Ctx, d tensor.DType, k Kernel) error {
+	e := c.In(1)
+	if e == nil {
+		return errors.New("input 1 is not a tensor")
+	}
+	if e.DType() == d {
+		return k(c)
+	}
+	t, err := c.New(d, e.Shape()...)
+	if err != nil {
+		return err
+	}
+	if err := tensor.ConvertInto(t, e, true); err != nil {
+		return err
+	}
+	w := *c
+	w.Ins = []tensor.Value{c.Ins[0], t}
+	return k(&w)
 }
 
 func intPow(a, b int64) int64 {
@@ -534,51 +718,65 @@ func shareTies(g *Grad, n *Node, dy *onnx.Value) []*onnx.Value {
 	return out
 }
 
-// variadic folds a pairwise kernel over any number of inputs.
+// fold runs a pairwise kernel over any number of inputs, and finish, if any, over the result.
+func fold(pair Kernel, finish func(c *Ctx)) Kernel {
+	return func(c *Ctx) error {
+		acc, last := c.In(0), len(c.Ins)-1
+		if last == 0 {
+			copy(c.Out(0).Bytes(), acc.Bytes())
+		}
+		var spare *tensor.Tensor
+		for i := 1; i <= last; i++ {
+			out := c.Out(0)
+			if i < last {
+				// Not in the output: it may be the memory of an input that is yet to come.
+				info, err := Broadcast(acc.DType(), InfoOf(acc, false), InfoOf(c.Ins[i], false))
+				if err != nil {
+					return err
+				}
+				shape, _ := info.Static()
+				if spare == nil || !equalInts(spare.Shape(), shape) {
+					if spare, err = c.New(acc.DType(), shape...); err != nil {
+						return err
+					}
+				}
+				out = spare
+			}
+			w := *c
+			w.Ins, w.Outs = []tensor.Value{acc, c.Ins[i]}, []tensor.Value{out}
+			if err := pair(&w); err != nil {
+				return err
+			}
+			acc = out
+		}
+		if finish != nil {
+			finish(c)
+		}
+		return nil
+	}
+}
+
+func meanOf[T kernel.Float](c *Ctx) {
+	y := tensor.Data[T](c.Out(0))
+	c.Pool.For(len(y), unaryGrain, func(lo, hi int) { kernel.DivScalar(y[lo:hi], y[lo:hi], T(len(c.Ins))) })
+}
+
 func variadic(name string, since []int, table Table, rule func(g *Grad, n *Node, dy *onnx.Value) []*onnx.Value) Op {
-	pair := table.By(0)
-	return Op{Name: name, Since: since, MinIn: 1, MaxIn: -1, Types: []TypeSet{Numeric},
+	folded := Table{}
+	var types TypeSet = Floats
+	for d, k := range table {
+		folded[d] = fold(k, nil)
+		types |= Of(d)
+	}
+	if name == "Mean" {
+		folded = Table{tensor.Float32: fold(table[tensor.Float32], meanOf[float32]), tensor.Float64: fold(table[tensor.Float64], meanOf[float64])}
+	}
+	return Op{Name: name, Since: since, MinIn: 1, MaxIn: -1, Types: []TypeSet{types}, InPlace: []int{0},
 		Infer: func(n *Node) ([]Info, error) {
 			out, err := Broadcast(n.In[0].DType, n.In...)
 			return []Info{out}, err
 		},
-		Compile: func(n *Node) (Kernel, error) {
-			return func(c *Ctx) error {
-				acc := c.Ins[0]
-				for i := 1; i < len(c.Ins); i++ {
-					w := *c
-					w.Ins = []tensor.Value{acc, c.Ins[i]}
-					if i == len(c.Ins)-1 {
-						w.Outs = c.Outs
-					} else {
-						a, b := InfoOf(acc, false), InfoOf(c.Ins[i], false)
-						info, err := Broadcast(a.DType, a, b)
-						if err != nil {
-							return err
-						}
-						shape, _ := info.Static()
-						t, err := c.New(a.DType, shape...)
-						if err != nil {
-							return err
-						}
-						w.Outs = []tensor.Value{t}
-					}
-					if err := pair(&w); err != nil {
-						return err
-					}
-					acc = w.Outs[0]
-				}
-				if len(c.Ins) == 1 {
-					copy(c.Out(0).Bytes(), c.In(0).Bytes())
-				}
-				if name == "Mean" {
-					for i := range c.Out(0).Len() {
-						tensor.SetFloat64At(c.Out(0), i, tensor.Float64At(c.Out(0), i)/float64(len(c.Ins)))
-					}
-				}
-				return nil
-			}, nil
-		},
+		Compile: folded.Always(0),
 		Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 			out := rule(g, n, dy[0])
 			for i, d := range out {
@@ -589,7 +787,7 @@ func variadic(name string, since []int, table Table, rule func(g *Grad, n *Node,
 }
 
 func whereOp() Op {
-	return Op{Name: "Where", Since: []int{9, 16}, MinIn: 3, Types: []TypeSet{Bools, 0},
+	return Op{Name: "Where", Since: []int{9, 16}, MinIn: 3, Types: []TypeSet{Bools, 0}, InPlace: []int{1, 2},
 		Infer: func(n *Node) ([]Info, error) {
 			out, err := Broadcast(n.In[1].DType, n.In...)
 			return []Info{out}, err
@@ -612,27 +810,43 @@ func whereOp() Op {
 
 func whereT[T tensor.Element](c *Ctx) {
 	cond, a, b, y := tensor.Data[bool](c.In(0)), tensor.View[T](c.In(1)), tensor.View[T](c.In(2)), tensor.View[T](c.Out(0))
-	shape := c.Out(0).Shape()
-	rank := len(shape)
-	cs, as, bs := strides(c.In(0).Shape(), rank), strides(c.In(1).Shape(), rank), strides(c.In(2).Shape(), rank)
-	index := make([]int, rank)
-	ic, ia, ib := 0, 0, 0
-	for o := range y {
-		if cond[ic] {
-			y[o] = a[ia]
-		} else {
-			y[o] = b[ib]
-		}
-		for k := rank - 1; k >= 0; k-- {
-			index[k]++
-			ic, ia, ib = ic+cs[k], ia+as[k], ib+bs[k]
-			if index[k] < shape[k] {
-				break
+	r := planRuns(c.Out(0).Shape(), c.In(0).Shape(), c.In(1).Shape(), c.In(2).Shape())
+	sc, sa, sb := r.step[0], r.step[1], r.step[2]
+	r.each(c.Pool, func(o, n int, at [3]int) {
+		dst := y[o : o+n]
+		ic, ia, ib := at[0], at[1], at[2]
+		switch {
+		case sc == 0:
+			src, i, s := b, ib, sb
+			if cond[ic] {
+				src, i, s = a, ia, sa
 			}
-			ic, ia, ib = ic-cs[k]*shape[k], ia-as[k]*shape[k], ib-bs[k]*shape[k]
-			index[k] = 0
+			if s == 1 {
+				copy(dst, src[i:i+n])
+				return
+			}
+			for k := range dst {
+				dst[k] = src[i]
+			}
+		case sa == 1 && sb == 1:
+			a, b := a[ia:ia+n], b[ib:ib+n]
+			for k, yes := range cond[ic : ic+n] {
+				if yes {
+					dst[k] = a[k]
+				} else {
+					dst[k] = b[k]
+				}
+			}
+		default:
+			for k, yes := range cond[ic : ic+n] {
+				if yes {
+					dst[k] = a[ia+k*sa]
+				} else {
+					dst[k] = b[ib+k*sb]
+				}
+			}
 		}
-	}
+	})
 }
 
 // sumTo sums its input over the dimensions that broadcasting to it would have repeated.
@@ -654,8 +868,11 @@ func sumTo() Op {
 			if err != nil {
 				return nil, err
 			}
-			out := Tensor(n.In[0].DType)
+			out := Info{DType: n.In[0].DType, Ranked: true, Shape: []Dim{}}
 			for _, d := range v {
+				if d < 0 {
+					return nil, fmt.Errorf("input 1 has a dimension of %d", d)
+				}
 				out.Shape = append(out.Shape, D(int(d)))
 			}
 			return []Info{out}, nil
@@ -667,18 +884,42 @@ func sumTo() Op {
 }
 
 func sumToT[T kernel.Float](c *Ctx) error {
-	x, y := tensor.Data[T](c.In(0)), tensor.Data[T](c.Out(0))
-	shape := c.In(0).Shape()
-	if c.Out(0).Rank() > len(shape) {
-		return fmt.Errorf("%v does not sum to %v", shape, c.Out(0).Shape())
-	}
-	clear(y)
-	runsOf(shape, shape, c.Out(0).Shape(), func(o, ia, ib, n, sa, sb int) {
-		if sb == 0 {
-			y[ib] += kernel.Sum(x[o : o+n])
-		} else {
-			kernel.Add(y[ib:ib+n], y[ib:ib+n], x[o:o+n])
+	out := c.Out(0)
+	if out == nil {
+		v, err := c.In(1).Int64s()
+		if err != nil {
+			return err
 		}
+		shape := make([]int, len(v))
+		for i, d := range v {
+			shape[i] = int(d)
+		}
+		if out, err = c.Alloc(0, c.In(0).DType(), shape...); err != nil {
+			return err
+		}
+	}
+	from, to := c.In(0).Shape(), out.Shape()
+	fits := len(to) <= len(from)
+	for i := 0; fits && i < len(to); i++ {
+		d := to[len(to)-1-i]
+		fits = d == 1 || d == from[len(from)-1-i]
+	}
+	if !fits {
+		return fmt.Errorf("%v does not sum to %v", from, to)
+	}
+	x, y := tensor.Data[T](c.In(0)), tensor.Data[T](out)
+	clear(y)
+	r := planRuns(from, from, to)
+	if r.step[1] == 0 && r.n > 1 {
+		r.walk(0, r.count, func(o int, at [3]int) { y[at[1]] += kernel.Sum(x[o : o+r.n]) })
+		return nil
+	}
+	// Each worker takes some columns of every run.
+	c.Pool.For(r.n, max(256, unaryGrain/max(r.count, 1)), func(lo, hi int) {
+		r.walk(0, r.count, func(o int, at [3]int) {
+			part := y[at[1]+lo : at[1]+hi]
+			kernel.Add(part, part, x[o+lo:o+hi])
+		})
 	})
 	return nil
 }

@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
@@ -20,7 +21,7 @@ func init() {
 			},
 			Compile: compileCast,
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-				return []*onnx.Value{g.Op("CastLike", dy[0], n.Inputs[0])}, nil
+				return []*onnx.Value{castBack(g, n, dy[0])}, nil
 			}},
 		Op{Name: "CastLike", Since: []int{15, 19, 21, 23, 24, 25}, MinIn: 2,
 			Infer: func(n *Node) ([]Info, error) {
@@ -30,9 +31,17 @@ func init() {
 			},
 			Compile: compileCast,
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-				return []*onnx.Value{g.Op("CastLike", dy[0], n.Inputs[0]), nil}, nil
+				return []*onnx.Value{castBack(g, n, dy[0]), nil}, nil
 			}},
 	)
+}
+
+// castBack is the gradient of a cast between floating-point types; others let none through.
+func castBack(g *Grad, n *Node, dy *onnx.Value) *onnx.Value {
+	if dy == nil || !g.DType(n.Inputs[0]).IsFloat() || !g.DType(n.Outputs[0]).IsFloat() {
+		return nil
+	}
+	return g.Op("CastLike", dy, n.Inputs[0])
 }
 
 // castTarget is the attribute "to", which opset 1 gives as a name.
@@ -49,8 +58,15 @@ func castTarget(n *Node) (tensor.DType, error) {
 
 func compileCast(n *Node) (Kernel, error) {
 	saturate := n.Int("saturate", 1) != 0
-	if m := n.Str("round_mode", "up"); m != "up" {
-		return nil, fmt.Errorf("attribute round_mode %q is not supported", m)
+	mode := tensor.RoundUp
+	switch m := n.Str("round_mode", "up"); m {
+	case "up":
+	case "down":
+		mode = tensor.RoundDown
+	case "nearest":
+		mode = tensor.RoundNearest
+	default:
+		return nil, fmt.Errorf("attribute round_mode %q is none of up, down and nearest", m)
 	}
 	return func(c *Ctx) error {
 		if c.Out(0) == nil { // strings, or CastLike of what is not known before
@@ -65,6 +81,39 @@ func compileCast(n *Node) (Kernel, error) {
 				return err
 			}
 		}
-		return tensor.ConvertInto(c.Out(0), c.In(0), saturate)
+		return castInto(c, c.Out(0), c.In(0), func(dst, src *tensor.Tensor) error {
+			if dst.DType() == tensor.Float8E8M0 {
+				return tensor.ConvertE8M0(dst, src, saturate, mode)
+			}
+			return tensor.ConvertInto(dst, src, saturate)
+		})
 	}, nil
+}
+
+// castGrain is the elements that are worth a thread of their own.
+const castGrain = 1 << 15
+
+// castInto converts in parallel what is long, strings aside.
+func castInto(c *Ctx, dst, src *tensor.Tensor, convert func(dst, src *tensor.Tensor) error) error {
+	n, ds, ss := src.Len(), dst.DType().Size(), src.DType().Size()
+	if n < 2*castGrain || ds == 0 || ss == 0 || dst.Len() != n {
+		return convert(dst, src)
+	}
+	var (
+		once   sync.Once
+		failed error
+	)
+	c.Pool.For(n, castGrain, func(lo, hi int) {
+		d, err := tensor.FromBytes(dst.DType(), []int{hi - lo}, dst.Bytes()[lo*ds:hi*ds], dst)
+		if err == nil {
+			var s *tensor.Tensor
+			if s, err = tensor.FromBytes(src.DType(), []int{hi - lo}, src.Bytes()[lo*ss:hi*ss], src); err == nil {
+				err = convert(d, s)
+			}
+		}
+		if err != nil {
+			once.Do(func() { failed = err })
+		}
+	})
+	return failed
 }

@@ -3,6 +3,8 @@ package ops
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
+	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
@@ -71,6 +73,18 @@ func withFloats(op Op, a string, da float32, b string, db float32, f func(a, b, 
 	}
 	return op
 }
+
+// withKernels compiles a unary operator whose kernels hang on its attributes.
+func withKernels(op Op, table func(n *Node) Table) Op {
+	op.Compile = func(n *Node) (Kernel, error) { return table(n).By(0), nil }
+	return op
+}
+
+func erfInt[T integers]() Kernel {
+	return overSlices(each(func(v T) T { return T(math.Erf(float64(v))) }))
+}
+
+func invert[T integers]() Kernel { return overSlices(each(func(v T) T { return ^v })) }
 
 func ints[T signedElement](f func(T) T) Kernel { return overSlices(each(f)) }
 
@@ -194,23 +208,22 @@ func init() {
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return g.Mul(dy, g.Mul(y, g.Sub(one(g, y), y)))
 			}),
-		unaryOp("Erf", []int{9, 13}, Numeric, kernelTable(kernel.Erf[float32], kernel.Erf[float64]),
+		unaryOp("Erf", []int{9, 13}, Numeric, merge(kernelTable(kernel.Erf[float32], kernel.Erf[float64]), intKernels(erfInt[int8](), erfInt[int16](),
+			erfInt[int32](), erfInt[int64](), erfInt[uint8](), erfInt[uint16](), erfInt[uint32](), erfInt[uint64]())),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return g.Mul(g.Mul(dy, g.Like(x, 2/math.Sqrt(math.Pi))), g.Op("Exp", g.Neg(sq(g, x))))
 			}),
 		unaryOp("Relu", []int{1, 6, 13, 14}, Floats|Signed, merge(kernelTable(kernel.Relu[float32], kernel.Relu[float64]),
 			signedTable(ints(positive[int8]), ints(positive[int16]), ints(positive[int32]), ints(positive[int64]))),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
-				return where(g, g.Op("Greater", y, g.Like(y, 0)), dy, g.Like(dy, 0))
+				return where(g, g.Op("LessOrEqual", y, g.Like(y, 0)), g.Like(dy, 0), dy)
 			}),
-		withFloats(unaryOp("LeakyRelu", []int{1, 6, 16}, Floats, nil,
+		withKernels(unaryOp("LeakyRelu", []int{1, 6, 16}, Floats, nil,
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Like(dy, attr(n, "alpha", 0.01))))
-			}), "alpha", 0.01, "", 0, func(a, _, x float64) float64 {
-			if x < 0 {
-				return a * x
-			}
-			return x
+			}), func(n *Node) Table {
+			a := attr(n, "alpha", 0.01)
+			return kernelTable(func(dst, x []float32) { kernel.LeakyRelu(dst, x, float32(a)) }, func(dst, x []float64) { kernel.LeakyRelu(dst, x, a) })
 		}),
 		withFloats(unaryOp("ThresholdedRelu", []int{10, 22}, Floats, nil,
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
@@ -240,7 +253,7 @@ func init() {
 			}
 			return gamma * x
 		}),
-		withFloats(unaryOp("Celu", []int{12}, Floats, nil,
+		withFloats(unaryOp("Celu", []int{12, 28}, Floats, nil,
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				a := attr(n, "alpha", 1)
 				return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Op("Exp", g.Div(x, g.Like(x, a)))))
@@ -250,12 +263,16 @@ func init() {
 			}
 			return x
 		}),
-		withFloats(unaryOp("HardSigmoid", []int{1, 6, 22}, Floats, nil,
+		withKernels(unaryOp("HardSigmoid", []int{1, 6, 22}, Floats, nil,
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				inside := g.Op("And", g.Op("Greater", y, g.Like(y, 0)), g.Op("Less", y, g.Like(y, 1)))
 				return where(g, inside, g.Mul(dy, g.Like(dy, attr(n, "alpha", 0.2))), g.Like(dy, 0))
-			}), "alpha", 0.2, "beta", 0.5, func(a, b, x float64) float64 { return max(0, min(1, a*x+b)) }),
-		unaryOp("HardSwish", []int{14, 22}, Floats, floatTable(func(x float64) float64 { return x * max(0, min(1, x/6+0.5)) }),
+			}), func(n *Node) Table {
+			a, b := attr(n, "alpha", 0.2), attr(n, "beta", 0.5)
+			return kernelTable(func(dst, x []float32) { kernel.HardSigmoid(dst, x, float32(a), float32(b)) },
+				func(dst, x []float64) { kernel.HardSigmoid(dst, x, a, b) })
+		}),
+		unaryOp("HardSwish", []int{14, 22}, Floats, kernelTable(kernel.HardSwish[float32], kernel.HardSwish[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				mid := g.Mul(dy, g.Add(g.Div(x, g.Like(x, 3)), g.Like(x, 0.5)))
 				return where(g, g.Op("LessOrEqual", x, g.Like(x, -3)), g.Like(dy, 0), where(g, g.Op("GreaterOrEqual", x, g.Like(x, 3)), dy, mid))
@@ -271,17 +288,25 @@ func init() {
 				t := g.Op("Tanh", g.Op("Softplus", x))
 				return g.Mul(dy, g.Add(t, g.Mul(g.Mul(x, g.Op("Sigmoid", x)), g.Sub(one(g, t), sq(g, t)))))
 			}),
-		withFloats(unaryOp("Swish", []int{24}, Floats, nil,
+		withKernels(unaryOp("Swish", []int{24}, Floats, nil,
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				a := g.Like(x, attr(n, "alpha", 1))
 				s := g.Op("Sigmoid", g.Mul(x, a))
 				return g.Mul(dy, g.Add(s, g.Mul(g.Mul(a, y), g.Sub(one(g, s), s))))
-			}), "alpha", 1, "", 0, func(a, _, x float64) float64 { return x / (1 + math.Exp(-a*x)) }),
+			}), func(n *Node) Table {
+			a := attr(n, "alpha", 1)
+			if a == 1 {
+				return kernelTable(kernel.Silu[float32], kernel.Silu[float64])
+			}
+			return floatTable(func(x float64) float64 { return x / (1 + math.Exp(-a*x)) })
+		}),
 		gelu(),
 		Op{Name: "Identity", Since: []int{1, 13, 14, 16, 19, 21, 23, 24, 25}, MinIn: 1, View: true, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[0]}, nil },
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) { return dy, nil }},
 		Op{Name: "Not", Since: []int{1}, MinIn: 1, Types: []TypeSet{Bools}, Infer: SameAs(0), InPlace: []int{0}, NoGrad: "zero: it has no floating-point output",
 			Compile: Table{tensor.Bool: overSlices(each(func(v bool) bool { return !v }))}.Always(0)},
+		unaryOp("BitwiseNot", []int{18}, Integers, intKernels(invert[int8](), invert[int16](), invert[int32](), invert[int64](),
+			invert[uint8](), invert[uint16](), invert[uint32](), invert[uint64]()), nil),
 		boolTest("IsNaN", []int{9, 13, 20}, func(*Node) func(float64) bool { return func(v float64) bool { return v != v } }),
 		boolTest("IsInf", []int{10, 20}, func(n *Node) func(float64) bool {
 			up, down := n.Int("detect_positive", 1) != 0, n.Int("detect_negative", 1) != 0
@@ -290,7 +315,8 @@ func init() {
 		Op{Name: "Clip", Since: []int{1, 6}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0), InPlace: []int{0},
 			Compile: func(n *Node) (Kernel, error) {
 				lo, hi := float64(n.Float("min", -math.MaxFloat32)), float64(n.Float("max", math.MaxFloat32))
-				return floatTable(func(x float64) float64 { return min(max(x, lo), hi) }).By(0), nil
+				return kernelTable(func(dst, x []float32) { kernel.Clip(dst, x, float32(lo), float32(hi)) },
+					func(dst, x []float64) { kernel.Clip(dst, x, lo, hi) }).By(0), nil
 			},
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 				x := n.Inputs[0]
@@ -300,22 +326,35 @@ func init() {
 			}},
 		Op{Name: "Clip", Since: []int{11, 12, 13}, MinIn: 1, MaxIn: 3, Types: []TypeSet{Numeric}, Infer: SameAs(0), InPlace: []int{0},
 			Compile: Table{
-				tensor.Float32: clip[float32], tensor.Float64: clip[float64], tensor.Int8: clip[int8], tensor.Int16: clip[int16],
+				tensor.Float32: clipFloat[float32], tensor.Float64: clipFloat[float64], tensor.Int8: clip[int8], tensor.Int16: clip[int16],
 				tensor.Int32: clip[int32], tensor.Int64: clip[int64], tensor.Uint8: clip[uint8], tensor.Uint16: clip[uint16],
 				tensor.Uint32: clip[uint32], tensor.Uint64: clip[uint64]}.Always(0),
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-				x, d := n.Inputs[0], dy[0]
-				if n.Has(1) {
-					d = where(g, g.Op("GreaterOrEqual", x, n.Inputs[1]), d, g.Like(d, 0))
+				x, d, zero := n.Inputs[0], dy[0], g.Like(dy[0], 0)
+				out := make([]*onnx.Value, len(n.Inputs))
+				lo, hi := n.Input(1), n.Input(2)
+				if lo != nil {
+					d = where(g, g.Op("GreaterOrEqual", x, lo), d, zero)
+					below := g.Op("Less", x, lo)
+					if hi != nil {
+						below = g.Op("And", below, g.Op("Less", lo, hi))
+					}
+					out[1] = g.SumTo(where(g, below, dy[0], zero), lo)
 				}
-				if n.Has(2) {
-					d = where(g, g.Op("LessOrEqual", x, n.Inputs[2]), d, g.Like(d, 0))
+				if hi != nil {
+					d = where(g, g.Op("LessOrEqual", x, hi), d, zero)
+					above := g.Op("Greater", x, hi)
+					if lo != nil {
+						above = g.Op("Or", above, g.Op("Less", hi, lo))
+					}
+					out[2] = g.SumTo(where(g, above, dy[0], zero), hi)
 				}
-				return []*onnx.Value{d, nil, nil}, nil
+				out[0] = d
+				return out, nil
 			}},
-		Op{Name: "Dropout", Since: []int{1, 6, 7, 10}, MinIn: 1, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats}, Infer: inferDropout,
+		Op{Name: "Dropout", Since: []int{1, 6, 7, 10}, MinIn: 1, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats}, Infer: inferDropout, InPlace: []int{0}, Impure: true,
 			Compile: compileDropout, Grad: gradDropout},
-		Op{Name: "Dropout", Since: []int{12, 13, 22}, MinIn: 1, MaxIn: 3, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats, Floats, Bools}, Infer: inferDropout,
+		Op{Name: "Dropout", Since: []int{12, 13, 22}, MinIn: 1, MaxIn: 3, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats, Floats, Bools}, Infer: inferDropout, InPlace: []int{0}, Impure: true,
 			Compile: compileDropout, Grad: gradDropout},
 	)
 }
@@ -326,21 +365,11 @@ type ordered interface {
 
 func clip[T ordered](c *Ctx) error {
 	x, y := tensor.Data[T](c.In(0)), tensor.Data[T](c.Out(0))
-	bound := func(i int) (T, bool, error) {
-		t := c.In(i)
-		if t == nil {
-			return 0, false, nil
-		}
-		if t.Len() != 1 || t.DType() != c.In(0).DType() {
-			return 0, false, fmt.Errorf("input %d must be a single %s, got %s", i, c.In(0).DType(), t)
-		}
-		return tensor.Data[T](t)[0], true, nil
-	}
-	lo, hasLo, err := bound(1)
+	lo, hasLo, err := bound[T](c, 1)
 	if err != nil {
 		return err
 	}
-	hi, hasHi, err := bound(2)
+	hi, hasHi, err := bound[T](c, 2)
 	if err != nil {
 		return err
 	}
@@ -358,6 +387,38 @@ func clip[T ordered](c *Ctx) error {
 	return nil
 }
 
+// bound is the single element of input i, ok false if that is left out.
+func bound[T ordered](c *Ctx, i int) (v T, ok bool, err error) {
+	t := c.In(i)
+	if t == nil {
+		return 0, false, nil
+	}
+	if t.Len() != 1 || t.DType() != c.In(0).DType() {
+		return 0, false, fmt.Errorf("input %d must be a single %s, got %s", i, c.In(0).DType(), t)
+	}
+	return tensor.Data[T](t)[0], true, nil
+}
+
+func clipFloat[T kernel.Float](c *Ctx) error {
+	lo, ok, err := bound[T](c, 1)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		lo = T(math.Inf(-1))
+	}
+	hi, ok, err := bound[T](c, 2)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		hi = T(math.Inf(1))
+	}
+	x, y := tensor.Data[T](c.In(0)), tensor.Data[T](c.Out(0))
+	c.Pool.For(len(x), unaryGrain, func(a, b int) { kernel.Clip(y[a:b], x[a:b], lo, hi) })
+	return nil
+}
+
 func boolTest(name string, since []int, f func(n *Node) func(float64) bool) Op {
 	return Op{Name: name, Since: since, MinIn: 1, NoGrad: "zero: it has no floating-point output",
 		Infer: func(n *Node) ([]Info, error) {
@@ -368,13 +429,21 @@ func boolTest(name string, since []int, f func(n *Node) func(float64) bool) Op {
 		Compile: func(n *Node) (Kernel, error) {
 			test := f(n)
 			return func(c *Ctx) error {
-				y := tensor.Data[bool](c.Out(0))
-				if !c.In(0).DType().IsFloat() {
-					return fmt.Errorf("no kernel for element type %s", c.In(0).DType())
+				x, y := c.In(0), tensor.Data[bool](c.Out(0))
+				if !x.DType().IsFloat() {
+					return fmt.Errorf("no kernel for element type %s", x.DType())
 				}
-				for i := range y {
-					y[i] = test(tensor.Float64At(c.In(0), i))
-				}
+				c.Pool.For(len(y), unaryGrain, func(lo, hi int) {
+					if x.DType() == tensor.Float32 {
+						for i, v := range tensor.Data[float32](x)[lo:hi] {
+							y[lo+i] = test(float64(v))
+						}
+						return
+					}
+					for i := lo; i < hi; i++ {
+						y[i] = test(tensor.Float64At(x, i))
+					}
+				})
 				return nil
 			}, nil
 		}}
@@ -417,30 +486,177 @@ func inferDropout(n *Node) ([]Info, error) {
 	return []Info{y, mask}, nil
 }
 
-// compileDropout lets everything through: training mode is refused, since the standard fixes no
-// generator and a silent identity would be a wrong answer.
+// compileDropout lets everything through unless in training mode. With a seed, the draws of a kernel's
+// first run are those of the standard's reference (NumPy's), and later runs go on from there.
 func compileDropout(n *Node) (Kernel, error) {
-	if n.Since < 7 && n.Int("is_test", 0) == 0 {
-		return nil, fmt.Errorf("training mode (is_test 0) is not supported")
+	always := n.Since < 7 && n.Int("is_test", 0) == 0
+	var draws *mersenne
+	if a := n.Attr("seed"); a != nil && n.Since >= 12 {
+		draws = newMersenne(uint32(a.I))
 	}
 	return func(c *Ctx) error {
-		ratio := 0.5
-		if r := c.In(1); r != nil && r.Len() == 1 {
-			ratio = tensor.Float64At(r, 0)
-		}
-		if m := c.In(2); m != nil && m.Len() == 1 && tensor.Data[bool](m)[0] && ratio != 0 {
-			return fmt.Errorf("training mode is not supported")
-		}
-		copy(c.Out(0).Bytes(), c.In(0).Bytes())
-		if m := c.Out(1); m != nil {
-			for i := range m.Len() {
-				tensor.SetFloat64At(m, i, 1)
+		ratio, train := float64(n.Float("ratio", 0.5)), always
+		if n.Since >= 12 {
+			ratio = 0.5
+			if r := c.In(1); r != nil {
+				if r.Len() != 1 {
+					return fmt.Errorf("input 1 must be a single number, got %s", r)
+				}
+				ratio = tensor.Float64At(r, 0)
+			}
+			if m := c.In(2); m != nil {
+				if m.Len() != 1 {
+					return fmt.Errorf("input 2 must be a single bool, got %s", m)
+				}
+				train = tensor.Data[bool](m)[0]
 			}
 		}
-		return nil
+		if train && !(ratio >= 0 && ratio <= 1) {
+			return fmt.Errorf("the ratio %v is outside [0, 1]", ratio)
+		}
+		if !train || ratio == 0 {
+			copy(c.Out(0).Bytes(), c.In(0).Bytes())
+			fillMask(c.Out(1), func(int) bool { return true })
+			return nil
+		}
+		keep := make([]bool, c.In(0).Len())
+		drawMask(c, keep, ratio, draws)
+		fillMask(c.Out(1), func(i int) bool { return keep[i] })
+		return Table{
+			tensor.Float32: func(c *Ctx) error { return drop[float32](c, keep, ratio) },
+			tensor.Float64: func(c *Ctx) error { return drop[float64](c, keep, ratio) },
+		}.By(0)(&Ctx{Context: c.Context, Pool: c.Pool, Node: c.Node, Mem: c.Mem, Ins: c.Ins[:1], Outs: c.Outs[:1]})
 	}, nil
 }
 
+func drop[T kernel.Float](c *Ctx, keep []bool, ratio float64) error {
+	x, y, scale := tensor.Data[T](c.In(0)), tensor.Data[T](c.Out(0)), T(1/(1-ratio))
+	c.Pool.For(len(x), unaryGrain, func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			if keep[i] {
+				y[i] = x[i] * scale
+			} else {
+				y[i] = 0
+			}
+		}
+	})
+	return nil
+}
+
+// fillMask writes a mask, which is of bools, or before opset 10 of the data's type.
+func fillMask(m *tensor.Tensor, keep func(i int) bool) {
+	if m == nil {
+		return
+	}
+	for i := range m.Len() {
+		v := 0.0
+		if keep(i) {
+			v = 1
+		}
+		tensor.SetFloat64At(m, i, v)
+	}
+}
+
+func drawMask(c *Ctx, keep []bool, ratio float64, draws *mersenne) {
+	if draws != nil {
+		draws.Lock()
+		defer draws.Unlock()
+		for i := range keep {
+			keep[i] = draws.float64() >= ratio
+		}
+		return
+	}
+	c.Pool.For(len(keep), unaryGrain, func(lo, hi int) {
+		r := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
+		for i := lo; i < hi; i++ {
+			keep[i] = r.Float64() >= ratio
+		}
+	})
+}
+
+// mersenne is MT19937, seeded and read as NumPy's RandomState does.
+type mersenne struct {
+	sync.Mutex
+	state [624]uint32
+	at    int
+}
+
+func newMersenne(seed uint32) *mersenne {
+	m := &mersenne{at: 624}
+	for i := range m.state {
+		m.state[i] = seed
+		seed = 1812433253*(seed^seed>>30) + uint32(i) + 1
+	}
+	return m
+}
+
+func (m *mersenne) next() uint32 {
+	if m.at == len(m.state) {
+		for i := range m.state {
+			y := m.state[i]&0x80000000 | m.state[(i+1)%624]&0x7fffffff
+			m.state[i] = m.state[(i+397)%624] ^ y>>1 ^ -(y&1)&0x9908b0df
+		}
+		m.at = 0
+	}
+	y := m.state[m.at]
+	m.at++
+	y ^= y >> 11
+	y ^= y << 7 & 0x9d2c5680
+	y ^= y << 15 & 0xefc60000
+	return y ^ y>>18
+}
+
+// float64 is uniform in [0, 1).
+func (m *mersenne) float64() float64 {
+	a, b := m.next()>>5, m.next()>>6
+	return (float64(a)*(1<<26) + float64(b)) / (1 << 53)
+}
+
+// gradDropout sends the gradient the way that the mask let through, which the node gets as an output if it
+// has none.
 func gradDropout(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-	return []*onnx.Value{dy[0], nil, nil}, nil
+	out := make([]*onnx.Value, len(n.Inputs))
+	if dy[0] == nil {
+		return out, nil
+	}
+	train, fixed := n.Input(2), false // fixed: train's value is known
+	switch {
+	case n.Since < 7:
+		fixed = n.Int("is_test", 0) == 0
+		train = nil
+	case train != nil:
+		if c := g.Info(train).Const; c != nil && c.Len() == 1 {
+			fixed, train = tensor.Float64At(c, 0) != 0, nil
+		}
+	}
+	if train == nil && !fixed {
+		out[0] = dy[0]
+		return out, nil
+	}
+	mask := n.Output(1)
+	if mask == nil {
+		mask = &onnx.Value{Name: g.Names("mask")}
+		n.SetOutput(1, mask)
+		info := n.Info(0)
+		info.Const = nil
+		if n.Since >= 10 {
+			info.DType = tensor.Bool
+		}
+		g.Infos[mask] = info
+	}
+	if n.Since < 10 {
+		mask = g.Op("Greater", mask, g.Like(mask, 0))
+	}
+	one := g.Like(dy[0], 1)
+	scale := g.Like(dy[0], 2)
+	if n.Since < 12 {
+		scale = g.Like(dy[0], 1/(1-float64(n.Float("ratio", 0.5))))
+	} else if n.Has(1) {
+		scale = g.Div(one, g.Sub(one, g.Op("CastLike", n.Inputs[1], dy[0])))
+	}
+	if train != nil {
+		scale = g.Op("Where", train, scale, one)
+	}
+	out[0] = g.Op("Where", mask, g.Mul(dy[0], scale), g.Like(dy[0], 0))
+	return out, nil
 }
