@@ -59,7 +59,9 @@ func (kern *gemmKernel[T]) packAll(dst []T, s side[T], size, full, k int, pad bo
 		if !pad {
 			stride = width
 		}
-		kern.packPanel(dst[q*full*k:], s, q*full, width, stride, 0, k)
+		for p := 0; p < k; p += depth { // in steps that the cache holds
+			kern.packPanel(dst[q*full*k+p*stride:], s, q*full, width, stride, p, min(depth, k-p))
+		}
 	}
 }
 

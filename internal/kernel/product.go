@@ -123,7 +123,9 @@ func (pr *product[T]) plan(p *Pool) {
 	if storedB && pr.b.across && pr.panelsM == 1 {
 		pr.direct = true
 	}
-	if pr.packedA == nil && pr.packedB == nil {
+	// A product that is one block packs both operands step by step.
+	one := threads == 1 && pr.panelsM <= pr.blockM && pr.panelsN <= pr.blockN
+	if pr.packedA == nil && pr.packedB == nil && !one {
 		if pr.direct || pr.panelsB != nil || pr.m <= pr.n {
 			pr.packWholeA(p)
 		} else {
@@ -136,6 +138,7 @@ func (pr *product[T]) plan(p *Pool) {
 		want = 2 * threads
 	}
 	switch {
+	case one:
 	case pr.packedB == nil && pr.direct:
 		pr.blockN = max(1, min(pr.blockN, pr.panelsN/want))
 	case pr.packedB == nil:
