@@ -64,6 +64,9 @@ func sgemm11x32AVX512(t *tile[float32])
 //go:noescape
 func sgemm12x32AVX512(t *tile[float32])
 
+// sgemmTilesAVX512 is the tile functions by number of rows.
+var sgemmTilesAVX512 = []func(t *tile[float32]){nil, sgemm1x32AVX512, sgemm2x32AVX512, sgemm3x32AVX512, sgemm4x32AVX512, sgemm5x32AVX512, sgemm6x32AVX512, sgemm7x32AVX512, sgemm8x32AVX512, sgemm9x32AVX512, sgemm10x32AVX512, sgemm11x32AVX512, sgemm12x32AVX512}
+
 // dgemm1x16AVX512 is the kernel of a tile with 1 rows and 16 columns.
 //
 //go:noescape
@@ -124,6 +127,9 @@ func dgemm11x16AVX512(t *tile[float64])
 //go:noescape
 func dgemm12x16AVX512(t *tile[float64])
 
+// dgemmTilesAVX512 is the tile functions by number of rows.
+var dgemmTilesAVX512 = []func(t *tile[float64]){nil, dgemm1x16AVX512, dgemm2x16AVX512, dgemm3x16AVX512, dgemm4x16AVX512, dgemm5x16AVX512, dgemm6x16AVX512, dgemm7x16AVX512, dgemm8x16AVX512, dgemm9x16AVX512, dgemm10x16AVX512, dgemm11x16AVX512, dgemm12x16AVX512}
+
 // sgemm1x16AVX2 is the kernel of a tile with 1 rows and 16 columns.
 //
 //go:noescape
@@ -154,6 +160,9 @@ func sgemm5x16AVX2(t *tile[float32])
 //go:noescape
 func sgemm6x16AVX2(t *tile[float32])
 
+// sgemmTilesAVX2 is the tile functions by number of rows.
+var sgemmTilesAVX2 = []func(t *tile[float32]){nil, sgemm1x16AVX2, sgemm2x16AVX2, sgemm3x16AVX2, sgemm4x16AVX2, sgemm5x16AVX2, sgemm6x16AVX2}
+
 // dgemm1x8AVX2 is the kernel of a tile with 1 rows and 8 columns.
 //
 //go:noescape
@@ -183,3 +192,6 @@ func dgemm5x8AVX2(t *tile[float64])
 //
 //go:noescape
 func dgemm6x8AVX2(t *tile[float64])
+
+// dgemmTilesAVX2 is the tile functions by number of rows.
+var dgemmTilesAVX2 = []func(t *tile[float64]){nil, dgemm1x8AVX2, dgemm2x8AVX2, dgemm3x8AVX2, dgemm4x8AVX2, dgemm5x8AVX2, dgemm6x8AVX2}

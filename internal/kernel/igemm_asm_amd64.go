@@ -64,6 +64,9 @@ func igemm11x32AVX512(t *itile)
 //go:noescape
 func igemm12x32AVX512(t *itile)
 
+// igemmTilesAVX512 is the tile functions by number of rows.
+var igemmTilesAVX512 = []func(t *itile){nil, igemm1x32AVX512, igemm2x32AVX512, igemm3x32AVX512, igemm4x32AVX512, igemm5x32AVX512, igemm6x32AVX512, igemm7x32AVX512, igemm8x32AVX512, igemm9x32AVX512, igemm10x32AVX512, igemm11x32AVX512, igemm12x32AVX512}
+
 // igemm1x16AVX2 is the kernel of a tile with 1 rows and 16 columns.
 //
 //go:noescape
@@ -93,3 +96,6 @@ func igemm5x16AVX2(t *itile)
 //
 //go:noescape
 func igemm6x16AVX2(t *itile)
+
+// igemmTilesAVX2 is the tile functions by number of rows.
+var igemmTilesAVX2 = []func(t *itile){nil, igemm1x16AVX2, igemm2x16AVX2, igemm3x16AVX2, igemm4x16AVX2, igemm5x16AVX2, igemm6x16AVX2}

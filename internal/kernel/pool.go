@@ -90,7 +90,11 @@ func (p *Pool) For(n, grain int, body func(lo, hi int)) {
 	}
 	chunks := 1
 	if p != nil && p.threads > 1 {
-		chunks = min(n/max(grain, 1), p.threads*chunksPerThread)
+		select {
+		case <-p.quit:
+		default:
+			chunks = min(n/max(grain, 1), p.threads*chunksPerThread)
+		}
 	}
 	if chunks <= 1 {
 		body(0, n)

@@ -2836,11 +2836,8 @@ tail:
 	VORPS     Z6, Z1, Z1
 
 done:
-	VCMPPS        $0x03, Z1, Z1, K1
-	VMOVUPS       const_00000000<>+0(SB), Z1
-	VBLENDMPS     const_7fc00000<>+0(SB), Z1, K1, Z7
-	VEXTRACTF32X8 $0x01, Z7, Y1
-	VADDPS        Y1, Y7, Y1
+	VEXTRACTF32X8 $0x01, Z1, Y2
+	VADDPS        Y2, Y1, Y1
 	VEXTRACTF128  $0x01, Y1, X2
 	VADDPS        X2, X1, X1
 	VPERMILPS     $0x4e, X1, X2
@@ -2898,11 +2895,8 @@ tail:
 	VORPS     Z6, Z1, Z1
 
 done:
-	VCMPPS        $0x03, Z1, Z1, K1
-	VMOVUPS       const_00000000<>+0(SB), Z1
-	VBLENDMPS     const_7fc00000<>+0(SB), Z1, K1, Z7
-	VEXTRACTF32X8 $0x01, Z7, Y1
-	VADDPS        Y1, Y7, Y1
+	VEXTRACTF32X8 $0x01, Z1, Y2
+	VADDPS        Y2, Y1, Y1
 	VEXTRACTF128  $0x01, Y1, X2
 	VADDPS        X2, X1, X1
 	VPERMILPS     $0x4e, X1, X2
@@ -5468,9 +5462,6 @@ tail:
 	VORPS      Y2, Y1, Y1
 
 done:
-	VCMPPS       $0x03, Y1, Y1, Y1
-	VMOVUPS      const_00000000<>+0(SB), Y2
-	VBLENDVPS    Y1, const_7fc00000<>+0(SB), Y2, Y1
 	VEXTRACTF128 $0x01, Y1, X2
 	VADDPS       X2, X1, X1
 	VPERMILPS    $0x4e, X1, X2
@@ -5526,9 +5517,6 @@ tail:
 	VORPS      Y2, Y1, Y1
 
 done:
-	VCMPPS       $0x03, Y1, Y1, Y1
-	VMOVUPS      const_00000000<>+0(SB), Y2
-	VBLENDVPS    Y1, const_7fc00000<>+0(SB), Y2, Y1
 	VEXTRACTF128 $0x01, Y1, X2
 	VADDPS       X2, X1, X1
 	VPERMILPS    $0x4e, X1, X2

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
@@ -76,11 +77,22 @@ const (
 func gemm(u *unit) {
 	for _, s := range []isa{avx512, avx2} {
 		for _, t := range []elem{f32, f64} {
-			for rows := 1; rows <= s.rows; rows++ {
-				gemmTile(u, s, t, rows)
-			}
+			u.tiles(t.prefix+"gemm", "tile["+t.name+"]", s, 2*s.bytes/t.size, func(rows int) { gemmTile(u, s, t, rows) })
 		}
 	}
+}
+
+// tiles writes the functions of all numbers of rows, and their table.
+func (u *unit) tiles(prefix, typ string, s isa, cols int, write func(rows int)) {
+	var names []string
+	for rows := 1; rows <= s.rows; rows++ {
+		name := fmt.Sprintf("%s%dx%d%s", prefix, rows, cols, s.name)
+		u.fn(name, "(t *"+typ+")", fmt.Sprintf("%s is the kernel of a tile with %d rows and %d columns.", name, rows, cols))
+		write(rows)
+		names = append(names, name)
+	}
+	fmt.Fprintf(&u.decls, "\n// %sTiles%s is the tile functions by number of rows.\nvar %sTiles%s = []func(t *%s){nil, %s}\n",
+		prefix, s.name, prefix, s.name, typ, strings.Join(names, ", "))
 }
 
 const unroll = 4
@@ -88,9 +100,6 @@ const unroll = 4
 // gemmTile writes the product of a panel of A, rows wide, and one of B, two
 // vectors wide.
 func gemmTile(u *unit, s isa, t elem, rows int) {
-	cols := 2 * s.bytes / t.size
-	u.fn(fmt.Sprintf("%sgemm%dx%d%s", t.prefix, rows, cols, s.name), fmt.Sprintf("(t *tile[%s])", t.name),
-		fmt.Sprintf("%sgemm%dx%d%s is the kernel of a tile with %d rows and %d columns.", t.prefix, rows, cols, s.name, rows, cols))
 	tp := u.Load(u.Param("t"), u.GP64()).(reg.GPVirtual)
 	field := func(off int) operand.Mem { return operand.Mem{Base: tp, Disp: off} }
 	param := func(i int) operand.Mem { return field(tileParams + i*t.size) }
@@ -201,7 +210,7 @@ func gemmTile(u *unit, s isa, t elem, rows int) {
 		}
 		op(u, append(all, ops[1:]...)...)
 	}
-	// skipIfNil runs body with the pointer at off in a register, unless it is nil.
+	// skipIf writes body so that it is jumped over if cond jumps to its label.
 	section := 0
 	skipIf := func(cond func(label operand.Op), body func()) {
 		section++
@@ -210,6 +219,7 @@ func gemmTile(u *unit, s isa, t elem, rows int) {
 		body()
 		u.Label(label)
 	}
+	// skipIfNil does so where the pointer at off is nil.
 	skipIfNil := func(off int, body func(p reg.GPVirtual)) {
 		p := load(off)
 		skipIf(func(label operand.Op) { u.TESTQ(p, p); u.JZ(label) }, func() { body(p) })

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"fmt"
-
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 )
@@ -18,23 +16,17 @@ const (
 // bytes with VNNI and two 16-bit integers without, with a dword of B.
 func igemm(u *unit) {
 	for _, s := range []isa{avx512, avx2} {
-		for rows := 1; rows <= s.rows; rows++ {
-			igemmTile(vec{u, s}, rows)
-		}
+		u.tiles("igemm", "itile", s, s.bytes/2, func(rows int) { igemmTile(vec{u, s}, rows) })
 	}
 }
 
 func igemmTile(v vec, rows int) {
-	cols := 2 * v.lanes()
-	name := fmt.Sprintf("igemm%dx%d%s", rows, cols, v.s.name)
-	v.fn(name, "(t *itile)", fmt.Sprintf("%s is the kernel of a tile with %d rows and %d columns.", name, rows, cols))
 	tp := v.gp("t")
 	load := func(off int) reg.GPVirtual {
 		r := v.GP64()
 		v.MOVQ(operand.Mem{Base: tp, Disp: off}, r)
 		return r
 	}
-	mov := func(ops ...operand.Op) { v.VMOVUPS(ops...) }
 	a, b, k := load(itileA), load(itileB), load(itileK)
 	acc := make([][2]V, rows)
 	for i := range acc {
@@ -104,9 +96,9 @@ func igemmTile(v vec, rows int) {
 		for j := range 2 {
 			to := operand.Mem{Base: c, Disp: j * v.s.bytes}
 			if v.s.masked() {
-				mov(acc[i][j], mask[j], to)
+				v.VMOVUPS(acc[i][j], mask[j], to)
 			} else {
-				mov(acc[i][j], to)
+				v.VMOVUPS(acc[i][j], to)
 			}
 		}
 		if i < rows-1 {

@@ -262,17 +262,12 @@ func (v vec) extreme(name string, op func(...operand.Op), from uint32) {
 			y = t.keep(y, v.bits(from))
 		}
 		op(y, acc, acc)
-		// x-x is 0, but NaN for NaNs and infinities; 0·x would be so too. Compare instead.
 		bad := v.sel(v.cmp(y, unordered, y), y, v.c(0))
 		v.VORPS(bad, nans, nans)
 	})
-	// Any bit set in nans came of a NaN, which an addition brings out.
-	isNaN := v.cmp(nans, unordered, nans)
-	acc2 := v.sel(isNaN, v.bits(quiet), v.c(0))
-	all := v.fold(v.VADDPS, acc2)
-	r := v.fold(op, acc)
+	// Lanes of nans are 0 or NaN, which adding them up keeps.
 	out := v.XMM()
-	v.VADDPS(all, r, out)
+	v.VADDPS(v.fold(v.VADDPS, nans), v.fold(op, acc), out)
 	v.ret(out)
 }
 

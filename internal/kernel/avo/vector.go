@@ -116,7 +116,7 @@ func (v vec) max(a, b operand.Op) V { return v.op2(v.VMAXPS, a, b) }
 func (v vec) maxNaN(a, b operand.Op) V { return v.sel(v.cmp(a, unordered, a), a, v.max(a, b)) }
 func (v vec) minNaN(a, b operand.Op) V { return v.sel(v.cmp(a, unordered, a), a, v.min(a, b)) }
 
-// fma is a·b + z, fms a·b - z, fnma z - a·b.
+// fma is a·b + z, fnma z - a·b.
 func (v vec) fma(a, b, z operand.Op) V {
 	r := v.new()
 	v.VMOVUPS(z, r)
