@@ -57,7 +57,7 @@ func (*Map) Kind() string      { return "map" }
 var ErrShape = errors.New("tensor: bad shape")
 
 // maxBytes bounds what a single tensor may claim; a real machine's limit comes earlier.
-const maxBytes = math.MaxInt64 / 4
+const maxBytes = math.MaxInt / 4
 
 // NumElements is the product of the dimensions of shape (1 for a scalar). It is
 // an error wrapping [ErrShape] if one is negative or the product overflows.

@@ -376,7 +376,7 @@ func layoutStrings(strs []string) (code string, body []byte, err error) {
 		width = max(width, utf8.RuneCountInString(s))
 	}
 	size, err := tensor.ByteSize(tensor.Int32, []int{len(strs), width})
-	if err != nil || size > DefaultLimit {
+	if err != nil || int64(size) > DefaultLimit {
 		return "", nil, fmt.Errorf("npy: %d strings padded to %d characters are too much", len(strs), width)
 	}
 	body = make([]byte, size)
