@@ -178,23 +178,26 @@ func ConvGradWeight[T Float](p *Pool, cv Conv2D, dw, dy, x []T, accumulate bool)
 	}
 }
 
-// depthwiseGradWeight multiplies rows of dY with shifted rows of the frame. A channel's weights
-// are one worker's.
+// depthwiseGradWeight multiplies planes of dY with the column matrices of single channels. A
+// channel's weights are one worker's.
 func depthwiseGradWeight[T Float](p *Pool, cv Conv2D, dw, dy, x []T) {
 	oh, ow := cv.OutSize()
-	f, ntaps, rows := cv.frame(), cv.KH*cv.KW, cv.M/cv.Group
+	pix, f, ntaps, rows := oh*ow, cv.frame(), cv.KH*cv.KW, cv.M/cv.Group
 	p.For(cv.C, cv.depthwiseGrain(), func(lo, hi int) {
-		s := newPlaneScratch[T](cv)
+		s, ws := newPlaneScratch[T](cv), getWorkspace[T]()
 		defer s.recycle()
+		defer ws.put()
+		im := im2colSource[T]{data: s.frame, ow: ow, step: cv.StrideH * f.row}
+		ws.chunks = im.cut(ws.chunks[:0], 0, pix)
+		ws.edge = grow(ws.edge, ntaps*pix+panelSlack)
 		for c := lo; c < hi; c++ {
 			for n := range cv.N {
 				fillFrame(cv, f, s.frame[:f.plane], x[(n*cv.C+c)*cv.H*cv.W:])
+				im.gather(ws.edge, pix, s.offsets, ws.chunks)
 				for m := c * rows; m < (c+1)*rows; m++ {
-					for r := range oh {
-						row := dy[((n*cv.M+m)*oh+r)*ow:][:ow]
-						for t, off := range s.offsets {
-							dw[m*ntaps+t] += Dot(row, s.frame[r*cv.StrideH*f.row+int(off):][:ow])
-						}
+					plane := dy[(n*cv.M+m)*pix:][:pix]
+					for t := range ntaps {
+						dw[m*ntaps+t] += Dot(plane, ws.edge[t*pix:][:pix])
 					}
 				}
 			}
