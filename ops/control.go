@@ -20,11 +20,11 @@ func init() {
 				}
 				return runIf, nil
 			}},
-		Op{Name: "Loop", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, MinIn: 2, MaxIn: -1, MinOut: 0, MaxOut: -1,
+		Op{Name: "Loop", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1, // trip count and condition may be left out
 			Infer: inferLoop, Compile: func(n *Node) (Kernel, error) {
 				b := n.Bodies["body"]
-				if b == nil {
-					return nil, fmt.Errorf("attribute body must be a graph")
+				if b == nil || len(n.Inputs) < 2 {
+					return nil, fmt.Errorf("attribute body must be a graph, and inputs 0 and 1 be there, if empty")
 				}
 				carried := len(n.Inputs) - 2
 				if b.NumInputs() != carried+2 || b.NumOutputs() < carried+1 || b.NumOutputs()-1 < len(n.Outputs) {
@@ -40,6 +40,9 @@ func init() {
 
 func inferIf(n *Node) ([]Info, error) {
 	out := make([]Info, len(n.Outputs))
+	if n.Bodies["then_branch"] == nil || n.Bodies["else_branch"] == nil {
+		return out, nil // Compile refuses it
+	}
 	then, err := n.Bodies["then_branch"].Infer(nil)
 	if err != nil {
 		return nil, err
@@ -105,6 +108,9 @@ func runIf(c *Ctx) error {
 
 func inferLoop(n *Node) ([]Info, error) {
 	out := make([]Info, len(n.Outputs))
+	if n.Bodies["body"] == nil || len(n.Inputs) < 2 {
+		return out, nil // Compile refuses it
+	}
 	body, err := n.Bodies["body"].Infer(nil)
 	if err != nil {
 		return nil, err
