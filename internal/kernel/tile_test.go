@@ -1,0 +1,127 @@
+package kernel
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"unsafe"
+)
+
+// Every tile function gives what its twin gives, for all depths, widths and epilogues, and
+// writes nothing else.
+func TestTileTwins(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		testTileTwins[float32](t)
+		testTileTwins[float64](t)
+	})
+}
+
+func testTileTwins[T Float](t *testing.T) {
+	kern, size := activeGemm[T](), int(unsafe.Sizeof(T(0)))
+	const maxK, ld = 20, 40
+	for rows := 1; rows <= kern.rows; rows++ {
+		for k := range maxK {
+			a, b := random[T](rows*maxK), random[T](maxK*ld)
+			c, bias, resid := random[T](rows*ld), random[T](ld), random[T](rows*ld)
+			if k%4 == 3 {
+				a[rand.IntN(rows*k)], b[rand.IntN(k*ld)] = T(math.NaN()), T(math.Inf(1))
+			}
+			x := tile[T]{a: &a[0], b: &b[0], k: k, ldb: ld * size, ldc: ld * size, cols: kern.cols, alpha: 0.5, beta: T(rand.IntN(2)) * 2}
+			if kern.masked {
+				x.cols = 1 + rand.IntN(kern.cols)
+			}
+			if x.beta == 0 {
+				c[0] = T(math.NaN()) // is overwritten
+			}
+			if rand.IntN(2) == 0 {
+				x.rowBias = &bias[0]
+			}
+			if rand.IntN(2) == 0 {
+				x.colBias = &bias[0]
+			}
+			if rand.IntN(2) == 0 {
+				x.resid, x.ldr = &resid[0], ld*size
+			}
+			if rand.IntN(2) == 0 {
+				x.clamp, x.lo, x.hi = 1, -0.25, 0.5
+			}
+			got, want := slices.Clone(c), slices.Clone(c)
+			x.c = &got[0]
+			kern.tile[rows](&x)
+			x.c = &want[0]
+			tileGo(&x, rows, kern.cols)
+			for i, w := range want {
+				if g := got[i]; g != w && (g == g || w == w) && !(math.Abs(float64(g-w)) < 1e-5) {
+					t.Fatalf("%T, %d rows, %+v: C[%d,%d] = %v, want %v", w, rows, x, i/ld, i%ld, g, w)
+				}
+			}
+		}
+	}
+}
+
+func TestItileTwins(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		kern := igemmActive
+		const maxK = 9
+		words := func(n int) []uint32 {
+			x := make([]uint32, n)
+			for i := range x {
+				x[i] = rand.Uint32()
+			}
+			return x
+		}
+		for rows := 1; rows <= kern.rows; rows++ {
+			for k := range maxK {
+				a, b := words(rows*maxK), words(maxK*kern.cols)
+				if !kern.bytes {
+					// Pairs of a byte's range.
+					for _, x := range [][]uint32{a, b} {
+						for i := range x {
+							x[i] &= 0x00ff00ff
+						}
+					}
+				}
+				ints := words(rows + 2*kern.cols)
+				at := func(i int) *int32 { return (*int32)(unsafe.Pointer(&ints[i])) }
+				x := itile{a: &a[0], b: &b[0], rowSum: at(0), colTerm: at(rows), k: k, ldc: 4 * kern.cols, cols: kern.cols}
+				if k%2 == 0 {
+					x.zero = at(rows + kern.cols)
+				}
+				if kern.masked {
+					x.cols = 1 + rand.IntN(kern.cols)
+				}
+				got, want := make([]int32, rows*kern.cols), make([]int32, rows*kern.cols)
+				x.c = &got[0]
+				kern.tile[rows](&x)
+				x.c = &want[0]
+				itileGo(&x, rows, kern.cols, kern.bytes)
+				if !slices.Equal(got, want) {
+					t.Fatalf("%d rows, %+v: %v, want %v", rows, x, got, want)
+				}
+			}
+		}
+	})
+}
+
+// The copies into panels, by assembly and not.
+func TestPackPanelTwins(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		kern := activeGemm[float32]()
+		for range 300 {
+			width, n, p0, i0 := 1+rand.IntN(kern.cols), rand.IntN(40), rand.IntN(5), rand.IntN(5)
+			stride := width
+			if rand.IntN(2) == 0 {
+				stride = kern.cols
+			}
+			s := side[float32]{across: rand.IntN(2) == 0, ld: 80}
+			s.data = random[float32](80 * 80)
+			got, want := random[float32](n*stride), make([]float32, n*stride)
+			kern.packPanel(got, s, i0, width, stride, p0, n)
+			gemmGo.f32.packPanel(want, s, i0, width, stride, p0, n)
+			if !slices.Equal(got, want) {
+				t.Fatalf("width %d, stride %d, n %d, across %v: %v, want %v", width, stride, n, s.across, got, want)
+			}
+		}
+	})
+}
