@@ -37,7 +37,6 @@ var skips = map[string]string{
 	"test_bernoulli_expanded":        "random draws without a seed",
 	"test_bernoulli_double_expanded": "random draws without a seed",
 	"test_bernoulli_seed_expanded":   "the standard does not fix the generator behind a seed",
-	"test_training_dropout_default":  "the standard does not fix the generator behind a seed",
 }
 
 // Cases lists the folders below path (itself included) that hold a model.onnx and a
