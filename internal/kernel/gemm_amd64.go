@@ -15,4 +15,4 @@ var gemmLevels = [numLevels]gemmKernels{
 	},
 }
 
-var copyRowsAVX2 = map[int]func(dst, src *float32, ld, n int){6: copyRows6AVX2, 12: copyRows12AVX2, 16: copyRows16AVX2, 32: copyRows32AVX2}
+var copyRowsAVX2 = map[int]func(dst, src *float32, ld, n, panels, stride int){6: copyRows6AVX2, 12: copyRows12AVX2, 16: copyRows16AVX2, 32: copyRows32AVX2}

@@ -30,7 +30,7 @@ func (kern *gemmKernel[T]) packPanel(dst []T, s side[T], i0, width, stride, p0, 
 	if s.across {
 		src := s.data[p0*s.ld+i0:]
 		if copyRows := kern.copyRows[width]; copyRows != nil && width == stride {
-			copyRows(unsafe.SliceData(dst), unsafe.SliceData(src), s.ld, n)
+			copyRows(unsafe.SliceData(dst), unsafe.SliceData(src), s.ld, n, 1, 0)
 			return
 		}
 		for p := range n {
@@ -50,20 +50,51 @@ func (kern *gemmKernel[T]) packPanel(dst []T, s side[T], i0, width, stride, p0, 
 	}
 }
 
-// packAll packs panels [lo, hi) of a whole operand with size elements across and k
-// along; full is the width of a panel, and pad whether the last is filled up.
-func (kern *gemmKernel[T]) packAll(dst []T, s side[T], size, full, k int, pad bool, lo, hi int) {
-	for q := lo; q < hi; q++ {
-		width := min(full, size-q*full)
-		stride := full
-		if !pad {
-			stride = width
+// A cut says how an operand is cut into panels.
+type cut struct {
+	size int  // elements across
+	full int  // width of a panel
+	pad  bool // whether the last panel is filled up
+}
+
+func (c cut) panels() int { return ceilDiv(c.size, c.full) }
+
+// width returns how many elements of panel q there are, and how many places.
+func (c cut) width(q int) (width, stride int) {
+	width = min(c.full, c.size-q*c.full)
+	if c.pad {
+		return width, c.full
+	}
+	return width, width
+}
+
+// packPanels packs elements [p0, p0+n) along k of panels [lo, hi). Panel q begins at
+// dst[(q-lo)·k·full], is k deep, and gets them at depth at.
+func (kern *gemmKernel[T]) packPanels(dst []T, s side[T], c cut, lo, hi, p0, n, k, at int) {
+	q := lo
+	if copyRows := kern.copyRows[c.full]; copyRows != nil && s.across && n > 0 {
+		if whole := min(hi, c.size/c.full); whole > lo {
+			copyRows(&dst[at*c.full], &s.data[p0*s.ld+lo*c.full], s.ld, n, whole-lo, k*c.full)
+			q = whole
 		}
-		for p := 0; p < k; p += depth { // in steps that the cache holds
-			kern.packPanel(dst[q*full*k+p*stride:], s, q*full, width, stride, p, min(depth, k-p))
+	}
+	for ; q < hi; q++ {
+		width, stride := c.width(q)
+		kern.packPanel(dst[(q-lo)*k*c.full+at*stride:], s, q*c.full, width, stride, p0, n)
+	}
+}
+
+// packAll packs panels [lo, hi) of a whole operand, k deep, in steps that the cache holds.
+func (kern *gemmKernel[T]) packAll(dst []T, s side[T], c cut, k, lo, hi int) {
+	for ; lo < hi; lo += packGroup {
+		for p := 0; p < k; p += depth {
+			kern.packPanels(dst[lo*c.full*k:], s, c, lo, min(lo+packGroup, hi), p, min(depth, k-p), k, p)
 		}
 	}
 }
+
+// packGroup is how many panels are packed side by side.
+const packGroup = 8
 
 func ceilDiv(a, b int) int { return (a + b - 1) / b }
 
@@ -82,9 +113,9 @@ type PackedB = PackedBOf[float32]
 func PackB[T Float](transB bool, k, n int, b []T, ldb int) *PackedBOf[T] {
 	checkOperand("B", transB, k, n, b, ldb)
 	kern := activeGemm[T]()
-	q := ceilDiv(n, kern.cols)
-	pb := &PackedBOf[T]{k, n, kern, make([]T, q*kern.cols*k)}
-	kern.packAll(pb.panels, sideB(transB, b, ldb), n, kern.cols, k, true, 0, q)
+	c := cut{n, kern.cols, true}
+	pb := &PackedBOf[T]{k, n, kern, make([]T, c.panels()*kern.cols*k)}
+	kern.packAll(pb.panels, sideB(transB, b, ldb), c, k, 0, c.panels())
 	return pb
 }
 
@@ -107,7 +138,8 @@ func PackA[T Float](transA bool, m, k int, a []T, lda int) *PackedAOf[T] {
 	checkOperand("A", transA, m, k, a, lda)
 	kern := activeGemm[T]()
 	pa := &PackedAOf[T]{m, k, kern, make([]T, m*k)}
-	kern.packAll(pa.panels, sideA(transA, a, lda), m, kern.rows, k, false, 0, ceilDiv(m, kern.rows))
+	c := cut{m, kern.rows, false}
+	kern.packAll(pa.panels, sideA(transA, a, lda), c, k, 0, c.panels())
 	return pa
 }
 

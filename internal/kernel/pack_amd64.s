@@ -64,105 +64,153 @@ done:
 	VZEROUPPER
 	RET
 
-// func copyRows6AVX2(dst *float32, src *float32, ld int, n int)
+// func copyRows6AVX2(dst *float32, src *float32, ld int, n int, panels int, stride int)
 // Requires: AVX
-TEXT ·copyRows6AVX2(SB), NOSPLIT, $0-32
+TEXT ·copyRows6AVX2(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
 	MOVQ  src+8(FP), CX
 	MOVQ  ld+16(FP), DX
 	MOVQ  n+24(FP), BX
+	MOVQ  panels+32(FP), SI
+	MOVQ  stride+40(FP), DI
 	SHLQ  $0x02, DX
+	SHLQ  $0x02, DI
 	TESTQ BX, BX
 	JZ    done
 
-loop:
-	VMOVUPS (CX), X0
-	VMOVUPS X0, (AX)
-	MOVQ    16(CX), SI
-	MOVQ    SI, 16(AX)
+row:
+	MOVQ CX, R8
+	MOVQ AX, R9
+	MOVQ SI, R10
+
+panel:
+	VMOVUPS (R8), X0
+	VMOVUPS X0, (R9)
+	MOVQ    16(R8), R11
+	MOVQ    R11, 16(R9)
+	ADDQ    $+24, R8
+	ADDQ    DI, R9
+	DECQ    R10
+	JNZ     panel
 	ADDQ    DX, CX
 	ADDQ    $+24, AX
 	DECQ    BX
-	JNZ     loop
+	JNZ     row
 
 done:
 	VZEROUPPER
 	RET
 
-// func copyRows12AVX2(dst *float32, src *float32, ld int, n int)
+// func copyRows12AVX2(dst *float32, src *float32, ld int, n int, panels int, stride int)
 // Requires: AVX
-TEXT ·copyRows12AVX2(SB), NOSPLIT, $0-32
+TEXT ·copyRows12AVX2(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
 	MOVQ  src+8(FP), CX
 	MOVQ  ld+16(FP), DX
 	MOVQ  n+24(FP), BX
+	MOVQ  panels+32(FP), SI
+	MOVQ  stride+40(FP), DI
 	SHLQ  $0x02, DX
+	SHLQ  $0x02, DI
 	TESTQ BX, BX
 	JZ    done
 
-loop:
-	VMOVUPS (CX), Y0
-	VMOVUPS Y0, (AX)
-	VMOVUPS 32(CX), X0
-	VMOVUPS X0, 32(AX)
+row:
+	MOVQ CX, R8
+	MOVQ AX, R9
+	MOVQ SI, R10
+
+panel:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R9)
+	VMOVUPS 32(R8), X0
+	VMOVUPS X0, 32(R9)
+	ADDQ    $+48, R8
+	ADDQ    DI, R9
+	DECQ    R10
+	JNZ     panel
 	ADDQ    DX, CX
 	ADDQ    $+48, AX
 	DECQ    BX
-	JNZ     loop
+	JNZ     row
 
 done:
 	VZEROUPPER
 	RET
 
-// func copyRows16AVX2(dst *float32, src *float32, ld int, n int)
+// func copyRows16AVX2(dst *float32, src *float32, ld int, n int, panels int, stride int)
 // Requires: AVX
-TEXT ·copyRows16AVX2(SB), NOSPLIT, $0-32
+TEXT ·copyRows16AVX2(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
 	MOVQ  src+8(FP), CX
 	MOVQ  ld+16(FP), DX
 	MOVQ  n+24(FP), BX
+	MOVQ  panels+32(FP), SI
+	MOVQ  stride+40(FP), DI
 	SHLQ  $0x02, DX
+	SHLQ  $0x02, DI
 	TESTQ BX, BX
 	JZ    done
 
-loop:
-	VMOVUPS (CX), Y0
-	VMOVUPS Y0, (AX)
-	VMOVUPS 32(CX), Y0
-	VMOVUPS Y0, 32(AX)
+row:
+	MOVQ CX, R8
+	MOVQ AX, R9
+	MOVQ SI, R10
+
+panel:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R9)
+	VMOVUPS 32(R8), Y0
+	VMOVUPS Y0, 32(R9)
+	ADDQ    $+64, R8
+	ADDQ    DI, R9
+	DECQ    R10
+	JNZ     panel
 	ADDQ    DX, CX
 	ADDQ    $+64, AX
 	DECQ    BX
-	JNZ     loop
+	JNZ     row
 
 done:
 	VZEROUPPER
 	RET
 
-// func copyRows32AVX2(dst *float32, src *float32, ld int, n int)
+// func copyRows32AVX2(dst *float32, src *float32, ld int, n int, panels int, stride int)
 // Requires: AVX
-TEXT ·copyRows32AVX2(SB), NOSPLIT, $0-32
+TEXT ·copyRows32AVX2(SB), NOSPLIT, $0-48
 	MOVQ  dst+0(FP), AX
 	MOVQ  src+8(FP), CX
 	MOVQ  ld+16(FP), DX
 	MOVQ  n+24(FP), BX
+	MOVQ  panels+32(FP), SI
+	MOVQ  stride+40(FP), DI
 	SHLQ  $0x02, DX
+	SHLQ  $0x02, DI
 	TESTQ BX, BX
 	JZ    done
 
-loop:
-	VMOVUPS (CX), Y0
-	VMOVUPS Y0, (AX)
-	VMOVUPS 32(CX), Y0
-	VMOVUPS Y0, 32(AX)
-	VMOVUPS 64(CX), Y0
-	VMOVUPS Y0, 64(AX)
-	VMOVUPS 96(CX), Y0
-	VMOVUPS Y0, 96(AX)
+row:
+	MOVQ CX, R8
+	MOVQ AX, R9
+	MOVQ SI, R10
+
+panel:
+	VMOVUPS (R8), Y0
+	VMOVUPS Y0, (R9)
+	VMOVUPS 32(R8), Y0
+	VMOVUPS Y0, 32(R9)
+	VMOVUPS 64(R8), Y0
+	VMOVUPS Y0, 64(R9)
+	VMOVUPS 96(R8), Y0
+	VMOVUPS Y0, 96(R9)
+	ADDQ    $+128, R8
+	ADDQ    DI, R9
+	DECQ    R10
+	JNZ     panel
 	ADDQ    DX, CX
 	ADDQ    $+128, AX
 	DECQ    BX
-	JNZ     loop
+	JNZ     row
 
 done:
 	VZEROUPPER

@@ -10,22 +10,26 @@ package kernel
 //go:noescape
 func transpose4AVX2(dst, src *float32, ld, n, stride int)
 
-// copyRows6AVX2 sets dst[i·6+j] = src[i·ld+j] for i < n, j < 6.
+// copyRows6AVX2 sets dst[q·stride+i·6+j] = src[i·ld+q·6+j] for q < panels, i < n, j < 6.
+// panels is not 0.
 //
 //go:noescape
-func copyRows6AVX2(dst, src *float32, ld, n int)
+func copyRows6AVX2(dst, src *float32, ld, n, panels, stride int)
 
-// copyRows12AVX2 sets dst[i·12+j] = src[i·ld+j] for i < n, j < 12.
+// copyRows12AVX2 sets dst[q·stride+i·12+j] = src[i·ld+q·12+j] for q < panels, i < n, j < 12.
+// panels is not 0.
 //
 //go:noescape
-func copyRows12AVX2(dst, src *float32, ld, n int)
+func copyRows12AVX2(dst, src *float32, ld, n, panels, stride int)
 
-// copyRows16AVX2 sets dst[i·16+j] = src[i·ld+j] for i < n, j < 16.
+// copyRows16AVX2 sets dst[q·stride+i·16+j] = src[i·ld+q·16+j] for q < panels, i < n, j < 16.
+// panels is not 0.
 //
 //go:noescape
-func copyRows16AVX2(dst, src *float32, ld, n int)
+func copyRows16AVX2(dst, src *float32, ld, n, panels, stride int)
 
-// copyRows32AVX2 sets dst[i·32+j] = src[i·ld+j] for i < n, j < 32.
+// copyRows32AVX2 sets dst[q·stride+i·32+j] = src[i·ld+q·32+j] for q < panels, i < n, j < 32.
+// panels is not 0.
 //
 //go:noescape
-func copyRows32AVX2(dst, src *float32, ld, n int)
+func copyRows32AVX2(dst, src *float32, ld, n, panels, stride int)

@@ -182,12 +182,12 @@ func (pr *product[T]) packWholeB(p *Pool) {
 }
 
 func (pr *product[T]) packA(lo, hi int) {
-	pr.kern.packAll(pr.packedA, pr.a, pr.m, pr.kern.rows, pr.k, false, lo, hi)
+	pr.kern.packAll(pr.packedA, pr.a, cut{pr.m, pr.kern.rows, false}, pr.k, lo, hi)
 }
 
 func (pr *product[T]) packB(lo, hi int) {
 	if pr.panelsB == nil {
-		pr.kern.packAll(pr.packedB, pr.b, pr.n, pr.kern.cols, pr.k, true, lo, hi)
+		pr.kern.packAll(pr.packedB, pr.b, cut{pr.n, pr.kern.cols, true}, pr.k, lo, hi)
 		return
 	}
 	// Panels of others may spill over their end, so each goes by way of a buffer.
@@ -242,21 +242,17 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 		a := panels[T]{pr.packedA, pr.k, p0}
 		if pr.packedA == nil {
 			ws.a = grow(ws.a, (i1-i0)*rows*n)
-			for q := i0; q < i1; q++ {
-				width := min(rows, pr.m-q*rows)
-				kern.packPanel(ws.a[(q-i0)*rows*n:], pr.a, q*rows, width, width, p0, n)
-			}
+			kern.packPanels(ws.a, pr.a, cut{pr.m, rows, false}, i0, i1, p0, n, n, 0)
 			a = panels[T]{ws.a, n, 0}
 		}
 		b := panels[T]{pr.packedB, pr.k, p0}
 		if pr.packedB == nil && !pr.direct {
 			ws.b = grow(ws.b, (j1-j0)*cols*n+panelSlack)
-			for q := j0; q < j1; q++ {
-				width := min(cols, pr.n-q*cols)
-				if pr.panelsB != nil {
-					pr.panelsB.packPanel(ws.b[(q-j0)*cols*n:], q*cols, width, cols, p0, n)
-				} else {
-					kern.packPanel(ws.b[(q-j0)*cols*n:], pr.b, q*cols, width, cols, p0, n)
+			if pr.panelsB == nil {
+				kern.packPanels(ws.b, pr.b, cut{pr.n, cols, true}, j0, j1, p0, n, n, 0)
+			} else {
+				for q := j0; q < j1; q++ {
+					pr.panelsB.packPanel(ws.b[(q-j0)*cols*n:], q*cols, min(cols, pr.n-q*cols), cols, p0, n)
 				}
 			}
 			b = panels[T]{ws.b, n, 0}

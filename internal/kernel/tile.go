@@ -36,8 +36,8 @@ type gemmKernel[T Float] struct {
 	tile       []func(t *tile[T]) // by number of rows, from 1
 
 	// Copies into panels; nil where Go does it.
-	transpose4 func(dst, src *T, ld, n, stride int) // ld in bytes
-	copyRows   map[int]func(dst, src *T, ld, n int) // by width
+	transpose4 func(dst, src *T, ld, n, stride int)                 // ld in bytes
+	copyRows   map[int]func(dst, src *T, ld, n, panels, stride int) // by width
 }
 
 // gemmKernels are the kernels in use at each width.

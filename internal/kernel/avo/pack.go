@@ -88,18 +88,26 @@ func transpose4(u *unit) {
 	u.RET()
 }
 
-// copyRows gathers runs of w float32s.
+// copyRows cuts rows of float32s into panels, w wide. It takes row after row, since those of a
+// wide matrix are pages apart.
 func copyRows(u *unit, w int) {
-	u.fn(fmt.Sprintf("copyRows%dAVX2", w), "(dst, src *float32, ld, n int)",
-		fmt.Sprintf("copyRows%dAVX2 sets dst[i·%d+j] = src[i·ld+j] for i < n, j < %d.", w, w, w))
-	dst, src := u.Load(u.Param("dst"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("src"), u.GP64()).(reg.GPVirtual)
-	ld, n := u.Load(u.Param("ld"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("n"), u.GP64()).(reg.GPVirtual)
+	u.fn(fmt.Sprintf("copyRows%dAVX2", w), "(dst, src *float32, ld, n, panels, stride int)",
+		fmt.Sprintf("copyRows%dAVX2 sets dst[q·stride+i·%d+j] = src[i·ld+q·%d+j] for q < panels, i < n, j < %d.\npanels is not 0.", w, w, w, w))
+	v := vec{u, avx2}
+	dst, src, ld, n := v.gp("dst"), v.gp("src"), v.gp("ld"), v.gp("n")
+	panels, stride := v.gp("panels"), v.gp("stride")
 	u.SHLQ(operand.Imm(2), ld)
+	u.SHLQ(operand.Imm(2), stride)
 	u.TESTQ(n, n)
 	u.JZ(operand.LabelRef("done"))
-	u.Label("loop")
+	u.Label("row")
+	from, to, left := u.GP64(), u.GP64(), u.GP64()
+	u.MOVQ(src, from)
+	u.MOVQ(dst, to)
+	u.MOVQ(panels, left)
+	u.Label("panel")
 	for off := 0; off < w*4; {
-		from, to := operand.Mem{Base: src, Disp: off}, operand.Mem{Base: dst, Disp: off}
+		from, to := operand.Mem{Base: from, Disp: off}, operand.Mem{Base: to, Disp: off}
 		switch left := w*4 - off; {
 		case left >= 32:
 			y := u.YMM()
@@ -118,10 +126,14 @@ func copyRows(u *unit, w int) {
 			off += 8
 		}
 	}
+	u.ADDQ(operand.I32(w*4), from)
+	u.ADDQ(stride, to)
+	u.DECQ(left)
+	u.JNZ(operand.LabelRef("panel"))
 	u.ADDQ(ld, src)
 	u.ADDQ(operand.I32(w*4), dst)
 	u.DECQ(n)
-	u.JNZ(operand.LabelRef("loop"))
+	u.JNZ(operand.LabelRef("row"))
 	u.Label("done")
 	u.VZEROUPPER()
 	u.RET()
