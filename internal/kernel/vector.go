@@ -122,7 +122,7 @@ func HardSwish[T Float](dst, x []T) { unary(opHardSwish, dst, x) }
 // Sqrt sets dst[i] = √x[i], rounded correctly.
 func Sqrt[T Float](dst, x []T) { unary(opSqrt, dst, x) }
 
-// Rsqrt sets dst[i] = 1/√x[i], within 1 ulp.
+// Rsqrt sets dst[i] = 1/√x[i], within 1.5 ulp.
 func Rsqrt[T Float](dst, x []T) { unary(opRsqrt, dst, x) }
 
 // Recip sets dst[i] = 1/x[i], rounded correctly.
