@@ -85,7 +85,11 @@ func TestShippedModels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range dirs {
+	variants, err := Cases("../../models/rnn_variants")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range append(dirs, variants...) {
 		if r := Verify(context.Background(), d, &Tolerance{1e-4, 1e-5}); r.Status != "PASS" {
 			t.Errorf("%s: %s", r.Name, r.Why)
 		}
