@@ -65,7 +65,8 @@ record.curves(model, path, {"image": tx[1000:1000 + 10 * BATCH], "target": ty[10
               output="logits", batch_size=BATCH, mode="train", rates={"sgd_momentum": 0.01}, after=running_statistics)
 record.write_npz(path + "/running_stats.npz", statistics)
 
-record_all("convnet_eval", False)
+path = record_all("convnet_eval", False)
+record.state_dict(model, path)
 path = record_all("convnet_preserved", False, training=TrainingMode.PRESERVE, do_constant_folding=False)
 record.curves(model, path, {"image": tx[1000:1000 + 10 * BATCH], "target": ty[1000:1000 + 10 * BATCH]}, loss="cross_entropy",
               output="logits", batch_size=BATCH, mode="eval", rates={"sgd_momentum": 5e-4})

@@ -2,9 +2,10 @@
 // from the npm package @faker-js/faker (MIT). A name that occurs in two languages is left out.
 //   node names.mjs SCRATCH > names.csv
 import { createRequire } from "node:module";
+import path from "node:path";
 import { pathToFileURL } from "node:url";
 
-const require = createRequire(process.argv[2] + "/");
+const require = createRequire(path.resolve(process.argv[2]) + "/");
 const { allLocales } = await import(pathToFileURL(require.resolve("@faker-js/faker")));
 const languages = {
   Czech: "cs_CZ", Dutch: "nl", English: "en", French: "fr", German: "de",

@@ -12,6 +12,7 @@ A model's folder gets
     test_data_set_N/      inputs and outputs as TensorProto files, in the order of the graph
     names.json            each PyTorch parameter: its shape, and where it is found in the file
     gradients.npz         gradients of the sum of output 0 of data set 0, for parameters and float inputs
+    state_dict.npz, .pt   all parameters and buffers, for some models
     train_batches.npz     the examples of the training curves
     curves.json           fifty losses for each optimizer, in float32 and in float64
 """
@@ -126,7 +127,8 @@ def names(model, graph):
     form is verbatim, transposed, or gates: part of a recurrent operator's weight, whose gates ONNX
     orders in its own way (LSTM: i o f c for PyTorch's i f g o; GRU: z r h for r z n). Then
     direction is the first index into the initializer and offset where its rows begin.
-    initializer is null when the file does not hold the values, as after folding.
+    initializer is null when the file does not hold the values, as after folding; also names further
+    ones that hold the same values, as they are or transposed.
     """
     held = constants(graph)
     found = {}
@@ -134,6 +136,9 @@ def names(model, graph):
         w = value.numpy()
         found[name] = {"shape": list(w.shape), "initializer": None}
         found[name].update(locate(name, w, held))
+        also = [n for n, h in held.items() if w.size > 1 and (same(h, w) or same(h, w.T)) and n != found[name]["initializer"]]
+        if also:
+            found[name]["also"] = also
     return found
 
 
@@ -163,6 +168,12 @@ def locate(name, w, held):
 
 def same(a, b):
     return a.shape == b.shape and a.dtype == b.dtype and np.array_equal(a, b)
+
+
+def state_dict(model, path):
+    """Writes the parameters and buffers as arrays, and as torch.save does."""
+    write_npz(path + "/state_dict.npz", model.state_dict())
+    torch.save(model.state_dict(), path + "/state_dict.pt")
 
 
 # --- what PyTorch computes ----------------------------------------------------------------------

