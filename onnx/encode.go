@@ -1,11 +1,8 @@
 package onnx
 
 import (
-	"encoding/binary"
+	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -13,48 +10,33 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-// Save writes the model to path: beside it first, then renamed, so that path holds either what it
-// held or the whole new model.
-func Save(path string, m *Model) error {
-	data, err := Encode(m)
-	if err != nil {
-		return fmt.Errorf("save %s: %w", path, err)
-	}
-	if err := writeFile(path, data); err != nil {
-		return fmt.Errorf("save %s: %w", path, err)
-	}
-	return nil
-}
+// fileLimit is the size from which a protobuf message cannot be read back.
+const fileLimit = 1<<31 - 1
 
-func writeFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(data); err != nil {
-		return err
-	}
-	if err = f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
-
-// Encode is the model as the bytes of an ONNX file. Nodes meant at another opset than the model
-// imports are refused.
+// Encode is the model as the bytes of an ONNX file. Refused are nodes meant at another opset than the model
+// imports, names that would not stand for the same values when the file is read, and models above 2 GB, which
+// only [Save] can write.
 func Encode(m *Model) ([]byte, error) {
+	p, err := modelProto(m, nil)
+	if err != nil {
+		return nil, err
+	}
+	return marshal(p, fileLimit)
+}
+
+func marshal(p *onnxpb.ModelProto, limit int) ([]byte, error) {
+	if size := proto.Size(p); size > limit {
+		return nil, fmt.Errorf("the model takes %d bytes, more than the %d that a file without external data can hold", size, limit)
+	}
+	return proto.MarshalOptions{Deterministic: true}.Marshal(p)
+}
+
+// modelProto is m as a message that shares the memory of its weights. Initializers go to external, if there
+// is one and it takes them.
+func modelProto(m *Model, external func(*onnxpb.TensorProto) error) (*onnxpb.ModelProto, error) {
+	if m.Graph == nil {
+		return nil, errors.New("the model has no graph")
+	}
 	p := &onnxpb.ModelProto{
 		IrVersion: proto.Int64(m.IRVersion), ProducerName: str(m.ProducerName), ProducerVersion: str(m.ProducerVersion),
 		Domain: str(m.Domain), DocString: str(m.Doc), OpsetImport: opsetProtos(m.Opsets), MetadataProps: propProtos(m.Metadata),
@@ -63,25 +45,25 @@ func Encode(m *Model) ([]byte, error) {
 		p.ModelVersion = &m.ModelVersion
 	}
 	p.ProtoReflect().SetUnknown(m.unknown)
-	e := &encoder{opsets: m.Opsets}
+	e := &encoder{opsets: m.Opsets, external: external}
 	var err error
-	if p.Graph, err = e.graph(m.Graph); err != nil {
+	if p.Graph, err = e.graph(m.Graph, nil, 0); err != nil {
 		return nil, err
 	}
 	for _, f := range m.Functions {
-		fp, err := (&encoder{opsets: f.Opsets}).function(f)
+		fp, err := (&encoder{opsets: f.Opsets, external: external}).function(f)
 		if err != nil {
-			return nil, fmt.Errorf("function %s: %w", f.Name, err)
+			return nil, fmt.Errorf("function %q: %w", f.Name, err)
 		}
 		p.Functions = append(p.Functions, fp)
 	}
-	if size := proto.Size(p); size >= 1<<31 {
-		return nil, fmt.Errorf("the model takes %d bytes, more than the 2 GB that a file without external data can hold", size)
-	}
-	return proto.MarshalOptions{Deterministic: true}.Marshal(p)
+	return p, nil
 }
 
-type encoder struct{ opsets []Opset }
+type encoder struct {
+	opsets   []Opset
+	external func(*onnxpb.TensorProto) error
+}
 
 func str(s string) *string {
 	if s == "" {
@@ -106,82 +88,223 @@ func propProtos(ps []Prop) []*onnxpb.StringStringEntryProto {
 	return out
 }
 
-func (e *encoder) graph(g *Graph) (*onnxpb.GraphProto, error) {
+// defineAll notes the names that g defines, as a reader of the file will see them.
+func (s *scope) defineAll(g *Graph) error {
+	add := func(v *Value) error {
+		switch {
+		case v == nil:
+			return errors.New("an input or initializer is missing")
+		case v.Name == "":
+			return errors.New("a value has no name")
+		}
+		return s.add(v)
+	}
+	for _, v := range g.Inputs {
+		if err := add(v); err != nil {
+			return err
+		}
+	}
+	for _, v := range g.Inits {
+		if v != nil && v.Const == nil {
+			return fmt.Errorf("initializer %q has no value", v.Name)
+		}
+		if v != nil && s.values[v.Name] == v { // an input too
+			continue
+		}
+		if err := add(v); err != nil {
+			return err
+		}
+	}
+	for k, n := range g.Nodes {
+		for _, v := range n.Outputs {
+			if v == nil {
+				continue
+			}
+			if err := add(v); err != nil {
+				return fmt.Errorf("node %q (%s): output %w", n.Name, n.Op, err)
+			}
+			s.index[v] = k
+		}
+	}
+	return nil
+}
+
+// check says why v's name does not stand for v.
+func (s *scope) check(v *Value) error {
+	switch s.find(v.Name) {
+	case v:
+		return nil
+	case nil:
+		return fmt.Errorf("value %q is not defined", v.Name)
+	}
+	return fmt.Errorf("value %q has the name of another value, which hides it", v.Name)
+}
+
+func (e *encoder) graph(g *Graph, outer *scope, depth int) (*onnxpb.GraphProto, error) {
+	if depth > maxNesting {
+		return nil, fmt.Errorf("subgraphs nest deeper than %d", maxNesting)
+	}
 	p := &onnxpb.GraphProto{Name: proto.String(g.Name), DocString: str(g.Doc), MetadataProps: propProtos(g.Metadata)}
 	p.ProtoReflect().SetUnknown(g.unknown)
+	fail := func(err error) (*onnxpb.GraphProto, error) { return nil, fmt.Errorf("graph %q: %w", g.Name, err) }
+	s := newScope(outer)
+	if err := s.defineAll(g); err != nil {
+		return fail(err)
+	}
 	told := map[*Value]bool{}
+	inputs := map[*Value]bool{}
 	for _, v := range g.Inputs {
 		p.Input = append(p.Input, valueProto(v))
-		told[v] = true
+		told[v], inputs[v] = true, true
+	}
+	for _, v := range g.Inits {
+		if v.sparse != nil && v.sparse.dense == v.Const {
+			src := proto.CloneOf(v.sparse.proto)
+			src.Values.Name = &v.Name
+			if !inputs[v] {
+				src.Values.DocString, src.Values.MetadataProps = str(v.Doc), propProtos(v.Meta)
+			}
+			p.SparseInitializer = append(p.SparseInitializer, src)
+			continue
+		}
+		t := tensorProto(v.Const, v.head)
+		t.Name = &v.Name
+		if !inputs[v] {
+			t.DocString, t.MetadataProps = str(v.Doc), propProtos(v.Meta)
+		}
+		if e.external != nil {
+			if err := e.external(t); err != nil {
+				return nil, err
+			}
+		}
+		p.Initializer = append(p.Initializer, t)
+	}
+	var err error
+	if p.Node, err = e.nodes(g, s, depth); err != nil {
+		return fail(err)
 	}
 	for _, v := range g.Outputs {
+		if v == nil {
+			return fail(errors.New("an output is missing"))
+		}
+		if err := s.check(v); err != nil {
+			return fail(fmt.Errorf("output: %w", err))
+		}
 		p.Output = append(p.Output, valueProto(v))
 		told[v] = true
 	}
-	for _, v := range g.Inits {
-		t, err := tensorProto(v.Const, v.Name)
-		if err != nil {
-			return nil, fmt.Errorf("initializer %q: %w", v.Name, err)
+	p.ValueInfo = g.valueInfos(s, told)
+	return p, nil
+}
+
+// valueInfos tells of the values that told does not, those that the file told of first, and in its order.
+func (g *Graph) valueInfos(s *scope, told map[*Value]bool) []*onnxpb.ValueInfoProto {
+	var out []*onnxpb.ValueInfoProto
+	for _, info := range g.infos {
+		v := info.value
+		switch {
+		case v == nil:
+			if s.values[info.proto.GetName()] == nil {
+				out = append(out, info.proto)
+			}
+			continue
+		case s.values[v.Name] != v:
+			continue // no longer there
 		}
-		t.DocString, t.MetadataProps = str(v.Doc), propProtos(v.Meta)
-		p.Initializer = append(p.Initializer, t)
+		p := valueProto(v)
+		if told[v] || v.Const != nil { // what v says of itself is said elsewhere
+			p.DocString, p.MetadataProps = info.proto.DocString, info.proto.MetadataProps
+			now := v.Type
+			if v.Const != nil {
+				now = TypeOfTensor(v.Const)
+			}
+			p.Type = typeProto(now)
+			if t, err := typeOf(info.proto.Type, 0); err == nil && t.agrees(now) {
+				p.Type = info.proto.Type
+			}
+		}
+		out = append(out, p)
+		told[v] = true
 	}
 	for _, n := range g.Nodes {
-		np, err := e.node(n)
-		if err != nil {
-			return nil, fmt.Errorf("node %q (%s): %w", n.Name, n.Op, err)
-		}
-		p.Node = append(p.Node, np)
 		for _, v := range n.Outputs {
 			if v != nil && v.Type != nil && !told[v] {
-				p.ValueInfo = append(p.ValueInfo, valueProto(v))
+				out = append(out, valueProto(v))
 			}
 		}
 	}
-	return p, nil
+	return out
 }
 
 func (e *encoder) function(f *Function) (*onnxpb.FunctionProto, error) {
 	p := &onnxpb.FunctionProto{Name: proto.String(f.Name), Domain: proto.String(f.Domain), Overload: str(f.Overload),
 		DocString: str(f.Doc), OpsetImport: opsetProtos(f.Opsets), Attribute: f.Attributes, MetadataProps: propProtos(f.Metadata)}
 	p.ProtoReflect().SetUnknown(f.unknown)
+	s := newScope(nil)
 	for _, a := range f.AttributeDefaults {
-		ap, err := e.attribute(a)
+		ap, err := e.attribute(a, s, 0)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("attribute %q: %w", a.Name, err)
 		}
 		p.AttributeProto = append(p.AttributeProto, ap)
+	}
+	if len(f.Body.Inits) > 0 {
+		return nil, errors.New("functions cannot have initializers")
+	}
+	if err := s.defineAll(f.Body); err != nil {
+		return nil, err
 	}
 	for _, v := range f.Body.Inputs {
 		p.Input = append(p.Input, v.Name)
 	}
+	var err error
+	if p.Node, err = e.nodes(f.Body, s, 0); err != nil {
+		return nil, err
+	}
 	for _, v := range f.Body.Outputs {
+		if v == nil {
+			return nil, errors.New("an output is missing")
+		}
+		if err := s.check(v); err != nil {
+			return nil, fmt.Errorf("output: %w", err)
+		}
 		p.Output = append(p.Output, v.Name)
 	}
-	for _, n := range f.Body.Nodes {
-		np, err := e.node(n)
-		if err != nil {
-			return nil, err
-		}
-		p.Node = append(p.Node, np)
-		for _, v := range n.Outputs {
-			if v != nil && v.Type != nil {
-				p.ValueInfo = append(p.ValueInfo, valueProto(v))
-			}
-		}
-	}
+	p.ValueInfo = f.Body.valueInfos(s, map[*Value]bool{})
 	return p, nil
 }
 
-func (e *encoder) node(n *Node) (*onnxpb.NodeProto, error) {
+func (e *encoder) nodes(g *Graph, s *scope, depth int) ([]*onnxpb.NodeProto, error) {
+	var out []*onnxpb.NodeProto
+	for k, n := range g.Nodes {
+		s.at = k
+		p, err := e.node(n, s, depth)
+		if err != nil {
+			return nil, fmt.Errorf("node %q (%s): %w", n.Name, n.Op, err)
+		}
+		out = append(out, p)
+	}
+	s.at = len(g.Nodes)
+	return out, nil
+}
+
+func (e *encoder) node(n *Node, s *scope, depth int) (*onnxpb.NodeProto, error) {
 	if v := opsetVersion(e.opsets, n.Domain); n.Opset != 0 && n.Opset != v {
-		return nil, fmt.Errorf("is meant at opset %d, the model imports %d", n.Opset, v)
+		return nil, fmt.Errorf("is meant at opset %d, but %d is imported", n.Opset, v)
 	}
 	p := &onnxpb.NodeProto{Name: str(n.Name), OpType: proto.String(n.Op), Domain: str(n.Domain), Overload: str(n.Overload),
 		DocString: str(n.Doc), MetadataProps: propProtos(n.Metadata), Input: names(n.Inputs), Output: names(n.Outputs)}
 	p.ProtoReflect().SetUnknown(n.unknown)
+	for i, v := range n.Inputs {
+		if v == nil {
+			continue
+		}
+		if err := s.check(v); err != nil {
+			return nil, fmt.Errorf("input %d: %w", i, err)
+		}
+	}
 	for _, a := range n.Attrs {
-		ap, err := e.attribute(a)
+		ap, err := e.attribute(a, s, depth)
 		if err != nil {
 			return nil, fmt.Errorf("attribute %q: %w", a.Name, err)
 		}
@@ -200,71 +323,119 @@ func names(vs []*Value) []string {
 	return out
 }
 
-func (e *encoder) attribute(a *Attribute) (*onnxpb.AttributeProto, error) {
-	p := &onnxpb.AttributeProto{Name: proto.String(a.Name), DocString: str(a.Doc), RefAttrName: str(a.Ref),
-		Type: proto.Int32(int32(a.Type)), Floats: a.Floats, Ints: a.Ints, Strings: a.Strings}
+var errNothing = errors.New("holds nothing")
+
+func (e *encoder) attribute(a *Attribute, s *scope, depth int) (*onnxpb.AttributeProto, error) {
+	p := &onnxpb.AttributeProto{Name: proto.String(a.Name), DocString: str(a.Doc), RefAttrName: str(a.Ref), Type: proto.Int32(int32(a.Type))}
 	p.ProtoReflect().SetUnknown(a.unknown)
-	var err error
-	switch {
-	case a.Ref != "":
-	case a.Type == AttrFloat:
+	if a.Ref != "" {
+		return p, nil
+	}
+	switch a.Type {
+	case AttrFloat:
 		p.F = &a.F
-	case a.Type == AttrInt:
+	case AttrInt:
 		p.I = &a.I
-	case a.Type == AttrString:
-		p.S = slices.Clone(a.S)
-		if p.S == nil {
-			p.S = []byte{}
+	case AttrString:
+		p.S = append([]byte{}, a.S...)
+	case AttrFloats:
+		p.Floats = a.Floats
+	case AttrInts:
+		p.Ints = a.Ints
+	case AttrStrings:
+		p.Strings = a.Strings
+	case AttrTensor:
+		if a.T == nil {
+			return nil, errNothing
 		}
-	case a.Type == AttrTensor:
-		if p.T, err = tensorProto(a.T, a.tname); err != nil {
+		p.T = tensorProto(a.T, at(a.heads, 0))
+	case AttrTensors:
+		for i, t := range a.Tensors {
+			p.Tensors = append(p.Tensors, tensorProto(t, at(a.heads, i)))
+		}
+	case AttrSparseTensor:
+		if a.T == nil {
+			return nil, errNothing
+		}
+		var err error
+		if p.SparseTensor, err = a.sparseAt(0, a.T); err != nil {
 			return nil, err
 		}
-	case a.Type == AttrSparseTensor:
-		p.SparseTensor = &onnxpb.SparseTensorProto{}
-		if err := proto.Unmarshal(a.sparse, p.SparseTensor); err != nil {
+	case AttrSparseTensors:
+		for i, t := range a.Tensors {
+			q, err := a.sparseAt(i, t)
+			if err != nil {
+				return nil, err
+			}
+			p.SparseTensors = append(p.SparseTensors, q)
+		}
+	case AttrGraph:
+		if a.G == nil {
+			return nil, errNothing
+		}
+		var err error
+		if p.G, err = e.graph(a.G, s, depth+1); err != nil {
 			return nil, err
 		}
-	case a.Type == AttrGraph:
-		if p.G, err = e.graph(a.G); err != nil {
-			return nil, err
+	case AttrGraphs:
+		for _, g := range a.Graphs {
+			gp, err := e.graph(g, s, depth+1)
+			if err != nil {
+				return nil, err
+			}
+			p.Graphs = append(p.Graphs, gp)
 		}
-	case a.Type == AttrTypeProto && a.TP != nil:
-		p.Tp = typeProto(a.TP)
-	}
-	for _, t := range a.Tensors {
-		tp, err := tensorProto(t, "")
-		if err != nil {
-			return nil, err
+	case AttrTypeProto:
+		p.Tp = &onnxpb.TypeProto{}
+		if a.TP != nil {
+			p.Tp = typeProto(a.TP)
 		}
-		p.Tensors = append(p.Tensors, tp)
-	}
-	for _, g := range a.Graphs {
-		gp, err := e.graph(g)
-		if err != nil {
-			return nil, err
+	case AttrTypeProtos:
+		for _, t := range a.Types {
+			p.TypeProtos = append(p.TypeProtos, typeProto(t))
 		}
-		p.Graphs = append(p.Graphs, gp)
-	}
-	for _, t := range a.Types {
-		p.TypeProtos = append(p.TypeProtos, typeProto(t))
 	}
 	return p, nil
 }
 
-func valueProto(v *Value) *onnxpb.ValueInfoProto {
-	p := &onnxpb.ValueInfoProto{Name: proto.String(v.Name), MetadataProps: propProtos(v.Meta)}
-	if v.Const == nil {
-		p.DocString = str(v.Doc)
+func at[T any](s []*T, i int) *T {
+	if i >= len(s) {
+		return nil
 	}
-	if v.Type != nil {
+	return s[i]
+}
+
+// sparseAt is the i-th sparse tensor as it was read, or t made sparse if it is another one by now.
+func (a *Attribute) sparseAt(i int, t *tensor.Tensor) (*onnxpb.SparseTensorProto, error) {
+	if src := at(a.sparse, i); src != nil && src.dense == t {
+		return src.proto, nil
+	}
+	return sparseProto(t)
+}
+
+// valueProto describes v. The doc string and metadata of an initializer that is no input are its tensor's.
+func valueProto(v *Value) *onnxpb.ValueInfoProto {
+	p := &onnxpb.ValueInfoProto{Name: proto.String(v.Name), DocString: str(v.Doc), MetadataProps: propProtos(v.Meta)}
+	p.ProtoReflect().SetUnknown(v.unknown)
+	switch {
+	case v.Type != nil:
 		p.Type = typeProto(v.Type)
+	case v.opaque != nil:
+		p.Type = &onnxpb.TypeProto{}
+		if err := proto.Unmarshal(v.opaque, p.Type); err != nil {
+			panic(err) // it was such a message before
+		}
 	}
 	return p
 }
 
 func typeProto(t *Type) *onnxpb.TypeProto {
-	p := &onnxpb.TypeProto{Denotation: str(t.Denotation)}
+	p := &onnxpb.TypeProto{}
+	if t == nil {
+		return p
+	}
+	p.Denotation = str(t.Denotation)
+	p.ProtoReflect().SetUnknown(t.unknown)
 	var of *onnxpb.TypeProto
 	if t.Of != nil {
 		of = typeProto(t.Of)
@@ -301,43 +472,4 @@ func shapeProto(dims []Dim) *onnxpb.TensorShapeProto {
 		p.Dim = append(p.Dim, q)
 	}
 	return p
-}
-
-// tensorProto is t on the wire, its elements as raw bytes.
-func tensorProto(t *tensor.Tensor, name string) (*onnxpb.TensorProto, error) {
-	p := &onnxpb.TensorProto{Name: str(name), DataType: proto.Int32(int32(t.DType()))}
-	for _, d := range t.Shape() {
-		p.Dims = append(p.Dims, int64(d))
-	}
-	if t.DType() == tensor.String {
-		for _, s := range tensor.Data[string](t) {
-			p.StringData = append(p.StringData, []byte(s))
-		}
-		return p, nil
-	}
-	raw := t.Bytes()
-	if bits := t.DType().Bits(); bits < 8 {
-		per, mask := 8/bits, byte(1)<<bits-1
-		packed := make([]byte, (len(raw)+per-1)/per)
-		for i, b := range raw {
-			packed[i/per] |= b & mask << (bits * (i % per))
-		}
-		raw = packed
-	} else if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
-		raw = swapped(raw, t.DType().Size())
-	}
-	if raw == nil {
-		raw = []byte{}
-	}
-	p.RawData = raw
-	return p, nil
-}
-
-// EncodeTensor is t as a TensorProto file, the inverse of [DecodeTensor].
-func EncodeTensor(t *tensor.Tensor, name string) ([]byte, error) {
-	p, err := tensorProto(t, name)
-	if err != nil {
-		return nil, err
-	}
-	return proto.Marshal(p)
 }

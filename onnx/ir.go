@@ -5,8 +5,10 @@
 package onnx
 
 import (
+	"fmt"
 	"slices"
 
+	"github.com/retune-go/retune/onnx/internal/onnxpb"
 	"github.com/retune-go/retune/tensor"
 )
 
@@ -23,7 +25,8 @@ type Model struct {
 	Functions       []*Function
 	Metadata        []Prop
 
-	unknown []byte // fields of later standards, kept as they were
+	unknown []byte // what the graph has no place for and later standards' fields, as they were
+	unmap   []func() error
 }
 
 // Opset says at which version a domain's operators are meant. The domain "" is ai.onnx.
@@ -83,7 +86,14 @@ type Graph struct {
 
 	Outer *Node // the node whose attribute this graph is, nil for a top graph
 
+	infos   []valueInfo // in file order
 	unknown []byte
+}
+
+// valueInfo is an entry of a file's value_info, and the value that it tells of, nil if there is none.
+type valueInfo struct {
+	value *Value
+	proto *onnxpb.ValueInfoProto
 }
 
 // Value is an edge: a graph input, an initializer or a node's output. A subgraph
@@ -97,6 +107,11 @@ type Value struct {
 
 	def   *Node
 	users []*Node // one entry a use: a node that reads v twice is listed twice
+
+	head    *onnxpb.TensorProto // what the file says of an initializer beside its elements
+	sparse  *sparseSource       // set if the initializer was a sparse one
+	opaque  []byte              // a type of a kind that [Type] does not know
+	unknown []byte
 }
 
 // Def is the node that computes v, nil for inputs and initializers.
@@ -145,6 +160,8 @@ type Type struct {
 	Shape      []Dim        // of a (sparse) tensor; nil if the rank is unknown
 	Of         *Type        // element of a sequence or optional, value of a map
 	Denotation string
+
+	unknown []byte
 }
 
 // Dim is one declared dimension: a number (Value ≥ 0, Param ""), a name, or nothing
@@ -156,7 +173,7 @@ type Dim struct {
 }
 
 // Attribute is a named constant of a node. Exactly one of the fields that its
-// Type names is meaningful.
+// Type names is meaningful. Sparse tensors are in T and Tensors, made dense.
 type Attribute struct {
 	Name string
 	Doc  string
@@ -176,9 +193,9 @@ type Attribute struct {
 	Graphs  []*Graph
 	Types   []*Type
 
-	sparse  []byte // sparse_tensor(s), as they were
+	heads   []*onnxpb.TensorProto // what the file says of T or Tensors beside their elements
+	sparse  []*sparseSource       // of T or Tensors, if Type says that they are sparse
 	unknown []byte
-	tname   string // T's name and doc string are kept for the round trip
 }
 
 // AttrType is AttributeProto.AttributeType.
@@ -202,6 +219,17 @@ const (
 	AttrTypeProto     AttrType = 13
 	AttrTypeProtos    AttrType = 14
 )
+
+var attrTypes = [...]string{"undefined", "float", "int", "string", "tensor", "graph", "floats", "ints", "strings", "tensors", "graphs",
+	"sparse_tensor", "sparse_tensors", "type_proto", "type_protos"}
+
+// String is ONNX's spelling: "float", "ints", "sparse_tensor".
+func (t AttrType) String() string {
+	if t < 0 || int(t) >= len(attrTypes) {
+		return fmt.Sprintf("attribute type %d", int32(t))
+	}
+	return attrTypes[t]
+}
 
 // Attr is the node's attribute of that name, nil if it has none.
 func (n *Node) Attr(name string) *Attribute {
@@ -396,6 +424,18 @@ func TypeOfTensor(t *tensor.Tensor) *Type {
 		ty.Shape = append(ty.Shape, Dim{Value: int64(d)})
 	}
 	return ty
+}
+
+// agrees reports whether t and u can be said of one value: t may say less, and names of dimensions
+// stand for any size.
+func (t *Type) agrees(u *Type) bool {
+	if t == nil || u == nil {
+		return t == u
+	}
+	return t.Kind == u.Kind && t.Elem == u.Elem && (t.Of == nil) == (u.Of == nil) && (t.Of == nil || t.Of.agrees(u.Of)) &&
+		(t.Shape == nil || u.Shape == nil || slices.EqualFunc(t.Shape, u.Shape, func(a, b Dim) bool {
+			return a.Value < 0 || b.Value < 0 || a.Param != "" || b.Param != "" || a.Value == b.Value
+		}))
 }
 
 // Walk calls f for each graph of the model: the top graph, then subgraphs as they

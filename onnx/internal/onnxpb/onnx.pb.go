@@ -24,6 +24,195 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// The values of data_type, which is no enum here so that a type of a later standard is seen and refused.
+type TensorProto_DataType int32
+
+const (
+	TensorProto_UNDEFINED      TensorProto_DataType = 0
+	TensorProto_FLOAT          TensorProto_DataType = 1
+	TensorProto_UINT8          TensorProto_DataType = 2
+	TensorProto_INT8           TensorProto_DataType = 3
+	TensorProto_UINT16         TensorProto_DataType = 4
+	TensorProto_INT16          TensorProto_DataType = 5
+	TensorProto_INT32          TensorProto_DataType = 6
+	TensorProto_INT64          TensorProto_DataType = 7
+	TensorProto_STRING         TensorProto_DataType = 8
+	TensorProto_BOOL           TensorProto_DataType = 9
+	TensorProto_FLOAT16        TensorProto_DataType = 10
+	TensorProto_DOUBLE         TensorProto_DataType = 11
+	TensorProto_UINT32         TensorProto_DataType = 12
+	TensorProto_UINT64         TensorProto_DataType = 13
+	TensorProto_COMPLEX64      TensorProto_DataType = 14
+	TensorProto_COMPLEX128     TensorProto_DataType = 15
+	TensorProto_BFLOAT16       TensorProto_DataType = 16
+	TensorProto_FLOAT8E4M3FN   TensorProto_DataType = 17
+	TensorProto_FLOAT8E4M3FNUZ TensorProto_DataType = 18
+	TensorProto_FLOAT8E5M2     TensorProto_DataType = 19
+	TensorProto_FLOAT8E5M2FNUZ TensorProto_DataType = 20
+	TensorProto_UINT4          TensorProto_DataType = 21
+	TensorProto_INT4           TensorProto_DataType = 22
+	TensorProto_FLOAT4E2M1     TensorProto_DataType = 23
+	TensorProto_FLOAT8E8M0     TensorProto_DataType = 24
+	TensorProto_UINT2          TensorProto_DataType = 25
+	TensorProto_INT2           TensorProto_DataType = 26
+)
+
+// Enum value maps for TensorProto_DataType.
+var (
+	TensorProto_DataType_name = map[int32]string{
+		0:  "UNDEFINED",
+		1:  "FLOAT",
+		2:  "UINT8",
+		3:  "INT8",
+		4:  "UINT16",
+		5:  "INT16",
+		6:  "INT32",
+		7:  "INT64",
+		8:  "STRING",
+		9:  "BOOL",
+		10: "FLOAT16",
+		11: "DOUBLE",
+		12: "UINT32",
+		13: "UINT64",
+		14: "COMPLEX64",
+		15: "COMPLEX128",
+		16: "BFLOAT16",
+		17: "FLOAT8E4M3FN",
+		18: "FLOAT8E4M3FNUZ",
+		19: "FLOAT8E5M2",
+		20: "FLOAT8E5M2FNUZ",
+		21: "UINT4",
+		22: "INT4",
+		23: "FLOAT4E2M1",
+		24: "FLOAT8E8M0",
+		25: "UINT2",
+		26: "INT2",
+	}
+	TensorProto_DataType_value = map[string]int32{
+		"UNDEFINED":      0,
+		"FLOAT":          1,
+		"UINT8":          2,
+		"INT8":           3,
+		"UINT16":         4,
+		"INT16":          5,
+		"INT32":          6,
+		"INT64":          7,
+		"STRING":         8,
+		"BOOL":           9,
+		"FLOAT16":        10,
+		"DOUBLE":         11,
+		"UINT32":         12,
+		"UINT64":         13,
+		"COMPLEX64":      14,
+		"COMPLEX128":     15,
+		"BFLOAT16":       16,
+		"FLOAT8E4M3FN":   17,
+		"FLOAT8E4M3FNUZ": 18,
+		"FLOAT8E5M2":     19,
+		"FLOAT8E5M2FNUZ": 20,
+		"UINT4":          21,
+		"INT4":           22,
+		"FLOAT4E2M1":     23,
+		"FLOAT8E8M0":     24,
+		"UINT2":          25,
+		"INT2":           26,
+	}
+)
+
+func (x TensorProto_DataType) Enum() *TensorProto_DataType {
+	p := new(TensorProto_DataType)
+	*p = x
+	return p
+}
+
+func (x TensorProto_DataType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TensorProto_DataType) Descriptor() protoreflect.EnumDescriptor {
+	return file_onnx_proto_enumTypes[0].Descriptor()
+}
+
+func (TensorProto_DataType) Type() protoreflect.EnumType {
+	return &file_onnx_proto_enumTypes[0]
+}
+
+func (x TensorProto_DataType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Do not use.
+func (x *TensorProto_DataType) UnmarshalJSON(b []byte) error {
+	num, err := protoimpl.X.UnmarshalJSONEnum(x.Descriptor(), b)
+	if err != nil {
+		return err
+	}
+	*x = TensorProto_DataType(num)
+	return nil
+}
+
+// Deprecated: Use TensorProto_DataType.Descriptor instead.
+func (TensorProto_DataType) EnumDescriptor() ([]byte, []int) {
+	return file_onnx_proto_rawDescGZIP(), []int{14, 0}
+}
+
+// The values of data_location.
+type TensorProto_DataLocation int32
+
+const (
+	TensorProto_DEFAULT  TensorProto_DataLocation = 0
+	TensorProto_EXTERNAL TensorProto_DataLocation = 1
+)
+
+// Enum value maps for TensorProto_DataLocation.
+var (
+	TensorProto_DataLocation_name = map[int32]string{
+		0: "DEFAULT",
+		1: "EXTERNAL",
+	}
+	TensorProto_DataLocation_value = map[string]int32{
+		"DEFAULT":  0,
+		"EXTERNAL": 1,
+	}
+)
+
+func (x TensorProto_DataLocation) Enum() *TensorProto_DataLocation {
+	p := new(TensorProto_DataLocation)
+	*p = x
+	return p
+}
+
+func (x TensorProto_DataLocation) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TensorProto_DataLocation) Descriptor() protoreflect.EnumDescriptor {
+	return file_onnx_proto_enumTypes[1].Descriptor()
+}
+
+func (TensorProto_DataLocation) Type() protoreflect.EnumType {
+	return &file_onnx_proto_enumTypes[1]
+}
+
+func (x TensorProto_DataLocation) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Do not use.
+func (x *TensorProto_DataLocation) UnmarshalJSON(b []byte) error {
+	num, err := protoimpl.X.UnmarshalJSONEnum(x.Descriptor(), b)
+	if err != nil {
+		return err
+	}
+	*x = TensorProto_DataLocation(num)
+	return nil
+}
+
+// Deprecated: Use TensorProto_DataLocation.Descriptor instead.
+func (TensorProto_DataLocation) EnumDescriptor() ([]byte, []int) {
+	return file_onnx_proto_rawDescGZIP(), []int{14, 1}
+}
+
 type AttributeProto struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          *string                `protobuf:"bytes,1,opt,name=name" json:"name,omitempty"`
@@ -273,18 +462,19 @@ func (x *ValueInfoProto) GetMetadataProps() []*StringStringEntryProto {
 }
 
 type NodeProto struct {
-	state         protoimpl.MessageState    `protogen:"open.v1"`
-	Input         []string                  `protobuf:"bytes,1,rep,name=input" json:"input,omitempty"`
-	Output        []string                  `protobuf:"bytes,2,rep,name=output" json:"output,omitempty"`
-	Name          *string                   `protobuf:"bytes,3,opt,name=name" json:"name,omitempty"`
-	OpType        *string                   `protobuf:"bytes,4,opt,name=op_type,json=opType" json:"op_type,omitempty"`
-	Domain        *string                   `protobuf:"bytes,7,opt,name=domain" json:"domain,omitempty"`
-	Overload      *string                   `protobuf:"bytes,8,opt,name=overload" json:"overload,omitempty"`
-	Attribute     []*AttributeProto         `protobuf:"bytes,5,rep,name=attribute" json:"attribute,omitempty"`
-	DocString     *string                   `protobuf:"bytes,6,opt,name=doc_string,json=docString" json:"doc_string,omitempty"`
-	MetadataProps []*StringStringEntryProto `protobuf:"bytes,9,rep,name=metadata_props,json=metadataProps" json:"metadata_props,omitempty"` // device_configurations (10) are kept as unknown fields.
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state                protoimpl.MessageState          `protogen:"open.v1"`
+	Input                []string                        `protobuf:"bytes,1,rep,name=input" json:"input,omitempty"`
+	Output               []string                        `protobuf:"bytes,2,rep,name=output" json:"output,omitempty"`
+	Name                 *string                         `protobuf:"bytes,3,opt,name=name" json:"name,omitempty"`
+	OpType               *string                         `protobuf:"bytes,4,opt,name=op_type,json=opType" json:"op_type,omitempty"`
+	Domain               *string                         `protobuf:"bytes,7,opt,name=domain" json:"domain,omitempty"`
+	Overload             *string                         `protobuf:"bytes,8,opt,name=overload" json:"overload,omitempty"`
+	Attribute            []*AttributeProto               `protobuf:"bytes,5,rep,name=attribute" json:"attribute,omitempty"`
+	DocString            *string                         `protobuf:"bytes,6,opt,name=doc_string,json=docString" json:"doc_string,omitempty"`
+	MetadataProps        []*StringStringEntryProto       `protobuf:"bytes,9,rep,name=metadata_props,json=metadataProps" json:"metadata_props,omitempty"`
+	DeviceConfigurations []*NodeDeviceConfigurationProto `protobuf:"bytes,10,rep,name=device_configurations,json=deviceConfigurations" json:"device_configurations,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *NodeProto) Reset() {
@@ -380,26 +570,485 @@ func (x *NodeProto) GetMetadataProps() []*StringStringEntryProto {
 	return nil
 }
 
-type ModelProto struct {
-	state           protoimpl.MessageState    `protogen:"open.v1"`
-	IrVersion       *int64                    `protobuf:"varint,1,opt,name=ir_version,json=irVersion" json:"ir_version,omitempty"`
-	OpsetImport     []*OperatorSetIdProto     `protobuf:"bytes,8,rep,name=opset_import,json=opsetImport" json:"opset_import,omitempty"`
-	ProducerName    *string                   `protobuf:"bytes,2,opt,name=producer_name,json=producerName" json:"producer_name,omitempty"`
-	ProducerVersion *string                   `protobuf:"bytes,3,opt,name=producer_version,json=producerVersion" json:"producer_version,omitempty"`
-	Domain          *string                   `protobuf:"bytes,4,opt,name=domain" json:"domain,omitempty"`
-	ModelVersion    *int64                    `protobuf:"varint,5,opt,name=model_version,json=modelVersion" json:"model_version,omitempty"`
-	DocString       *string                   `protobuf:"bytes,6,opt,name=doc_string,json=docString" json:"doc_string,omitempty"`
-	Graph           *GraphProto               `protobuf:"bytes,7,opt,name=graph" json:"graph,omitempty"`
-	MetadataProps   []*StringStringEntryProto `protobuf:"bytes,14,rep,name=metadata_props,json=metadataProps" json:"metadata_props,omitempty"`
-	// training_info (20) and configuration (26) are kept as unknown fields.
-	Functions     []*FunctionProto `protobuf:"bytes,25,rep,name=functions" json:"functions,omitempty"`
+func (x *NodeProto) GetDeviceConfigurations() []*NodeDeviceConfigurationProto {
+	if x != nil {
+		return x.DeviceConfigurations
+	}
+	return nil
+}
+
+// How a node is spread over devices.
+type NodeDeviceConfigurationProto struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	ConfigurationId *string                `protobuf:"bytes,1,opt,name=configuration_id,json=configurationId" json:"configuration_id,omitempty"`
+	ShardingSpec    []*ShardingSpecProto   `protobuf:"bytes,2,rep,name=sharding_spec,json=shardingSpec" json:"sharding_spec,omitempty"`
+	PipelineStage   *int32                 `protobuf:"varint,3,opt,name=pipeline_stage,json=pipelineStage" json:"pipeline_stage,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *NodeDeviceConfigurationProto) Reset() {
+	*x = NodeDeviceConfigurationProto{}
+	mi := &file_onnx_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeDeviceConfigurationProto) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeDeviceConfigurationProto) ProtoMessage() {}
+
+func (x *NodeDeviceConfigurationProto) ProtoReflect() protoreflect.Message {
+	mi := &file_onnx_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeDeviceConfigurationProto.ProtoReflect.Descriptor instead.
+func (*NodeDeviceConfigurationProto) Descriptor() ([]byte, []int) {
+	return file_onnx_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *NodeDeviceConfigurationProto) GetConfigurationId() string {
+	if x != nil && x.ConfigurationId != nil {
+		return *x.ConfigurationId
+	}
+	return ""
+}
+
+func (x *NodeDeviceConfigurationProto) GetShardingSpec() []*ShardingSpecProto {
+	if x != nil {
+		return x.ShardingSpec
+	}
+	return nil
+}
+
+func (x *NodeDeviceConfigurationProto) GetPipelineStage() int32 {
+	if x != nil && x.PipelineStage != nil {
+		return *x.PipelineStage
+	}
+	return 0
+}
+
+type ShardingSpecProto struct {
+	state                 protoimpl.MessageState  `protogen:"open.v1"`
+	TensorName            *string                 `protobuf:"bytes,1,opt,name=tensor_name,json=tensorName" json:"tensor_name,omitempty"`
+	Device                []int64                 `protobuf:"varint,2,rep,name=device" json:"device,omitempty"`
+	IndexToDeviceGroupMap []*IntIntListEntryProto `protobuf:"bytes,3,rep,name=index_to_device_group_map,json=indexToDeviceGroupMap" json:"index_to_device_group_map,omitempty"`
+	ShardedDim            []*ShardedDimProto      `protobuf:"bytes,4,rep,name=sharded_dim,json=shardedDim" json:"sharded_dim,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *ShardingSpecProto) Reset() {
+	*x = ShardingSpecProto{}
+	mi := &file_onnx_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardingSpecProto) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardingSpecProto) ProtoMessage() {}
+
+func (x *ShardingSpecProto) ProtoReflect() protoreflect.Message {
+	mi := &file_onnx_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardingSpecProto.ProtoReflect.Descriptor instead.
+func (*ShardingSpecProto) Descriptor() ([]byte, []int) {
+	return file_onnx_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ShardingSpecProto) GetTensorName() string {
+	if x != nil && x.TensorName != nil {
+		return *x.TensorName
+	}
+	return ""
+}
+
+func (x *ShardingSpecProto) GetDevice() []int64 {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *ShardingSpecProto) GetIndexToDeviceGroupMap() []*IntIntListEntryProto {
+	if x != nil {
+		return x.IndexToDeviceGroupMap
+	}
+	return nil
+}
+
+func (x *ShardingSpecProto) GetShardedDim() []*ShardedDimProto {
+	if x != nil {
+		return x.ShardedDim
+	}
+	return nil
+}
+
+type ShardedDimProto struct {
+	state          protoimpl.MessageState   `protogen:"open.v1"`
+	Axis           *int64                   `protobuf:"varint,1,opt,name=axis" json:"axis,omitempty"`
+	SimpleSharding []*SimpleShardedDimProto `protobuf:"bytes,2,rep,name=simple_sharding,json=simpleSharding" json:"simple_sharding,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ShardedDimProto) Reset() {
+	*x = ShardedDimProto{}
+	mi := &file_onnx_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardedDimProto) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardedDimProto) ProtoMessage() {}
+
+func (x *ShardedDimProto) ProtoReflect() protoreflect.Message {
+	mi := &file_onnx_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardedDimProto.ProtoReflect.Descriptor instead.
+func (*ShardedDimProto) Descriptor() ([]byte, []int) {
+	return file_onnx_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ShardedDimProto) GetAxis() int64 {
+	if x != nil && x.Axis != nil {
+		return *x.Axis
+	}
+	return 0
+}
+
+func (x *ShardedDimProto) GetSimpleSharding() []*SimpleShardedDimProto {
+	if x != nil {
+		return x.SimpleSharding
+	}
+	return nil
+}
+
+type SimpleShardedDimProto struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Dim:
+	//
+	//	*SimpleShardedDimProto_DimValue
+	//	*SimpleShardedDimProto_DimParam
+	Dim           isSimpleShardedDimProto_Dim `protobuf_oneof:"dim"`
+	NumShards     *int64                      `protobuf:"varint,3,opt,name=num_shards,json=numShards" json:"num_shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *SimpleShardedDimProto) Reset() {
+	*x = SimpleShardedDimProto{}
+	mi := &file_onnx_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SimpleShardedDimProto) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SimpleShardedDimProto) ProtoMessage() {}
+
+func (x *SimpleShardedDimProto) ProtoReflect() protoreflect.Message {
+	mi := &file_onnx_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SimpleShardedDimProto.ProtoReflect.Descriptor instead.
+func (*SimpleShardedDimProto) Descriptor() ([]byte, []int) {
+	return file_onnx_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SimpleShardedDimProto) GetDim() isSimpleShardedDimProto_Dim {
+	if x != nil {
+		return x.Dim
+	}
+	return nil
+}
+
+func (x *SimpleShardedDimProto) GetDimValue() int64 {
+	if x != nil {
+		if x, ok := x.Dim.(*SimpleShardedDimProto_DimValue); ok {
+			return x.DimValue
+		}
+	}
+	return 0
+}
+
+func (x *SimpleShardedDimProto) GetDimParam() string {
+	if x != nil {
+		if x, ok := x.Dim.(*SimpleShardedDimProto_DimParam); ok {
+			return x.DimParam
+		}
+	}
+	return ""
+}
+
+func (x *SimpleShardedDimProto) GetNumShards() int64 {
+	if x != nil && x.NumShards != nil {
+		return *x.NumShards
+	}
+	return 0
+}
+
+type isSimpleShardedDimProto_Dim interface {
+	isSimpleShardedDimProto_Dim()
+}
+
+type SimpleShardedDimProto_DimValue struct {
+	DimValue int64 `protobuf:"varint,1,opt,name=dim_value,json=dimValue,oneof"`
+}
+
+type SimpleShardedDimProto_DimParam struct {
+	DimParam string `protobuf:"bytes,2,opt,name=dim_param,json=dimParam,oneof"`
+}
+
+func (*SimpleShardedDimProto_DimValue) isSimpleShardedDimProto_Dim() {}
+
+func (*SimpleShardedDimProto_DimParam) isSimpleShardedDimProto_Dim() {}
+
+type IntIntListEntryProto struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *int64                 `protobuf:"varint,1,opt,name=key" json:"key,omitempty"`
+	Value         []int64                `protobuf:"varint,2,rep,name=value" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntIntListEntryProto) Reset() {
+	*x = IntIntListEntryProto{}
+	mi := &file_onnx_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntIntListEntryProto) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntIntListEntryProto) ProtoMessage() {}
+
+func (x *IntIntListEntryProto) ProtoReflect() protoreflect.Message {
+	mi := &file_onnx_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntIntListEntryProto.ProtoReflect.Descriptor instead.
+func (*IntIntListEntryProto) Descriptor() ([]byte, []int) {
+	return file_onnx_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *IntIntListEntryProto) GetKey() int64 {
+	if x != nil && x.Key != nil {
+		return *x.Key
+	}
+	return 0
+}
+
+func (x *IntIntListEntryProto) GetValue() []int64 {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+type DeviceConfigurationProto struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          *string                `protobuf:"bytes,1,opt,name=name" json:"name,omitempty"`
+	NumDevices    *int32                 `protobuf:"varint,2,opt,name=num_devices,json=numDevices" json:"num_devices,omitempty"`
+	Device        []string               `protobuf:"bytes,3,rep,name=device" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceConfigurationProto) Reset() {
+	*x = DeviceConfigurationProto{}
+	mi := &file_onnx_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceConfigurationProto) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceConfigurationProto) ProtoMessage() {}
+
+func (x *DeviceConfigurationProto) ProtoReflect() protoreflect.Message {
+	mi := &file_onnx_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceConfigurationProto.ProtoReflect.Descriptor instead.
+func (*DeviceConfigurationProto) Descriptor() ([]byte, []int) {
+	return file_onnx_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DeviceConfigurationProto) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *DeviceConfigurationProto) GetNumDevices() int32 {
+	if x != nil && x.NumDevices != nil {
+		return *x.NumDevices
+	}
+	return 0
+}
+
+func (x *DeviceConfigurationProto) GetDevice() []string {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+type TrainingInfoProto struct {
+	state                 protoimpl.MessageState    `protogen:"open.v1"`
+	Initialization        *GraphProto               `protobuf:"bytes,1,opt,name=initialization" json:"initialization,omitempty"`
+	Algorithm             *GraphProto               `protobuf:"bytes,2,opt,name=algorithm" json:"algorithm,omitempty"`
+	InitializationBinding []*StringStringEntryProto `protobuf:"bytes,3,rep,name=initialization_binding,json=initializationBinding" json:"initialization_binding,omitempty"`
+	UpdateBinding         []*StringStringEntryProto `protobuf:"bytes,4,rep,name=update_binding,json=updateBinding" json:"update_binding,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *TrainingInfoProto) Reset() {
+	*x = TrainingInfoProto{}
+	mi := &file_onnx_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrainingInfoProto) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrainingInfoProto) ProtoMessage() {}
+
+func (x *TrainingInfoProto) ProtoReflect() protoreflect.Message {
+	mi := &file_onnx_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrainingInfoProto.ProtoReflect.Descriptor instead.
+func (*TrainingInfoProto) Descriptor() ([]byte, []int) {
+	return file_onnx_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *TrainingInfoProto) GetInitialization() *GraphProto {
+	if x != nil {
+		return x.Initialization
+	}
+	return nil
+}
+
+func (x *TrainingInfoProto) GetAlgorithm() *GraphProto {
+	if x != nil {
+		return x.Algorithm
+	}
+	return nil
+}
+
+func (x *TrainingInfoProto) GetInitializationBinding() []*StringStringEntryProto {
+	if x != nil {
+		return x.InitializationBinding
+	}
+	return nil
+}
+
+func (x *TrainingInfoProto) GetUpdateBinding() []*StringStringEntryProto {
+	if x != nil {
+		return x.UpdateBinding
+	}
+	return nil
+}
+
+type ModelProto struct {
+	state           protoimpl.MessageState      `protogen:"open.v1"`
+	IrVersion       *int64                      `protobuf:"varint,1,opt,name=ir_version,json=irVersion" json:"ir_version,omitempty"`
+	OpsetImport     []*OperatorSetIdProto       `protobuf:"bytes,8,rep,name=opset_import,json=opsetImport" json:"opset_import,omitempty"`
+	ProducerName    *string                     `protobuf:"bytes,2,opt,name=producer_name,json=producerName" json:"producer_name,omitempty"`
+	ProducerVersion *string                     `protobuf:"bytes,3,opt,name=producer_version,json=producerVersion" json:"producer_version,omitempty"`
+	Domain          *string                     `protobuf:"bytes,4,opt,name=domain" json:"domain,omitempty"`
+	ModelVersion    *int64                      `protobuf:"varint,5,opt,name=model_version,json=modelVersion" json:"model_version,omitempty"`
+	DocString       *string                     `protobuf:"bytes,6,opt,name=doc_string,json=docString" json:"doc_string,omitempty"`
+	Graph           *GraphProto                 `protobuf:"bytes,7,opt,name=graph" json:"graph,omitempty"`
+	MetadataProps   []*StringStringEntryProto   `protobuf:"bytes,14,rep,name=metadata_props,json=metadataProps" json:"metadata_props,omitempty"`
+	TrainingInfo    []*TrainingInfoProto        `protobuf:"bytes,20,rep,name=training_info,json=trainingInfo" json:"training_info,omitempty"`
+	Functions       []*FunctionProto            `protobuf:"bytes,25,rep,name=functions" json:"functions,omitempty"`
+	Configuration   []*DeviceConfigurationProto `protobuf:"bytes,26,rep,name=configuration" json:"configuration,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
 func (x *ModelProto) Reset() {
 	*x = ModelProto{}
-	mi := &file_onnx_proto_msgTypes[3]
+	mi := &file_onnx_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -411,7 +1060,7 @@ func (x *ModelProto) String() string {
 func (*ModelProto) ProtoMessage() {}
 
 func (x *ModelProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[3]
+	mi := &file_onnx_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -424,7 +1073,7 @@ func (x *ModelProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelProto.ProtoReflect.Descriptor instead.
 func (*ModelProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{3}
+	return file_onnx_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ModelProto) GetIrVersion() int64 {
@@ -490,9 +1139,23 @@ func (x *ModelProto) GetMetadataProps() []*StringStringEntryProto {
 	return nil
 }
 
+func (x *ModelProto) GetTrainingInfo() []*TrainingInfoProto {
+	if x != nil {
+		return x.TrainingInfo
+	}
+	return nil
+}
+
 func (x *ModelProto) GetFunctions() []*FunctionProto {
 	if x != nil {
 		return x.Functions
+	}
+	return nil
+}
+
+func (x *ModelProto) GetConfiguration() []*DeviceConfigurationProto {
+	if x != nil {
+		return x.Configuration
 	}
 	return nil
 }
@@ -507,7 +1170,7 @@ type StringStringEntryProto struct {
 
 func (x *StringStringEntryProto) Reset() {
 	*x = StringStringEntryProto{}
-	mi := &file_onnx_proto_msgTypes[4]
+	mi := &file_onnx_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +1182,7 @@ func (x *StringStringEntryProto) String() string {
 func (*StringStringEntryProto) ProtoMessage() {}
 
 func (x *StringStringEntryProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[4]
+	mi := &file_onnx_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +1195,7 @@ func (x *StringStringEntryProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringStringEntryProto.ProtoReflect.Descriptor instead.
 func (*StringStringEntryProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{4}
+	return file_onnx_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StringStringEntryProto) GetKey() string {
@@ -549,25 +1212,77 @@ func (x *StringStringEntryProto) GetValue() string {
 	return ""
 }
 
+type TensorAnnotation struct {
+	state                     protoimpl.MessageState    `protogen:"open.v1"`
+	TensorName                *string                   `protobuf:"bytes,1,opt,name=tensor_name,json=tensorName" json:"tensor_name,omitempty"`
+	QuantParameterTensorNames []*StringStringEntryProto `protobuf:"bytes,2,rep,name=quant_parameter_tensor_names,json=quantParameterTensorNames" json:"quant_parameter_tensor_names,omitempty"`
+	unknownFields             protoimpl.UnknownFields
+	sizeCache                 protoimpl.SizeCache
+}
+
+func (x *TensorAnnotation) Reset() {
+	*x = TensorAnnotation{}
+	mi := &file_onnx_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TensorAnnotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TensorAnnotation) ProtoMessage() {}
+
+func (x *TensorAnnotation) ProtoReflect() protoreflect.Message {
+	mi := &file_onnx_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TensorAnnotation.ProtoReflect.Descriptor instead.
+func (*TensorAnnotation) Descriptor() ([]byte, []int) {
+	return file_onnx_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TensorAnnotation) GetTensorName() string {
+	if x != nil && x.TensorName != nil {
+		return *x.TensorName
+	}
+	return ""
+}
+
+func (x *TensorAnnotation) GetQuantParameterTensorNames() []*StringStringEntryProto {
+	if x != nil {
+		return x.QuantParameterTensorNames
+	}
+	return nil
+}
+
 type GraphProto struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	Node              []*NodeProto           `protobuf:"bytes,1,rep,name=node" json:"node,omitempty"`
-	Name              *string                `protobuf:"bytes,2,opt,name=name" json:"name,omitempty"`
-	Initializer       []*TensorProto         `protobuf:"bytes,5,rep,name=initializer" json:"initializer,omitempty"`
-	SparseInitializer []*SparseTensorProto   `protobuf:"bytes,15,rep,name=sparse_initializer,json=sparseInitializer" json:"sparse_initializer,omitempty"`
-	DocString         *string                `protobuf:"bytes,10,opt,name=doc_string,json=docString" json:"doc_string,omitempty"`
-	Input             []*ValueInfoProto      `protobuf:"bytes,11,rep,name=input" json:"input,omitempty"`
-	Output            []*ValueInfoProto      `protobuf:"bytes,12,rep,name=output" json:"output,omitempty"`
-	ValueInfo         []*ValueInfoProto      `protobuf:"bytes,13,rep,name=value_info,json=valueInfo" json:"value_info,omitempty"`
-	// quantization_annotation (14) is kept as an unknown field.
-	MetadataProps []*StringStringEntryProto `protobuf:"bytes,16,rep,name=metadata_props,json=metadataProps" json:"metadata_props,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state                  protoimpl.MessageState    `protogen:"open.v1"`
+	Node                   []*NodeProto              `protobuf:"bytes,1,rep,name=node" json:"node,omitempty"`
+	Name                   *string                   `protobuf:"bytes,2,opt,name=name" json:"name,omitempty"`
+	Initializer            []*TensorProto            `protobuf:"bytes,5,rep,name=initializer" json:"initializer,omitempty"`
+	SparseInitializer      []*SparseTensorProto      `protobuf:"bytes,15,rep,name=sparse_initializer,json=sparseInitializer" json:"sparse_initializer,omitempty"`
+	DocString              *string                   `protobuf:"bytes,10,opt,name=doc_string,json=docString" json:"doc_string,omitempty"`
+	Input                  []*ValueInfoProto         `protobuf:"bytes,11,rep,name=input" json:"input,omitempty"`
+	Output                 []*ValueInfoProto         `protobuf:"bytes,12,rep,name=output" json:"output,omitempty"`
+	ValueInfo              []*ValueInfoProto         `protobuf:"bytes,13,rep,name=value_info,json=valueInfo" json:"value_info,omitempty"`
+	QuantizationAnnotation []*TensorAnnotation       `protobuf:"bytes,14,rep,name=quantization_annotation,json=quantizationAnnotation" json:"quantization_annotation,omitempty"`
+	MetadataProps          []*StringStringEntryProto `protobuf:"bytes,16,rep,name=metadata_props,json=metadataProps" json:"metadata_props,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *GraphProto) Reset() {
 	*x = GraphProto{}
-	mi := &file_onnx_proto_msgTypes[5]
+	mi := &file_onnx_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +1294,7 @@ func (x *GraphProto) String() string {
 func (*GraphProto) ProtoMessage() {}
 
 func (x *GraphProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[5]
+	mi := &file_onnx_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +1307,7 @@ func (x *GraphProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GraphProto.ProtoReflect.Descriptor instead.
 func (*GraphProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{5}
+	return file_onnx_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GraphProto) GetNode() []*NodeProto {
@@ -651,6 +1366,13 @@ func (x *GraphProto) GetValueInfo() []*ValueInfoProto {
 	return nil
 }
 
+func (x *GraphProto) GetQuantizationAnnotation() []*TensorAnnotation {
+	if x != nil {
+		return x.QuantizationAnnotation
+	}
+	return nil
+}
+
 func (x *GraphProto) GetMetadataProps() []*StringStringEntryProto {
 	if x != nil {
 		return x.MetadataProps
@@ -681,7 +1403,7 @@ type TensorProto struct {
 
 func (x *TensorProto) Reset() {
 	*x = TensorProto{}
-	mi := &file_onnx_proto_msgTypes[6]
+	mi := &file_onnx_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +1415,7 @@ func (x *TensorProto) String() string {
 func (*TensorProto) ProtoMessage() {}
 
 func (x *TensorProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[6]
+	mi := &file_onnx_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +1428,7 @@ func (x *TensorProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TensorProto.ProtoReflect.Descriptor instead.
 func (*TensorProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{6}
+	return file_onnx_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TensorProto) GetDims() []int64 {
@@ -825,7 +1547,7 @@ type SparseTensorProto struct {
 
 func (x *SparseTensorProto) Reset() {
 	*x = SparseTensorProto{}
-	mi := &file_onnx_proto_msgTypes[7]
+	mi := &file_onnx_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1559,7 @@ func (x *SparseTensorProto) String() string {
 func (*SparseTensorProto) ProtoMessage() {}
 
 func (x *SparseTensorProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[7]
+	mi := &file_onnx_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1572,7 @@ func (x *SparseTensorProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SparseTensorProto.ProtoReflect.Descriptor instead.
 func (*SparseTensorProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{7}
+	return file_onnx_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SparseTensorProto) GetValues() *TensorProto {
@@ -883,7 +1605,7 @@ type TensorShapeProto struct {
 
 func (x *TensorShapeProto) Reset() {
 	*x = TensorShapeProto{}
-	mi := &file_onnx_proto_msgTypes[8]
+	mi := &file_onnx_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +1617,7 @@ func (x *TensorShapeProto) String() string {
 func (*TensorShapeProto) ProtoMessage() {}
 
 func (x *TensorShapeProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[8]
+	mi := &file_onnx_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +1630,7 @@ func (x *TensorShapeProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TensorShapeProto.ProtoReflect.Descriptor instead.
 func (*TensorShapeProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{8}
+	return file_onnx_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TensorShapeProto) GetDim() []*TensorShapeProto_Dimension {
@@ -925,6 +1647,7 @@ type TypeProto struct {
 	//	*TypeProto_TensorType
 	//	*TypeProto_SequenceType
 	//	*TypeProto_MapType
+	//	*TypeProto_OpaqueType
 	//	*TypeProto_SparseTensorType
 	//	*TypeProto_OptionalType
 	Value         isTypeProto_Value `protobuf_oneof:"value"`
@@ -935,7 +1658,7 @@ type TypeProto struct {
 
 func (x *TypeProto) Reset() {
 	*x = TypeProto{}
-	mi := &file_onnx_proto_msgTypes[9]
+	mi := &file_onnx_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -947,7 +1670,7 @@ func (x *TypeProto) String() string {
 func (*TypeProto) ProtoMessage() {}
 
 func (x *TypeProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[9]
+	mi := &file_onnx_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -960,7 +1683,7 @@ func (x *TypeProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypeProto.ProtoReflect.Descriptor instead.
 func (*TypeProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{9}
+	return file_onnx_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TypeProto) GetValue() isTypeProto_Value {
@@ -992,6 +1715,15 @@ func (x *TypeProto) GetMapType() *TypeProto_Map {
 	if x != nil {
 		if x, ok := x.Value.(*TypeProto_MapType); ok {
 			return x.MapType
+		}
+	}
+	return nil
+}
+
+func (x *TypeProto) GetOpaqueType() *TypeProto_Opaque {
+	if x != nil {
+		if x, ok := x.Value.(*TypeProto_OpaqueType); ok {
+			return x.OpaqueType
 		}
 	}
 	return nil
@@ -1038,6 +1770,10 @@ type TypeProto_MapType struct {
 	MapType *TypeProto_Map `protobuf:"bytes,5,opt,name=map_type,json=mapType,oneof"`
 }
 
+type TypeProto_OpaqueType struct {
+	OpaqueType *TypeProto_Opaque `protobuf:"bytes,7,opt,name=opaque_type,json=opaqueType,oneof"`
+}
+
 type TypeProto_SparseTensorType struct {
 	SparseTensorType *TypeProto_SparseTensor `protobuf:"bytes,8,opt,name=sparse_tensor_type,json=sparseTensorType,oneof"`
 }
@@ -1051,6 +1787,8 @@ func (*TypeProto_TensorType) isTypeProto_Value() {}
 func (*TypeProto_SequenceType) isTypeProto_Value() {}
 
 func (*TypeProto_MapType) isTypeProto_Value() {}
+
+func (*TypeProto_OpaqueType) isTypeProto_Value() {}
 
 func (*TypeProto_SparseTensorType) isTypeProto_Value() {}
 
@@ -1066,7 +1804,7 @@ type OperatorSetIdProto struct {
 
 func (x *OperatorSetIdProto) Reset() {
 	*x = OperatorSetIdProto{}
-	mi := &file_onnx_proto_msgTypes[10]
+	mi := &file_onnx_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1816,7 @@ func (x *OperatorSetIdProto) String() string {
 func (*OperatorSetIdProto) ProtoMessage() {}
 
 func (x *OperatorSetIdProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[10]
+	mi := &file_onnx_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1829,7 @@ func (x *OperatorSetIdProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorSetIdProto.ProtoReflect.Descriptor instead.
 func (*OperatorSetIdProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{10}
+	return file_onnx_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *OperatorSetIdProto) GetDomain() string {
@@ -1128,7 +1866,7 @@ type FunctionProto struct {
 
 func (x *FunctionProto) Reset() {
 	*x = FunctionProto{}
-	mi := &file_onnx_proto_msgTypes[11]
+	mi := &file_onnx_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1878,7 @@ func (x *FunctionProto) String() string {
 func (*FunctionProto) ProtoMessage() {}
 
 func (x *FunctionProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[11]
+	mi := &file_onnx_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1891,7 @@ func (x *FunctionProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FunctionProto.ProtoReflect.Descriptor instead.
 func (*FunctionProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{11}
+	return file_onnx_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FunctionProto) GetName() string {
@@ -1256,7 +1994,7 @@ type SequenceProto struct {
 
 func (x *SequenceProto) Reset() {
 	*x = SequenceProto{}
-	mi := &file_onnx_proto_msgTypes[12]
+	mi := &file_onnx_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +2006,7 @@ func (x *SequenceProto) String() string {
 func (*SequenceProto) ProtoMessage() {}
 
 func (x *SequenceProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[12]
+	mi := &file_onnx_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +2019,7 @@ func (x *SequenceProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SequenceProto.ProtoReflect.Descriptor instead.
 func (*SequenceProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{12}
+	return file_onnx_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SequenceProto) GetName() string {
@@ -1346,7 +2084,7 @@ type MapProto struct {
 
 func (x *MapProto) Reset() {
 	*x = MapProto{}
-	mi := &file_onnx_proto_msgTypes[13]
+	mi := &file_onnx_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +2096,7 @@ func (x *MapProto) String() string {
 func (*MapProto) ProtoMessage() {}
 
 func (x *MapProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[13]
+	mi := &file_onnx_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +2109,7 @@ func (x *MapProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapProto.ProtoReflect.Descriptor instead.
 func (*MapProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{13}
+	return file_onnx_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MapProto) GetName() string {
@@ -1424,7 +2162,7 @@ type OptionalProto struct {
 
 func (x *OptionalProto) Reset() {
 	*x = OptionalProto{}
-	mi := &file_onnx_proto_msgTypes[14]
+	mi := &file_onnx_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +2174,7 @@ func (x *OptionalProto) String() string {
 func (*OptionalProto) ProtoMessage() {}
 
 func (x *OptionalProto) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[14]
+	mi := &file_onnx_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +2187,7 @@ func (x *OptionalProto) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OptionalProto.ProtoReflect.Descriptor instead.
 func (*OptionalProto) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{14}
+	return file_onnx_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *OptionalProto) GetName() string {
@@ -1511,7 +2249,7 @@ type TensorProto_Segment struct {
 
 func (x *TensorProto_Segment) Reset() {
 	*x = TensorProto_Segment{}
-	mi := &file_onnx_proto_msgTypes[15]
+	mi := &file_onnx_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +2261,7 @@ func (x *TensorProto_Segment) String() string {
 func (*TensorProto_Segment) ProtoMessage() {}
 
 func (x *TensorProto_Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[15]
+	mi := &file_onnx_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +2274,7 @@ func (x *TensorProto_Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TensorProto_Segment.ProtoReflect.Descriptor instead.
 func (*TensorProto_Segment) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{6, 0}
+	return file_onnx_proto_rawDescGZIP(), []int{14, 0}
 }
 
 func (x *TensorProto_Segment) GetBegin() int64 {
@@ -1567,7 +2305,7 @@ type TensorShapeProto_Dimension struct {
 
 func (x *TensorShapeProto_Dimension) Reset() {
 	*x = TensorShapeProto_Dimension{}
-	mi := &file_onnx_proto_msgTypes[16]
+	mi := &file_onnx_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +2317,7 @@ func (x *TensorShapeProto_Dimension) String() string {
 func (*TensorShapeProto_Dimension) ProtoMessage() {}
 
 func (x *TensorShapeProto_Dimension) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[16]
+	mi := &file_onnx_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +2330,7 @@ func (x *TensorShapeProto_Dimension) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TensorShapeProto_Dimension.ProtoReflect.Descriptor instead.
 func (*TensorShapeProto_Dimension) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{8, 0}
+	return file_onnx_proto_rawDescGZIP(), []int{16, 0}
 }
 
 func (x *TensorShapeProto_Dimension) GetValue() isTensorShapeProto_Dimension_Value {
@@ -1653,7 +2391,7 @@ type TypeProto_Tensor struct {
 
 func (x *TypeProto_Tensor) Reset() {
 	*x = TypeProto_Tensor{}
-	mi := &file_onnx_proto_msgTypes[17]
+	mi := &file_onnx_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +2403,7 @@ func (x *TypeProto_Tensor) String() string {
 func (*TypeProto_Tensor) ProtoMessage() {}
 
 func (x *TypeProto_Tensor) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[17]
+	mi := &file_onnx_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +2416,7 @@ func (x *TypeProto_Tensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypeProto_Tensor.ProtoReflect.Descriptor instead.
 func (*TypeProto_Tensor) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{9, 0}
+	return file_onnx_proto_rawDescGZIP(), []int{17, 0}
 }
 
 func (x *TypeProto_Tensor) GetElemType() int32 {
@@ -1704,7 +2442,7 @@ type TypeProto_Sequence struct {
 
 func (x *TypeProto_Sequence) Reset() {
 	*x = TypeProto_Sequence{}
-	mi := &file_onnx_proto_msgTypes[18]
+	mi := &file_onnx_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +2454,7 @@ func (x *TypeProto_Sequence) String() string {
 func (*TypeProto_Sequence) ProtoMessage() {}
 
 func (x *TypeProto_Sequence) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[18]
+	mi := &file_onnx_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +2467,7 @@ func (x *TypeProto_Sequence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypeProto_Sequence.ProtoReflect.Descriptor instead.
 func (*TypeProto_Sequence) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{9, 1}
+	return file_onnx_proto_rawDescGZIP(), []int{17, 1}
 }
 
 func (x *TypeProto_Sequence) GetElemType() *TypeProto {
@@ -1749,7 +2487,7 @@ type TypeProto_Map struct {
 
 func (x *TypeProto_Map) Reset() {
 	*x = TypeProto_Map{}
-	mi := &file_onnx_proto_msgTypes[19]
+	mi := &file_onnx_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +2499,7 @@ func (x *TypeProto_Map) String() string {
 func (*TypeProto_Map) ProtoMessage() {}
 
 func (x *TypeProto_Map) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[19]
+	mi := &file_onnx_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +2512,7 @@ func (x *TypeProto_Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypeProto_Map.ProtoReflect.Descriptor instead.
 func (*TypeProto_Map) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{9, 2}
+	return file_onnx_proto_rawDescGZIP(), []int{17, 2}
 }
 
 func (x *TypeProto_Map) GetKeyType() int32 {
@@ -1800,7 +2538,7 @@ type TypeProto_Optional struct {
 
 func (x *TypeProto_Optional) Reset() {
 	*x = TypeProto_Optional{}
-	mi := &file_onnx_proto_msgTypes[20]
+	mi := &file_onnx_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +2550,7 @@ func (x *TypeProto_Optional) String() string {
 func (*TypeProto_Optional) ProtoMessage() {}
 
 func (x *TypeProto_Optional) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[20]
+	mi := &file_onnx_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +2563,7 @@ func (x *TypeProto_Optional) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypeProto_Optional.ProtoReflect.Descriptor instead.
 func (*TypeProto_Optional) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{9, 3}
+	return file_onnx_proto_rawDescGZIP(), []int{17, 3}
 }
 
 func (x *TypeProto_Optional) GetElemType() *TypeProto {
@@ -1845,7 +2583,7 @@ type TypeProto_SparseTensor struct {
 
 func (x *TypeProto_SparseTensor) Reset() {
 	*x = TypeProto_SparseTensor{}
-	mi := &file_onnx_proto_msgTypes[21]
+	mi := &file_onnx_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2595,7 @@ func (x *TypeProto_SparseTensor) String() string {
 func (*TypeProto_SparseTensor) ProtoMessage() {}
 
 func (x *TypeProto_SparseTensor) ProtoReflect() protoreflect.Message {
-	mi := &file_onnx_proto_msgTypes[21]
+	mi := &file_onnx_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2608,7 @@ func (x *TypeProto_SparseTensor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TypeProto_SparseTensor.ProtoReflect.Descriptor instead.
 func (*TypeProto_SparseTensor) Descriptor() ([]byte, []int) {
-	return file_onnx_proto_rawDescGZIP(), []int{9, 4}
+	return file_onnx_proto_rawDescGZIP(), []int{17, 4}
 }
 
 func (x *TypeProto_SparseTensor) GetElemType() int32 {
@@ -1885,6 +2623,58 @@ func (x *TypeProto_SparseTensor) GetShape() *TensorShapeProto {
 		return x.Shape
 	}
 	return nil
+}
+
+type TypeProto_Opaque struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Domain        *string                `protobuf:"bytes,1,opt,name=domain" json:"domain,omitempty"`
+	Name          *string                `protobuf:"bytes,2,opt,name=name" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TypeProto_Opaque) Reset() {
+	*x = TypeProto_Opaque{}
+	mi := &file_onnx_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TypeProto_Opaque) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TypeProto_Opaque) ProtoMessage() {}
+
+func (x *TypeProto_Opaque) ProtoReflect() protoreflect.Message {
+	mi := &file_onnx_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TypeProto_Opaque.ProtoReflect.Descriptor instead.
+func (*TypeProto_Opaque) Descriptor() ([]byte, []int) {
+	return file_onnx_proto_rawDescGZIP(), []int{17, 5}
+}
+
+func (x *TypeProto_Opaque) GetDomain() string {
+	if x != nil && x.Domain != nil {
+		return *x.Domain
+	}
+	return ""
+}
+
+func (x *TypeProto_Opaque) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
 }
 
 var File_onnx_proto protoreflect.FileDescriptor
@@ -1920,7 +2710,7 @@ const file_onnx_proto_rawDesc = "" +
 	"\x04type\x18\x02 \x01(\v2\x16.retune.onnx.TypeProtoR\x04type\x12\x1d\n" +
 	"\n" +
 	"doc_string\x18\x03 \x01(\tR\tdocString\x12J\n" +
-	"\x0emetadata_props\x18\x04 \x03(\v2#.retune.onnx.StringStringEntryProtoR\rmetadataProps\"\xc0\x02\n" +
+	"\x0emetadata_props\x18\x04 \x03(\v2#.retune.onnx.StringStringEntryProtoR\rmetadataProps\"\xa0\x03\n" +
 	"\tNodeProto\x12\x14\n" +
 	"\x05input\x18\x01 \x03(\tR\x05input\x12\x16\n" +
 	"\x06output\x18\x02 \x03(\tR\x06output\x12\x12\n" +
@@ -1931,7 +2721,42 @@ const file_onnx_proto_rawDesc = "" +
 	"\tattribute\x18\x05 \x03(\v2\x1b.retune.onnx.AttributeProtoR\tattribute\x12\x1d\n" +
 	"\n" +
 	"doc_string\x18\x06 \x01(\tR\tdocString\x12J\n" +
-	"\x0emetadata_props\x18\t \x03(\v2#.retune.onnx.StringStringEntryProtoR\rmetadataProps\"\xd0\x03\n" +
+	"\x0emetadata_props\x18\t \x03(\v2#.retune.onnx.StringStringEntryProtoR\rmetadataProps\x12^\n" +
+	"\x15device_configurations\x18\n" +
+	" \x03(\v2).retune.onnx.NodeDeviceConfigurationProtoR\x14deviceConfigurations\"\xb5\x01\n" +
+	"\x1cNodeDeviceConfigurationProto\x12)\n" +
+	"\x10configuration_id\x18\x01 \x01(\tR\x0fconfigurationId\x12C\n" +
+	"\rsharding_spec\x18\x02 \x03(\v2\x1e.retune.onnx.ShardingSpecProtoR\fshardingSpec\x12%\n" +
+	"\x0epipeline_stage\x18\x03 \x01(\x05R\rpipelineStage\"\xe8\x01\n" +
+	"\x11ShardingSpecProto\x12\x1f\n" +
+	"\vtensor_name\x18\x01 \x01(\tR\n" +
+	"tensorName\x12\x16\n" +
+	"\x06device\x18\x02 \x03(\x03R\x06device\x12[\n" +
+	"\x19index_to_device_group_map\x18\x03 \x03(\v2!.retune.onnx.IntIntListEntryProtoR\x15indexToDeviceGroupMap\x12=\n" +
+	"\vsharded_dim\x18\x04 \x03(\v2\x1c.retune.onnx.ShardedDimProtoR\n" +
+	"shardedDim\"r\n" +
+	"\x0fShardedDimProto\x12\x12\n" +
+	"\x04axis\x18\x01 \x01(\x03R\x04axis\x12K\n" +
+	"\x0fsimple_sharding\x18\x02 \x03(\v2\".retune.onnx.SimpleShardedDimProtoR\x0esimpleSharding\"{\n" +
+	"\x15SimpleShardedDimProto\x12\x1d\n" +
+	"\tdim_value\x18\x01 \x01(\x03H\x00R\bdimValue\x12\x1d\n" +
+	"\tdim_param\x18\x02 \x01(\tH\x00R\bdimParam\x12\x1d\n" +
+	"\n" +
+	"num_shards\x18\x03 \x01(\x03R\tnumShardsB\x05\n" +
+	"\x03dim\">\n" +
+	"\x14IntIntListEntryProto\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\x03R\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x03(\x03R\x05value\"g\n" +
+	"\x18DeviceConfigurationProto\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
+	"\vnum_devices\x18\x02 \x01(\x05R\n" +
+	"numDevices\x12\x16\n" +
+	"\x06device\x18\x03 \x03(\tR\x06device\"\xb3\x02\n" +
+	"\x11TrainingInfoProto\x12?\n" +
+	"\x0einitialization\x18\x01 \x01(\v2\x17.retune.onnx.GraphProtoR\x0einitialization\x125\n" +
+	"\talgorithm\x18\x02 \x01(\v2\x17.retune.onnx.GraphProtoR\talgorithm\x12Z\n" +
+	"\x16initialization_binding\x18\x03 \x03(\v2#.retune.onnx.StringStringEntryProtoR\x15initializationBinding\x12J\n" +
+	"\x0eupdate_binding\x18\x04 \x03(\v2#.retune.onnx.StringStringEntryProtoR\rupdateBinding\"\xe2\x04\n" +
 	"\n" +
 	"ModelProto\x12\x1d\n" +
 	"\n" +
@@ -1944,11 +2769,17 @@ const file_onnx_proto_rawDesc = "" +
 	"\n" +
 	"doc_string\x18\x06 \x01(\tR\tdocString\x12-\n" +
 	"\x05graph\x18\a \x01(\v2\x17.retune.onnx.GraphProtoR\x05graph\x12J\n" +
-	"\x0emetadata_props\x18\x0e \x03(\v2#.retune.onnx.StringStringEntryProtoR\rmetadataProps\x128\n" +
-	"\tfunctions\x18\x19 \x03(\v2\x1a.retune.onnx.FunctionProtoR\tfunctions\"@\n" +
+	"\x0emetadata_props\x18\x0e \x03(\v2#.retune.onnx.StringStringEntryProtoR\rmetadataProps\x12C\n" +
+	"\rtraining_info\x18\x14 \x03(\v2\x1e.retune.onnx.TrainingInfoProtoR\ftrainingInfo\x128\n" +
+	"\tfunctions\x18\x19 \x03(\v2\x1a.retune.onnx.FunctionProtoR\tfunctions\x12K\n" +
+	"\rconfiguration\x18\x1a \x03(\v2%.retune.onnx.DeviceConfigurationProtoR\rconfiguration\"@\n" +
 	"\x16StringStringEntryProto\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xe6\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x99\x01\n" +
+	"\x10TensorAnnotation\x12\x1f\n" +
+	"\vtensor_name\x18\x01 \x01(\tR\n" +
+	"tensorName\x12d\n" +
+	"\x1cquant_parameter_tensor_names\x18\x02 \x03(\v2#.retune.onnx.StringStringEntryProtoR\x19quantParameterTensorNames\"\xbe\x04\n" +
 	"\n" +
 	"GraphProto\x12*\n" +
 	"\x04node\x18\x01 \x03(\v2\x16.retune.onnx.NodeProtoR\x04node\x12\x12\n" +
@@ -1961,8 +2792,9 @@ const file_onnx_proto_rawDesc = "" +
 	"\x05input\x18\v \x03(\v2\x1b.retune.onnx.ValueInfoProtoR\x05input\x123\n" +
 	"\x06output\x18\f \x03(\v2\x1b.retune.onnx.ValueInfoProtoR\x06output\x12:\n" +
 	"\n" +
-	"value_info\x18\r \x03(\v2\x1b.retune.onnx.ValueInfoProtoR\tvalueInfo\x12J\n" +
-	"\x0emetadata_props\x18\x10 \x03(\v2#.retune.onnx.StringStringEntryProtoR\rmetadataProps\"\x8a\x05\n" +
+	"value_info\x18\r \x03(\v2\x1b.retune.onnx.ValueInfoProtoR\tvalueInfo\x12V\n" +
+	"\x17quantization_annotation\x18\x0e \x03(\v2\x1d.retune.onnx.TensorAnnotationR\x16quantizationAnnotation\x12J\n" +
+	"\x0emetadata_props\x18\x10 \x03(\v2#.retune.onnx.StringStringEntryProtoR\rmetadataProps\"\xa6\b\n" +
 	"\vTensorProto\x12\x12\n" +
 	"\x04dims\x18\x01 \x03(\x03R\x04dims\x12\x1b\n" +
 	"\tdata_type\x18\x02 \x01(\x05R\bdataType\x12:\n" +
@@ -1989,7 +2821,48 @@ const file_onnx_proto_rawDesc = "" +
 	"\x0emetadata_props\x18\x10 \x03(\v2#.retune.onnx.StringStringEntryProtoR\rmetadataProps\x1a1\n" +
 	"\aSegment\x12\x14\n" +
 	"\x05begin\x18\x01 \x01(\x03R\x05begin\x12\x10\n" +
-	"\x03end\x18\x02 \x01(\x03R\x03end\"\x8d\x01\n" +
+	"\x03end\x18\x02 \x01(\x03R\x03end\"\xee\x02\n" +
+	"\bDataType\x12\r\n" +
+	"\tUNDEFINED\x10\x00\x12\t\n" +
+	"\x05FLOAT\x10\x01\x12\t\n" +
+	"\x05UINT8\x10\x02\x12\b\n" +
+	"\x04INT8\x10\x03\x12\n" +
+	"\n" +
+	"\x06UINT16\x10\x04\x12\t\n" +
+	"\x05INT16\x10\x05\x12\t\n" +
+	"\x05INT32\x10\x06\x12\t\n" +
+	"\x05INT64\x10\a\x12\n" +
+	"\n" +
+	"\x06STRING\x10\b\x12\b\n" +
+	"\x04BOOL\x10\t\x12\v\n" +
+	"\aFLOAT16\x10\n" +
+	"\x12\n" +
+	"\n" +
+	"\x06DOUBLE\x10\v\x12\n" +
+	"\n" +
+	"\x06UINT32\x10\f\x12\n" +
+	"\n" +
+	"\x06UINT64\x10\r\x12\r\n" +
+	"\tCOMPLEX64\x10\x0e\x12\x0e\n" +
+	"\n" +
+	"COMPLEX128\x10\x0f\x12\f\n" +
+	"\bBFLOAT16\x10\x10\x12\x10\n" +
+	"\fFLOAT8E4M3FN\x10\x11\x12\x12\n" +
+	"\x0eFLOAT8E4M3FNUZ\x10\x12\x12\x0e\n" +
+	"\n" +
+	"FLOAT8E5M2\x10\x13\x12\x12\n" +
+	"\x0eFLOAT8E5M2FNUZ\x10\x14\x12\t\n" +
+	"\x05UINT4\x10\x15\x12\b\n" +
+	"\x04INT4\x10\x16\x12\x0e\n" +
+	"\n" +
+	"FLOAT4E2M1\x10\x17\x12\x0e\n" +
+	"\n" +
+	"FLOAT8E8M0\x10\x18\x12\t\n" +
+	"\x05UINT2\x10\x19\x12\b\n" +
+	"\x04INT2\x10\x1a\")\n" +
+	"\fDataLocation\x12\v\n" +
+	"\aDEFAULT\x10\x00\x12\f\n" +
+	"\bEXTERNAL\x10\x01\"\x8d\x01\n" +
 	"\x11SparseTensorProto\x120\n" +
 	"\x06values\x18\x01 \x01(\v2\x18.retune.onnx.TensorProtoR\x06values\x122\n" +
 	"\aindices\x18\x02 \x01(\v2\x18.retune.onnx.TensorProtoR\aindices\x12\x12\n" +
@@ -2002,12 +2875,14 @@ const file_onnx_proto_rawDesc = "" +
 	"\n" +
 	"denotation\x18\x03 \x01(\tR\n" +
 	"denotationB\a\n" +
-	"\x05value\"\xad\x06\n" +
+	"\x05value\"\xa5\a\n" +
 	"\tTypeProto\x12@\n" +
 	"\vtensor_type\x18\x01 \x01(\v2\x1d.retune.onnx.TypeProto.TensorH\x00R\n" +
 	"tensorType\x12F\n" +
 	"\rsequence_type\x18\x04 \x01(\v2\x1f.retune.onnx.TypeProto.SequenceH\x00R\fsequenceType\x127\n" +
-	"\bmap_type\x18\x05 \x01(\v2\x1a.retune.onnx.TypeProto.MapH\x00R\amapType\x12S\n" +
+	"\bmap_type\x18\x05 \x01(\v2\x1a.retune.onnx.TypeProto.MapH\x00R\amapType\x12@\n" +
+	"\vopaque_type\x18\a \x01(\v2\x1d.retune.onnx.TypeProto.OpaqueH\x00R\n" +
+	"opaqueType\x12S\n" +
 	"\x12sparse_tensor_type\x18\b \x01(\v2#.retune.onnx.TypeProto.SparseTensorH\x00R\x10sparseTensorType\x12F\n" +
 	"\roptional_type\x18\t \x01(\v2\x1f.retune.onnx.TypeProto.OptionalH\x00R\foptionalType\x12\x1e\n" +
 	"\n" +
@@ -2026,7 +2901,10 @@ const file_onnx_proto_rawDesc = "" +
 	"\telem_type\x18\x01 \x01(\v2\x16.retune.onnx.TypeProtoR\belemType\x1a`\n" +
 	"\fSparseTensor\x12\x1b\n" +
 	"\telem_type\x18\x01 \x01(\x05R\belemType\x123\n" +
-	"\x05shape\x18\x02 \x01(\v2\x1d.retune.onnx.TensorShapeProtoR\x05shapeB\a\n" +
+	"\x05shape\x18\x02 \x01(\v2\x1d.retune.onnx.TensorShapeProtoR\x05shape\x1a4\n" +
+	"\x06Opaque\x12\x16\n" +
+	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04nameB\a\n" +
 	"\x05value\"F\n" +
 	"\x12OperatorSetIdProto\x12\x16\n" +
 	"\x06domain\x18\x01 \x01(\tR\x06domain\x12\x18\n" +
@@ -2084,92 +2962,118 @@ func file_onnx_proto_rawDescGZIP() []byte {
 	return file_onnx_proto_rawDescData
 }
 
-var file_onnx_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_onnx_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_onnx_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_onnx_proto_goTypes = []any{
-	(*AttributeProto)(nil),             // 0: retune.onnx.AttributeProto
-	(*ValueInfoProto)(nil),             // 1: retune.onnx.ValueInfoProto
-	(*NodeProto)(nil),                  // 2: retune.onnx.NodeProto
-	(*ModelProto)(nil),                 // 3: retune.onnx.ModelProto
-	(*StringStringEntryProto)(nil),     // 4: retune.onnx.StringStringEntryProto
-	(*GraphProto)(nil),                 // 5: retune.onnx.GraphProto
-	(*TensorProto)(nil),                // 6: retune.onnx.TensorProto
-	(*SparseTensorProto)(nil),          // 7: retune.onnx.SparseTensorProto
-	(*TensorShapeProto)(nil),           // 8: retune.onnx.TensorShapeProto
-	(*TypeProto)(nil),                  // 9: retune.onnx.TypeProto
-	(*OperatorSetIdProto)(nil),         // 10: retune.onnx.OperatorSetIdProto
-	(*FunctionProto)(nil),              // 11: retune.onnx.FunctionProto
-	(*SequenceProto)(nil),              // 12: retune.onnx.SequenceProto
-	(*MapProto)(nil),                   // 13: retune.onnx.MapProto
-	(*OptionalProto)(nil),              // 14: retune.onnx.OptionalProto
-	(*TensorProto_Segment)(nil),        // 15: retune.onnx.TensorProto.Segment
-	(*TensorShapeProto_Dimension)(nil), // 16: retune.onnx.TensorShapeProto.Dimension
-	(*TypeProto_Tensor)(nil),           // 17: retune.onnx.TypeProto.Tensor
-	(*TypeProto_Sequence)(nil),         // 18: retune.onnx.TypeProto.Sequence
-	(*TypeProto_Map)(nil),              // 19: retune.onnx.TypeProto.Map
-	(*TypeProto_Optional)(nil),         // 20: retune.onnx.TypeProto.Optional
-	(*TypeProto_SparseTensor)(nil),     // 21: retune.onnx.TypeProto.SparseTensor
+	(TensorProto_DataType)(0),            // 0: retune.onnx.TensorProto.DataType
+	(TensorProto_DataLocation)(0),        // 1: retune.onnx.TensorProto.DataLocation
+	(*AttributeProto)(nil),               // 2: retune.onnx.AttributeProto
+	(*ValueInfoProto)(nil),               // 3: retune.onnx.ValueInfoProto
+	(*NodeProto)(nil),                    // 4: retune.onnx.NodeProto
+	(*NodeDeviceConfigurationProto)(nil), // 5: retune.onnx.NodeDeviceConfigurationProto
+	(*ShardingSpecProto)(nil),            // 6: retune.onnx.ShardingSpecProto
+	(*ShardedDimProto)(nil),              // 7: retune.onnx.ShardedDimProto
+	(*SimpleShardedDimProto)(nil),        // 8: retune.onnx.SimpleShardedDimProto
+	(*IntIntListEntryProto)(nil),         // 9: retune.onnx.IntIntListEntryProto
+	(*DeviceConfigurationProto)(nil),     // 10: retune.onnx.DeviceConfigurationProto
+	(*TrainingInfoProto)(nil),            // 11: retune.onnx.TrainingInfoProto
+	(*ModelProto)(nil),                   // 12: retune.onnx.ModelProto
+	(*StringStringEntryProto)(nil),       // 13: retune.onnx.StringStringEntryProto
+	(*TensorAnnotation)(nil),             // 14: retune.onnx.TensorAnnotation
+	(*GraphProto)(nil),                   // 15: retune.onnx.GraphProto
+	(*TensorProto)(nil),                  // 16: retune.onnx.TensorProto
+	(*SparseTensorProto)(nil),            // 17: retune.onnx.SparseTensorProto
+	(*TensorShapeProto)(nil),             // 18: retune.onnx.TensorShapeProto
+	(*TypeProto)(nil),                    // 19: retune.onnx.TypeProto
+	(*OperatorSetIdProto)(nil),           // 20: retune.onnx.OperatorSetIdProto
+	(*FunctionProto)(nil),                // 21: retune.onnx.FunctionProto
+	(*SequenceProto)(nil),                // 22: retune.onnx.SequenceProto
+	(*MapProto)(nil),                     // 23: retune.onnx.MapProto
+	(*OptionalProto)(nil),                // 24: retune.onnx.OptionalProto
+	(*TensorProto_Segment)(nil),          // 25: retune.onnx.TensorProto.Segment
+	(*TensorShapeProto_Dimension)(nil),   // 26: retune.onnx.TensorShapeProto.Dimension
+	(*TypeProto_Tensor)(nil),             // 27: retune.onnx.TypeProto.Tensor
+	(*TypeProto_Sequence)(nil),           // 28: retune.onnx.TypeProto.Sequence
+	(*TypeProto_Map)(nil),                // 29: retune.onnx.TypeProto.Map
+	(*TypeProto_Optional)(nil),           // 30: retune.onnx.TypeProto.Optional
+	(*TypeProto_SparseTensor)(nil),       // 31: retune.onnx.TypeProto.SparseTensor
+	(*TypeProto_Opaque)(nil),             // 32: retune.onnx.TypeProto.Opaque
 }
 var file_onnx_proto_depIdxs = []int32{
-	6,  // 0: retune.onnx.AttributeProto.t:type_name -> retune.onnx.TensorProto
-	5,  // 1: retune.onnx.AttributeProto.g:type_name -> retune.onnx.GraphProto
-	7,  // 2: retune.onnx.AttributeProto.sparse_tensor:type_name -> retune.onnx.SparseTensorProto
-	9,  // 3: retune.onnx.AttributeProto.tp:type_name -> retune.onnx.TypeProto
-	6,  // 4: retune.onnx.AttributeProto.tensors:type_name -> retune.onnx.TensorProto
-	5,  // 5: retune.onnx.AttributeProto.graphs:type_name -> retune.onnx.GraphProto
-	7,  // 6: retune.onnx.AttributeProto.sparse_tensors:type_name -> retune.onnx.SparseTensorProto
-	9,  // 7: retune.onnx.AttributeProto.type_protos:type_name -> retune.onnx.TypeProto
-	9,  // 8: retune.onnx.ValueInfoProto.type:type_name -> retune.onnx.TypeProto
-	4,  // 9: retune.onnx.ValueInfoProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
-	0,  // 10: retune.onnx.NodeProto.attribute:type_name -> retune.onnx.AttributeProto
-	4,  // 11: retune.onnx.NodeProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
-	10, // 12: retune.onnx.ModelProto.opset_import:type_name -> retune.onnx.OperatorSetIdProto
-	5,  // 13: retune.onnx.ModelProto.graph:type_name -> retune.onnx.GraphProto
-	4,  // 14: retune.onnx.ModelProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
-	11, // 15: retune.onnx.ModelProto.functions:type_name -> retune.onnx.FunctionProto
-	2,  // 16: retune.onnx.GraphProto.node:type_name -> retune.onnx.NodeProto
-	6,  // 17: retune.onnx.GraphProto.initializer:type_name -> retune.onnx.TensorProto
-	7,  // 18: retune.onnx.GraphProto.sparse_initializer:type_name -> retune.onnx.SparseTensorProto
-	1,  // 19: retune.onnx.GraphProto.input:type_name -> retune.onnx.ValueInfoProto
-	1,  // 20: retune.onnx.GraphProto.output:type_name -> retune.onnx.ValueInfoProto
-	1,  // 21: retune.onnx.GraphProto.value_info:type_name -> retune.onnx.ValueInfoProto
-	4,  // 22: retune.onnx.GraphProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
-	15, // 23: retune.onnx.TensorProto.segment:type_name -> retune.onnx.TensorProto.Segment
-	4,  // 24: retune.onnx.TensorProto.external_data:type_name -> retune.onnx.StringStringEntryProto
-	4,  // 25: retune.onnx.TensorProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
-	6,  // 26: retune.onnx.SparseTensorProto.values:type_name -> retune.onnx.TensorProto
-	6,  // 27: retune.onnx.SparseTensorProto.indices:type_name -> retune.onnx.TensorProto
-	16, // 28: retune.onnx.TensorShapeProto.dim:type_name -> retune.onnx.TensorShapeProto.Dimension
-	17, // 29: retune.onnx.TypeProto.tensor_type:type_name -> retune.onnx.TypeProto.Tensor
-	18, // 30: retune.onnx.TypeProto.sequence_type:type_name -> retune.onnx.TypeProto.Sequence
-	19, // 31: retune.onnx.TypeProto.map_type:type_name -> retune.onnx.TypeProto.Map
-	21, // 32: retune.onnx.TypeProto.sparse_tensor_type:type_name -> retune.onnx.TypeProto.SparseTensor
-	20, // 33: retune.onnx.TypeProto.optional_type:type_name -> retune.onnx.TypeProto.Optional
-	0,  // 34: retune.onnx.FunctionProto.attribute_proto:type_name -> retune.onnx.AttributeProto
-	2,  // 35: retune.onnx.FunctionProto.node:type_name -> retune.onnx.NodeProto
-	10, // 36: retune.onnx.FunctionProto.opset_import:type_name -> retune.onnx.OperatorSetIdProto
-	1,  // 37: retune.onnx.FunctionProto.value_info:type_name -> retune.onnx.ValueInfoProto
-	4,  // 38: retune.onnx.FunctionProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
-	6,  // 39: retune.onnx.SequenceProto.tensor_values:type_name -> retune.onnx.TensorProto
-	7,  // 40: retune.onnx.SequenceProto.sparse_tensor_values:type_name -> retune.onnx.SparseTensorProto
-	12, // 41: retune.onnx.SequenceProto.sequence_values:type_name -> retune.onnx.SequenceProto
-	13, // 42: retune.onnx.SequenceProto.map_values:type_name -> retune.onnx.MapProto
-	14, // 43: retune.onnx.SequenceProto.optional_values:type_name -> retune.onnx.OptionalProto
-	12, // 44: retune.onnx.MapProto.values:type_name -> retune.onnx.SequenceProto
-	6,  // 45: retune.onnx.OptionalProto.tensor_value:type_name -> retune.onnx.TensorProto
-	7,  // 46: retune.onnx.OptionalProto.sparse_tensor_value:type_name -> retune.onnx.SparseTensorProto
-	12, // 47: retune.onnx.OptionalProto.sequence_value:type_name -> retune.onnx.SequenceProto
-	13, // 48: retune.onnx.OptionalProto.map_value:type_name -> retune.onnx.MapProto
-	14, // 49: retune.onnx.OptionalProto.optional_value:type_name -> retune.onnx.OptionalProto
-	8,  // 50: retune.onnx.TypeProto.Tensor.shape:type_name -> retune.onnx.TensorShapeProto
-	9,  // 51: retune.onnx.TypeProto.Sequence.elem_type:type_name -> retune.onnx.TypeProto
-	9,  // 52: retune.onnx.TypeProto.Map.value_type:type_name -> retune.onnx.TypeProto
-	9,  // 53: retune.onnx.TypeProto.Optional.elem_type:type_name -> retune.onnx.TypeProto
-	8,  // 54: retune.onnx.TypeProto.SparseTensor.shape:type_name -> retune.onnx.TensorShapeProto
-	55, // [55:55] is the sub-list for method output_type
-	55, // [55:55] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	16, // 0: retune.onnx.AttributeProto.t:type_name -> retune.onnx.TensorProto
+	15, // 1: retune.onnx.AttributeProto.g:type_name -> retune.onnx.GraphProto
+	17, // 2: retune.onnx.AttributeProto.sparse_tensor:type_name -> retune.onnx.SparseTensorProto
+	19, // 3: retune.onnx.AttributeProto.tp:type_name -> retune.onnx.TypeProto
+	16, // 4: retune.onnx.AttributeProto.tensors:type_name -> retune.onnx.TensorProto
+	15, // 5: retune.onnx.AttributeProto.graphs:type_name -> retune.onnx.GraphProto
+	17, // 6: retune.onnx.AttributeProto.sparse_tensors:type_name -> retune.onnx.SparseTensorProto
+	19, // 7: retune.onnx.AttributeProto.type_protos:type_name -> retune.onnx.TypeProto
+	19, // 8: retune.onnx.ValueInfoProto.type:type_name -> retune.onnx.TypeProto
+	13, // 9: retune.onnx.ValueInfoProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
+	2,  // 10: retune.onnx.NodeProto.attribute:type_name -> retune.onnx.AttributeProto
+	13, // 11: retune.onnx.NodeProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
+	5,  // 12: retune.onnx.NodeProto.device_configurations:type_name -> retune.onnx.NodeDeviceConfigurationProto
+	6,  // 13: retune.onnx.NodeDeviceConfigurationProto.sharding_spec:type_name -> retune.onnx.ShardingSpecProto
+	9,  // 14: retune.onnx.ShardingSpecProto.index_to_device_group_map:type_name -> retune.onnx.IntIntListEntryProto
+	7,  // 15: retune.onnx.ShardingSpecProto.sharded_dim:type_name -> retune.onnx.ShardedDimProto
+	8,  // 16: retune.onnx.ShardedDimProto.simple_sharding:type_name -> retune.onnx.SimpleShardedDimProto
+	15, // 17: retune.onnx.TrainingInfoProto.initialization:type_name -> retune.onnx.GraphProto
+	15, // 18: retune.onnx.TrainingInfoProto.algorithm:type_name -> retune.onnx.GraphProto
+	13, // 19: retune.onnx.TrainingInfoProto.initialization_binding:type_name -> retune.onnx.StringStringEntryProto
+	13, // 20: retune.onnx.TrainingInfoProto.update_binding:type_name -> retune.onnx.StringStringEntryProto
+	20, // 21: retune.onnx.ModelProto.opset_import:type_name -> retune.onnx.OperatorSetIdProto
+	15, // 22: retune.onnx.ModelProto.graph:type_name -> retune.onnx.GraphProto
+	13, // 23: retune.onnx.ModelProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
+	11, // 24: retune.onnx.ModelProto.training_info:type_name -> retune.onnx.TrainingInfoProto
+	21, // 25: retune.onnx.ModelProto.functions:type_name -> retune.onnx.FunctionProto
+	10, // 26: retune.onnx.ModelProto.configuration:type_name -> retune.onnx.DeviceConfigurationProto
+	13, // 27: retune.onnx.TensorAnnotation.quant_parameter_tensor_names:type_name -> retune.onnx.StringStringEntryProto
+	4,  // 28: retune.onnx.GraphProto.node:type_name -> retune.onnx.NodeProto
+	16, // 29: retune.onnx.GraphProto.initializer:type_name -> retune.onnx.TensorProto
+	17, // 30: retune.onnx.GraphProto.sparse_initializer:type_name -> retune.onnx.SparseTensorProto
+	3,  // 31: retune.onnx.GraphProto.input:type_name -> retune.onnx.ValueInfoProto
+	3,  // 32: retune.onnx.GraphProto.output:type_name -> retune.onnx.ValueInfoProto
+	3,  // 33: retune.onnx.GraphProto.value_info:type_name -> retune.onnx.ValueInfoProto
+	14, // 34: retune.onnx.GraphProto.quantization_annotation:type_name -> retune.onnx.TensorAnnotation
+	13, // 35: retune.onnx.GraphProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
+	25, // 36: retune.onnx.TensorProto.segment:type_name -> retune.onnx.TensorProto.Segment
+	13, // 37: retune.onnx.TensorProto.external_data:type_name -> retune.onnx.StringStringEntryProto
+	13, // 38: retune.onnx.TensorProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
+	16, // 39: retune.onnx.SparseTensorProto.values:type_name -> retune.onnx.TensorProto
+	16, // 40: retune.onnx.SparseTensorProto.indices:type_name -> retune.onnx.TensorProto
+	26, // 41: retune.onnx.TensorShapeProto.dim:type_name -> retune.onnx.TensorShapeProto.Dimension
+	27, // 42: retune.onnx.TypeProto.tensor_type:type_name -> retune.onnx.TypeProto.Tensor
+	28, // 43: retune.onnx.TypeProto.sequence_type:type_name -> retune.onnx.TypeProto.Sequence
+	29, // 44: retune.onnx.TypeProto.map_type:type_name -> retune.onnx.TypeProto.Map
+	32, // 45: retune.onnx.TypeProto.opaque_type:type_name -> retune.onnx.TypeProto.Opaque
+	31, // 46: retune.onnx.TypeProto.sparse_tensor_type:type_name -> retune.onnx.TypeProto.SparseTensor
+	30, // 47: retune.onnx.TypeProto.optional_type:type_name -> retune.onnx.TypeProto.Optional
+	2,  // 48: retune.onnx.FunctionProto.attribute_proto:type_name -> retune.onnx.AttributeProto
+	4,  // 49: retune.onnx.FunctionProto.node:type_name -> retune.onnx.NodeProto
+	20, // 50: retune.onnx.FunctionProto.opset_import:type_name -> retune.onnx.OperatorSetIdProto
+	3,  // 51: retune.onnx.FunctionProto.value_info:type_name -> retune.onnx.ValueInfoProto
+	13, // 52: retune.onnx.FunctionProto.metadata_props:type_name -> retune.onnx.StringStringEntryProto
+	16, // 53: retune.onnx.SequenceProto.tensor_values:type_name -> retune.onnx.TensorProto
+	17, // 54: retune.onnx.SequenceProto.sparse_tensor_values:type_name -> retune.onnx.SparseTensorProto
+	22, // 55: retune.onnx.SequenceProto.sequence_values:type_name -> retune.onnx.SequenceProto
+	23, // 56: retune.onnx.SequenceProto.map_values:type_name -> retune.onnx.MapProto
+	24, // 57: retune.onnx.SequenceProto.optional_values:type_name -> retune.onnx.OptionalProto
+	22, // 58: retune.onnx.MapProto.values:type_name -> retune.onnx.SequenceProto
+	16, // 59: retune.onnx.OptionalProto.tensor_value:type_name -> retune.onnx.TensorProto
+	17, // 60: retune.onnx.OptionalProto.sparse_tensor_value:type_name -> retune.onnx.SparseTensorProto
+	22, // 61: retune.onnx.OptionalProto.sequence_value:type_name -> retune.onnx.SequenceProto
+	23, // 62: retune.onnx.OptionalProto.map_value:type_name -> retune.onnx.MapProto
+	24, // 63: retune.onnx.OptionalProto.optional_value:type_name -> retune.onnx.OptionalProto
+	18, // 64: retune.onnx.TypeProto.Tensor.shape:type_name -> retune.onnx.TensorShapeProto
+	19, // 65: retune.onnx.TypeProto.Sequence.elem_type:type_name -> retune.onnx.TypeProto
+	19, // 66: retune.onnx.TypeProto.Map.value_type:type_name -> retune.onnx.TypeProto
+	19, // 67: retune.onnx.TypeProto.Optional.elem_type:type_name -> retune.onnx.TypeProto
+	18, // 68: retune.onnx.TypeProto.SparseTensor.shape:type_name -> retune.onnx.TensorShapeProto
+	69, // [69:69] is the sub-list for method output_type
+	69, // [69:69] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_onnx_proto_init() }
@@ -2177,14 +3081,19 @@ func file_onnx_proto_init() {
 	if File_onnx_proto != nil {
 		return
 	}
-	file_onnx_proto_msgTypes[9].OneofWrappers = []any{
+	file_onnx_proto_msgTypes[6].OneofWrappers = []any{
+		(*SimpleShardedDimProto_DimValue)(nil),
+		(*SimpleShardedDimProto_DimParam)(nil),
+	}
+	file_onnx_proto_msgTypes[17].OneofWrappers = []any{
 		(*TypeProto_TensorType)(nil),
 		(*TypeProto_SequenceType)(nil),
 		(*TypeProto_MapType)(nil),
+		(*TypeProto_OpaqueType)(nil),
 		(*TypeProto_SparseTensorType)(nil),
 		(*TypeProto_OptionalType)(nil),
 	}
-	file_onnx_proto_msgTypes[16].OneofWrappers = []any{
+	file_onnx_proto_msgTypes[24].OneofWrappers = []any{
 		(*TensorShapeProto_Dimension_DimValue)(nil),
 		(*TensorShapeProto_Dimension_DimParam)(nil),
 	}
@@ -2193,13 +3102,14 @@ func file_onnx_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_onnx_proto_rawDesc), len(file_onnx_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   22,
+			NumEnums:      2,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_onnx_proto_goTypes,
 		DependencyIndexes: file_onnx_proto_depIdxs,
+		EnumInfos:         file_onnx_proto_enumTypes,
 		MessageInfos:      file_onnx_proto_msgTypes,
 	}.Build()
 	File_onnx_proto = out.File
