@@ -3,6 +3,8 @@ package onnx
 import (
 	"fmt"
 	"slices"
+	"sort"
+	"strings"
 )
 
 // maxInlined bounds the nodes that inlining may make: functions that call functions grow without limit.
@@ -20,191 +22,142 @@ func (m *Model) Function(domain, name, overload string) *Function {
 }
 
 // InlineFunctions is a copy of m in which calls of model-local functions are replaced by the functions'
-// nodes, with the callers' attributes in place. Each such node carries the opset that its
-// function imports. Weights are shared with m.
+// nodes, with the callers' attributes in place. A node whose function imports another
+// opset than the model does carries it in [Node.Opset]. Tensors are shared with m.
 func InlineFunctions(m *Model) (*Model, error) {
 	out := *m
-	in := &inliner{model: m}
-	g, err := in.graph(m.Graph, map[*Value]*Value{}, nil)
+	out.unmap, out.Functions = nil, nil
+	out.Opsets, out.Metadata = slices.Clone(m.Opsets), slices.Clone(m.Metadata)
+	in := &inliner{model: m, functions: map[functionID]*Function{}}
+	for _, f := range slices.Backward(m.Functions) { // the first of a name counts
+		in.functions[functionID{CanonicalDomain(f.Domain), f.Name, f.Overload}] = f
+	}
+	m.Graph.Walk(func(g *Graph) {
+		for v := range g.Values() {
+			in.names = append(in.names, v.Name)
+		}
+		for _, n := range g.Nodes {
+			in.names = append(in.names, n.Name)
+		}
+	})
+	slices.Sort(in.names)
+	var err error
+	out.Graph, err = (&copier{values: map[*Value]*Value{}, inliner: in}).graph(m.Graph)
 	if err != nil {
 		return nil, err
 	}
-	out.Graph, out.Functions = g, nil
 	return &out, nil
 }
 
+type functionID struct{ domain, name, overload string }
+
 type inliner struct {
-	model *Model
-	calls int // numbers the calls, to make names unique
-	nodes int
+	model     *Model
+	functions map[functionID]*Function
+	names     []string // of the model's values and nodes, sorted
+	calls     int      // numbers the calls, to make names unique
+	nodes     int
 }
 
 // call is the place that a function's body is copied to.
 type call struct {
-	node   *Node // attributes resolved
+	model  *Model
+	node   *Node // the call as it was
 	fn     *Function
-	prefix string
+	caller *copier
 	depth  int
 }
 
-func (in *inliner) graph(g *Graph, vals map[*Value]*Value, c *call) (*Graph, error) {
-	out := *g
-	out.Nodes, out.Inputs, out.Outputs, out.Inits = nil, nil, nil, nil
-	for _, list := range []struct{ from, to *[]*Value }{{&g.Inputs, &out.Inputs}, {&g.Inits, &out.Inits}} {
-		for _, v := range *list.from {
-			*list.to = append(*list.to, in.value(v, vals, c))
-		}
+// opset is what a node of the body carries: 0 where function and model agree.
+func (c *call) opset(domain string) int64 {
+	if v := opsetVersion(c.fn.Opsets, domain); v != c.model.OpsetVersion(domain) {
+		return v
 	}
-	if err := in.body(&out, g.Nodes, vals, c); err != nil {
-		return nil, err
-	}
-	for _, v := range g.Outputs {
-		out.Outputs = append(out.Outputs, in.value(v, vals, c))
-	}
-	return &out, nil
+	return 0
 }
 
-// value is v's copy. A subgraph's reference to a value around it finds the copy made there.
-func (in *inliner) value(v *Value, vals map[*Value]*Value, c *call) *Value {
-	if v == nil {
-		return nil
-	}
-	w := vals[v]
-	if w == nil {
-		w = &Value{Name: v.Name, Doc: v.Doc, Type: v.Type, Const: v.Const, Meta: v.Meta}
-		if c != nil {
-			w.Name = c.prefix + v.Name
+// attribute is what a stands for: the caller's attribute, copied as the caller sees it, or the default.
+func (c *call) attribute(a *Attribute, owner *Node) (*Attribute, error) {
+	from, b := c.caller, c.node.Attr(a.Ref)
+	if b == nil {
+		i := slices.IndexFunc(c.fn.AttributeDefaults, func(d *Attribute) bool { return d.Name == a.Ref })
+		if i < 0 {
+			return nil, nil
 		}
-		vals[v] = w
+		from, b = &copier{values: map[*Value]*Value{}, inliner: c.caller.inliner}, c.fn.AttributeDefaults[i]
 	}
-	return w
+	b, err := from.attribute(b, owner)
+	if b != nil {
+		b.Name = a.Name
+	}
+	return b, err
 }
 
-// body copies nodes to the end of out.
-func (in *inliner) body(out *Graph, nodes []*Node, vals map[*Value]*Value, c *call) error {
-	for _, n := range nodes {
-		if in.nodes++; in.nodes > maxInlined {
-			return fmt.Errorf("inlining functions makes more than %d nodes", maxInlined)
-		}
-		w := *n
-		w.Inputs, w.Outputs, w.Attrs = nil, nil, nil
-		if c != nil {
-			w.Name = c.prefix + n.Name
-			if w.Opset == 0 {
-				w.Opset = opsetVersion(c.fn.Opsets, n.Domain)
-			}
-		}
-		for i, v := range n.Inputs {
-			w.SetInput(i, in.value(v, vals, c))
-		}
-		for i, v := range n.Outputs {
-			w.SetOutput(i, in.value(v, vals, c))
-		}
-		for _, a := range n.Attrs {
-			b, err := in.attribute(a, vals, c, &w)
-			if err != nil {
-				return err
-			}
-			if b != nil {
-				w.Attrs = append(w.Attrs, b)
-			}
-		}
-		fn := in.model.Function(n.Domain, n.Op, n.Overload)
-		if fn == nil {
-			out.Nodes = append(out.Nodes, &w)
-			continue
-		}
-		if err := in.expand(out, &w, fn, c); err != nil {
-			return err
+// prefix is one that no name of the model begins with.
+func (in *inliner) prefix(fn *Function) string {
+	for {
+		in.calls++
+		p := fmt.Sprintf("%s_%d/", fn.Name, in.calls)
+		if i := sort.SearchStrings(in.names, p); i == len(in.names) || !strings.HasPrefix(in.names[i], p) {
+			return p
 		}
 	}
-	return nil
 }
 
-// attribute copies a, with a reference to the caller's attribute resolved: nil if the caller and
-// the defaults leave it out.
-func (in *inliner) attribute(a *Attribute, vals map[*Value]*Value, c *call, owner *Node) (*Attribute, error) {
-	if a.Ref != "" && c != nil {
-		b := c.node.Attr(a.Ref)
-		if b == nil {
-			i := slices.IndexFunc(c.fn.AttributeDefaults, func(d *Attribute) bool { return d.Name == a.Ref })
-			if i < 0 {
-				return nil, nil
-			}
-			b = c.fn.AttributeDefaults[i]
-		}
-		r := *b
-		r.Name = a.Name
-		return &r, nil
+// node puts the function that n calls at the end of out; done is false if n calls none.
+func (in *inliner) node(c *copier, out *Graph, n *Node) (done bool, err error) {
+	if in.nodes++; in.nodes > maxInlined {
+		return false, fmt.Errorf("inlining functions makes more than %d nodes", maxInlined)
 	}
-	b := *a
-	var err error
-	if a.G != nil {
-		if b.G, err = in.graph(a.G, vals, c); err != nil {
-			return nil, err
-		}
-		b.G.Outer = owner
+	fn := in.functions[functionID{CanonicalDomain(n.Domain), n.Op, n.Overload}]
+	if fn == nil {
+		return false, nil
 	}
-	b.Graphs = nil
-	for _, g := range a.Graphs {
-		sub, err := in.graph(g, vals, c)
-		if err != nil {
-			return nil, err
-		}
-		sub.Outer = owner
-		b.Graphs = append(b.Graphs, sub)
+	to := &call{model: in.model, node: n, fn: fn, caller: c}
+	if c.call != nil {
+		to.depth = c.call.depth + 1
 	}
-	return &b, nil
-}
-
-// expand puts fn's nodes in the place of the call n.
-func (in *inliner) expand(out *Graph, n *Node, fn *Function, outer *call) error {
-	in.calls++
-	c := &call{node: n, fn: fn, prefix: fmt.Sprintf("%s_%d/", fn.Name, in.calls)}
-	if outer != nil {
-		c.depth = outer.depth + 1
-	}
-	if c.depth > maxNesting {
-		return fmt.Errorf("function %q: calls nest deeper than %d", fn.Name, maxNesting)
+	if to.depth > maxNesting {
+		return false, fmt.Errorf("function %q: calls nest deeper than %d", fn.Name, maxNesting)
 	}
 	if len(n.Inputs) > len(fn.Body.Inputs) || len(n.Outputs) > len(fn.Body.Outputs) {
-		return fmt.Errorf("node %q: calls function %q with %d inputs and %d outputs; it has %d and %d",
+		return false, fmt.Errorf("node %q: calls function %q with %d inputs and %d outputs; it has %d and %d",
 			n.Name, fn.Name, len(n.Inputs), len(n.Outputs), len(fn.Body.Inputs), len(fn.Body.Outputs))
 	}
-	vals := map[*Value]*Value{}
-	absent := map[*Value]bool{}
+	body := &copier{values: map[*Value]*Value{}, prefix: in.prefix(fn), inliner: in, call: to}
 	for i, v := range fn.Body.Inputs {
+		body.values[v] = nil // what the caller leaves out is left out inside
 		if actual := n.Input(i); actual != nil {
-			vals[v] = actual
-		} else {
-			absent[v] = true
-			vals[v] = &Value{Name: c.prefix + v.Name}
+			body.values[v] = c.value(actual)
 		}
 	}
-	start := len(out.Nodes)
-	if err := in.body(out, fn.Body.Nodes, vals, c); err != nil {
-		return err
-	}
-	for v := range absent { // what the caller leaves out is left out inside
-		for _, w := range out.Nodes[start:] {
-			for i, x := range w.Inputs {
-				if x == vals[v] {
-					w.SetInput(i, nil)
-				}
-			}
+	// What the body computes for an output is the caller's value itself.
+	given, again := map[*Value]bool{}, []int{}
+	for i, formal := range fn.Body.Outputs {
+		actual := n.Output(i)
+		switch {
+		case actual == nil:
+		case formal.def == nil || given[formal]: // an input, or an output twice
+			again = append(again, i)
+		default:
+			body.values[formal], given[formal] = c.value(actual), true
 		}
 	}
-	for i := range n.Inputs {
-		n.SetInput(i, nil)
+	if err := body.nodes(out, fn.Body.Nodes, given); err != nil {
+		return false, err
 	}
-	for i, v := range n.Outputs {
-		if v == nil {
-			continue
+	for _, i := range again {
+		from := body.value(fn.Body.Outputs[i])
+		if from == nil {
+			return false, fmt.Errorf("node %q: function %q gives back an input that the call leaves out", n.Name, fn.Name)
 		}
-		id := &Node{Name: fmt.Sprintf("%soutput_%d", c.prefix, i), Op: "Identity", Opset: 16}
-		id.SetInput(0, vals[fn.Body.Outputs[i]])
-		id.SetOutput(0, v)
+		id := NewNode("Identity", []*Value{from})
+		id.Name = fmt.Sprintf("%soutput_%d", body.prefix, i)
+		if in.model.OpsetVersion("") == 0 {
+			id.Opset = 13
+		}
+		id.AddOutput(c.value(n.Outputs[i]))
 		out.Nodes = append(out.Nodes, id)
 	}
-	return nil
+	return true, nil
 }

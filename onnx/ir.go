@@ -6,6 +6,7 @@ package onnx
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/retune-go/retune/onnx/internal/onnxpb"
@@ -415,6 +416,57 @@ func (g *Graph) AddInit(name string, t *tensor.Tensor) *Value {
 	v := &Value{Name: name, Const: t, Type: TypeOfTensor(t)}
 	g.Inits = append(g.Inits, v)
 	return v
+}
+
+// Values yields each value that g itself defines, once: inputs, initializers, then nodes' outputs.
+func (g *Graph) Values() iter.Seq[*Value] {
+	return func(yield func(*Value) bool) {
+		inputs := map[*Value]bool{}
+		for _, v := range g.Inputs {
+			inputs[v] = true
+			if !yield(v) {
+				return
+			}
+		}
+		for _, v := range g.Inits {
+			if !inputs[v] && !yield(v) {
+				return
+			}
+		}
+		for _, n := range g.Nodes {
+			for _, v := range n.Outputs {
+				if v != nil && !yield(v) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// FreshName is prefix, or prefix with a number, such that neither g, nor its subgraphs, nor what
+// they read of the graphs around g has that name. It looks at the whole graph each time.
+func (g *Graph) FreshName(prefix string) string {
+	taken := map[string]bool{}
+	g.Walk(func(s *Graph) {
+		for v := range s.Values() {
+			taken[v.Name] = true
+		}
+		for _, n := range s.Nodes {
+			for _, v := range n.Inputs {
+				if v != nil {
+					taken[v.Name] = true
+				}
+			}
+		}
+		for _, v := range s.Outputs {
+			taken[v.Name] = true
+		}
+	})
+	name := prefix
+	for i := 1; taken[name] || name == ""; i++ {
+		name = fmt.Sprintf("%s_%d", prefix, i)
+	}
+	return name
 }
 
 // TypeOfTensor is the declared type that describes t exactly.

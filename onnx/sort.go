@@ -3,6 +3,7 @@ package onnx
 import (
 	"container/heap"
 	"fmt"
+	"slices"
 )
 
 // Sort puts g's nodes in topological order, changing as little as it can: where two nodes do not
@@ -46,12 +47,21 @@ func (g *Graph) Sort() error {
 		}
 	}
 	if len(sorted) < len(g.Nodes) {
+		// Each node that waits has one before it that waits: going back, some node comes again.
+		before := map[int]int{}
 		for i, w := range waits {
-			if w > 0 {
-				n := g.Nodes[i]
-				return fmt.Errorf("graph %q: node %q (%s) is part of a cycle, or hangs on one", g.Name, n.Name, n.Op)
+			for _, j := range next[i] {
+				if w > 0 && waits[j] > 0 {
+					before[j] = i
+				}
 			}
 		}
+		i := slices.IndexFunc(waits, func(w int) bool { return w > 0 })
+		for seen := map[int]bool{}; !seen[i]; i = before[i] {
+			seen[i] = true
+		}
+		n := g.Nodes[i]
+		return fmt.Errorf("graph %q: node %q (%s) is part of a cycle", g.Name, n.Name, n.Op)
 	}
 	g.Nodes = sorted
 	return nil
