@@ -72,55 +72,10 @@ func TestDamagedFiles(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(shipped(f)[:4000])
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if m, err := onnx.Decode(data); err == nil {
-			_, _ = onnx.Encode(m)
-		}
-	})
-}
-
-func external(t *testing.T, location string) error {
-	t.Helper()
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "w.bin"), make([]byte, 16), 0o644); err != nil {
-		t.Fatal(err)
+	for _, data := range seeds(f) {
+		f.Add(data)
 	}
-	sub := filepath.Join(dir, "model")
-	if err := os.Mkdir(sub, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(sub, "w.bin"), make([]byte, 16), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(filepath.Join(dir, "w.bin"), filepath.Join(sub, "link.bin")); err != nil {
-		t.Skipf("skipped: %v", err)
-	}
-	// initializer w: float[4] at location, by hand: dims, data_type, name, data_location, external_data.
-	entry := append([]byte{0x0a, 8}, "location"...)
-	entry = append(entry, 0x12, byte(len(location)))
-	entry = append(entry, location...)
-	w := []byte{0x08, 4, 0x10, 1, 0x42, 1, 'w', 0x70, 1, 0x6a, byte(len(entry))}
-	w = append(w, entry...)
-	graph := append([]byte{0x12, 1, 'g', 0x2a, byte(len(w))}, w...)
-	model := append([]byte{0x08, 8, 0x3a, byte(len(graph))}, graph...)
-	path := filepath.Join(sub, "m.onnx")
-	if err := os.WriteFile(path, model, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	_, err := onnx.Load(path)
-	return err
-}
-
-func TestExternalDataStaysInside(t *testing.T) {
-	if err := external(t, "w.bin"); err != nil {
-		t.Errorf("a file beside the model: %v", err)
-	}
-	for _, location := range []string{"../w.bin", "/etc/passwd", "link.bin", ".", "none.bin"} {
-		if err := external(t, location); err == nil {
-			t.Errorf("%s was read", location)
-		}
-	}
+	f.Fuzz(func(t *testing.T, data []byte) { use(t, data) })
 }
 
 func node(op string, in []*onnx.Value, out string, attrs ...*onnx.Attribute) *onnx.Node {
@@ -143,41 +98,105 @@ func TestSortAndCycle(t *testing.T) {
 	}
 }
 
-// A function that calls another one, with an attribute handed through and one by default.
-func TestInlineFunctions(t *testing.T) {
-	leaf := &onnx.Function{Name: "leaf", Domain: "f", Opsets: []onnx.Opset{{Version: 16}}, Body: &onnx.Graph{},
-		AttributeDefaults: []*onnx.Attribute{{Name: "alpha", Type: onnx.AttrFloat, F: 0.5}}}
-	in := &onnx.Value{Name: "in"}
-	relu := node("LeakyRelu", []*onnx.Value{in}, "out", &onnx.Attribute{Name: "alpha", Type: onnx.AttrFloat, Ref: "alpha"})
-	leaf.Body.Inputs, leaf.Body.Nodes, leaf.Body.Outputs = []*onnx.Value{in}, []*onnx.Node{relu}, relu.Outputs
+// withFunctions calls a function that calls another one, with an attribute handed through and one by default.
+func withFunctions() *onnx.Model {
+	leaf := &onnx.Function{Name: "leaf", Domain: "f", Opsets: []onnx.Opset{{Version: 16}}, Body: &onnx.Graph{Name: "leaf"},
+		AttributeDefaults: []*onnx.Attribute{onnx.FloatAttr("alpha", 0.5)}}
+	in, unused := &onnx.Value{Name: "in"}, &onnx.Value{Name: "unused"}
+	relu := node("LeakyRelu", []*onnx.Value{in, unused}, "out", &onnx.Attribute{Name: "alpha", Type: onnx.AttrFloat, Ref: "alpha"})
+	leaf.Body.Inputs, leaf.Body.Nodes, leaf.Body.Outputs = []*onnx.Value{in, unused}, []*onnx.Node{relu}, []*onnx.Value{relu.Outputs[0], in}
+
+	outer := &onnx.Function{Name: "outer", Domain: "f", Overload: "1", Opsets: []onnx.Opset{{Version: 13}, {Domain: "f", Version: 1}},
+		Attributes: []string{"beta", "body"}, Body: &onnx.Graph{Name: "outer"}}
+	a, b := &onnx.Value{Name: "in"}, &onnx.Value{Name: "cond"}
+	call := node("leaf", []*onnx.Value{a}, "out", &onnx.Attribute{Name: "alpha", Type: onnx.AttrFloat, Ref: "beta"})
+	call.Domain = "f"
+	branch := node("If", []*onnx.Value{b}, "picked", &onnx.Attribute{Name: "then_branch", Type: onnx.AttrGraph, Ref: "body"},
+		&onnx.Attribute{Name: "else_branch", Type: onnx.AttrGraph, Ref: "body"})
+	sum := node("Add", []*onnx.Value{call.Outputs[0], branch.Outputs[0]}, "sum")
+	outer.Body.Inputs, outer.Body.Nodes, outer.Body.Outputs = []*onnx.Value{a, b}, []*onnx.Node{call, branch, sum}, sum.Outputs
 
 	x := &onnx.Value{Name: "x", Type: &onnx.Type{Elem: tensor.Float32}}
-	one := node("leaf", []*onnx.Value{x}, "y")
-	two := node("leaf", one.Outputs, "z", &onnx.Attribute{Name: "alpha", Type: onnx.AttrFloat, F: 0.25})
-	one.Domain, two.Domain = "f", "f"
-	m := &onnx.Model{IRVersion: 8, Opsets: []onnx.Opset{{Version: 16}, {Domain: "f", Version: 1}}, Functions: []*onnx.Function{leaf},
-		Graph: &onnx.Graph{Name: "g", Inputs: []*onnx.Value{x}, Nodes: []*onnx.Node{one, two}, Outputs: two.Outputs}}
+	c := &onnx.Value{Name: "leaf_1/c", Type: &onnx.Type{Elem: tensor.Bool, Shape: []onnx.Dim{}}} // as inlining would call it
+	one := onnx.NewNode("leaf", []*onnx.Value{x}, "y", "same")
+	two := node("leaf", one.Outputs[:1], "z", onnx.FloatAttr("alpha", 0.25))
+	inner := node("Neg", []*onnx.Value{one.Outputs[1]}, "neg")
+	body := &onnx.Graph{Name: "body", Nodes: []*onnx.Node{inner}, Outputs: inner.Outputs}
+	three := node("outer", []*onnx.Value{two.Outputs[0], c}, "w", onnx.FloatAttr("beta", 0.125), onnx.GraphAttr("body", body))
+	one.Domain, two.Domain, three.Domain, three.Overload, body.Outer = "f", "f", "f", "1", three
+	return &onnx.Model{IRVersion: 10, Opsets: []onnx.Opset{{Version: 16}, {Domain: "f", Version: 1}}, Functions: []*onnx.Function{leaf, outer},
+		Graph: &onnx.Graph{Name: "g", Inputs: []*onnx.Value{x, c}, Nodes: []*onnx.Node{one, two, three}, Outputs: three.Outputs}}
+}
+
+func TestInlineFunctions(t *testing.T) {
+	m := withFunctions()
+	if err := onnx.Check(m); err != nil {
+		t.Fatal(err)
+	}
+	was, err := onnx.Encode(m)
+	if err != nil {
+		t.Fatal(err)
+	}
 	got, err := onnx.InlineFunctions(m)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := onnx.Check(got); err != nil {
+		t.Errorf("%v", err)
+	}
 	var alphas []float32
-	for _, n := range got.Graph.Nodes {
-		if n.Op == "LeakyRelu" {
-			alphas = append(alphas, n.Float("alpha", -1))
-		} else if n.Op != "Identity" {
-			t.Errorf("%s is left", n.Op)
+	negs := 0
+	names := map[string]bool{}
+	got.Graph.Walk(func(g *onnx.Graph) {
+		for _, n := range g.Nodes {
+			switch n.Op {
+			case "LeakyRelu":
+				alphas = append(alphas, n.Float("alpha", -1))
+				if n.Input(1) != nil {
+					t.Error("an input that the call leaves out is there inside")
+				}
+				if n.Opset != 0 {
+					t.Errorf("opset %d, which is the model's", n.Opset)
+				}
+			case "Neg":
+				negs++
+			case "If":
+				if gs := n.Graphs(); len(gs) != 2 || gs[0] == gs[1] || gs[0].Outer != n || gs[1].Outer != n {
+					t.Error("the branches are one graph, or another node's")
+				}
+			case "Identity":
+			case "Add":
+				if n.Opset != 13 {
+					t.Errorf("opset %d, want the function's", n.Opset)
+				}
+			default:
+				t.Errorf("%s is left", n.Op)
+			}
+			for _, v := range n.Outputs {
+				if g == got.Graph && names[v.Name] {
+					t.Errorf("two values %q", v.Name)
+				}
+				names[v.Name] = true
+			}
+		}
+	})
+	if len(alphas) != 3 || alphas[0] != 0.5 || alphas[1] != 0.25 || alphas[2] != 0.125 || negs != 2 {
+		t.Errorf("alphas %v, %d negations", alphas, negs)
+	}
+	for v := range got.Graph.Values() {
+		for _, n := range v.Users() {
+			if n.Domain == "f" {
+				t.Errorf("%q is still read by a call", v.Name)
+			}
 		}
 	}
-	if len(alphas) != 2 || alphas[0] != 0.5 || alphas[1] != 0.25 {
-		t.Errorf("alphas %v", alphas)
-	}
-	if len(m.Graph.Nodes) != 2 || m.Graph.Nodes[0].Op != "leaf" {
+	if is, err := onnx.Encode(m); err != nil || !bytes.Equal(was, is) {
 		t.Error("the model itself was changed")
 	}
 
 	// A function that calls itself ends in an error.
-	relu.Op, relu.Domain, relu.Attrs = "leaf", "f", nil
+	leaf := m.Functions[0].Body.Nodes[0]
+	leaf.Op, leaf.Domain, leaf.Attrs = "leaf", "f", nil
 	if _, err := onnx.InlineFunctions(m); err == nil {
 		t.Error("endless recursion went through")
 	}
