@@ -1548,6 +1548,12 @@ func gradPad(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		return out, nil
 	}
 	out[0] = g.Op("Pad", dy[0], g.Neg(pads), nil, axes)
+	if n.Since >= 11 && n.Has(2) { // the fill value gets what did not go to the input
+		all := func(v *onnx.Value) *onnx.Value {
+			return g.With("ReduceSum", []*onnx.Attribute{IntAttr("keepdims", 0)}, v)
+		}
+		out[2] = g.ReshapeLike(g.Sub(all(dy[0]), all(out[0])), n.Inputs[2])
+	}
 	return out, nil
 }
 
