@@ -53,38 +53,24 @@ type Trainer struct {
 	step   int
 }
 
-// New prepares to train m, which it does not change.
+// New prepares to train m, which it does not change, and which must not be closed while the trainer lives.
 func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	if cfg.Loss == nil || cfg.Optimizer == nil {
 		return nil, fmt.Errorf("finetune: a loss and an optimizer are needed")
 	}
 	t := &Trainer{cfg: cfg}
-	var err error
-	if t.model, err = clone(m); err != nil {
-		return nil, fmt.Errorf("finetune: %w", err)
-	}
-	if err = t.prepare(); err != nil {
+	t.model = m.Clone()
+	if err := t.prepare(); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("finetune: %w", err)
 	}
 	return t, nil
 }
 
-func clone(m *onnx.Model) (*onnx.Model, error) {
-	data, err := onnx.Encode(m)
-	if err != nil {
-		return nil, err
-	}
-	return onnx.Decode(data)
-}
-
 // prepare builds the training graph: the model with its parameters as inputs, the loss and the gradients.
 func (t *Trainer) prepare() error {
-	work, err := clone(t.model)
+	work, err := onnx.InlineFunctions(t.model)
 	if err != nil {
-		return err
-	}
-	if work, err = onnx.InlineFunctions(work); err != nil {
 		return err
 	}
 	infos, err := runtime.Infer(work)
@@ -97,10 +83,11 @@ func (t *Trainer) prepare() error {
 		return err
 	}
 	t.loss = loss.Name
+	buffers := runningStatistics(work)
 	var wrt []*onnx.Value
 	matched := make([]bool, len(t.cfg.Trainable))
 	for _, v := range t.model.Graph.Inits {
-		if !v.Const.DType().IsFloat() {
+		if !v.Const.DType().IsFloat() || buffers[v.Name] {
 			continue
 		}
 		chosen := len(t.cfg.Trainable) == 0
@@ -171,6 +158,25 @@ func (t *Trainer) prepare() error {
 	}
 	t.rule = t.cfg.Optimizer.start(sizes)
 	return nil
+}
+
+// runningStatistics names the weights that are batch norms' running means and variances: PyTorch has them
+// as buffers, which no optimizer sees.
+func runningStatistics(m *onnx.Model) map[string]bool {
+	names := map[string]bool{}
+	m.Graph.Walk(func(g *onnx.Graph) {
+		for _, n := range g.Nodes {
+			if n.Op != "BatchNormalization" || onnx.CanonicalDomain(n.Domain) != "" {
+				continue
+			}
+			for _, v := range []*onnx.Value{n.Input(3), n.Input(4)} {
+				if v != nil && v.Const != nil {
+					names[v.Name] = true
+				}
+			}
+		}
+	})
+	return names
 }
 
 func session(m *onnx.Model, outs []*onnx.Value, threads int) (*runtime.Session, error) {

@@ -339,7 +339,18 @@ func gradBatchNorm(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		attrs[2].I = n.Int("spatial", 1)
 	}
 	d := g.Internal("BatchNormalizationGrad", 3, []*onnx.Value{dy[0], n.Inputs[0], n.Inputs[1], n.Inputs[3], n.Inputs[4]}, attrs...)
-	return []*onnx.Value{d[0], d[1], d[2], nil, nil}, nil
+	out := []*onnx.Value{d[0], d[1], d[2], nil, nil}
+	if attrs[1].I == 0 {
+		// y = scale·(x−mean)/√(var+eps) + bias: what mean and var get follows from dScale and dBias.
+		mean, variance := n.Inputs[3], n.Inputs[4]
+		scale := g.Op("CastLike", n.Inputs[1], variance)
+		total := g.Add(variance, g.Like(variance, float64(n.Float("epsilon", 1e-5))))
+		perStd := g.Div(scale, g.Op("Sqrt", total))
+		out[3] = g.Op("CastLike", g.Neg(g.Mul(g.Op("CastLike", d[2], variance), perStd)), mean)
+		dScale := g.Op("CastLike", d[1], variance)
+		out[4] = g.Mul(g.Mul(dScale, g.Div(scale, total)), g.Like(variance, -0.5))
+	}
+	return out, nil
 }
 
 // LayerNormalization and RMSNormalization
