@@ -125,45 +125,6 @@ func TestConv(t *testing.T) {
 	})
 }
 
-// Three dimensions are held to two: a convolution whose first dimension is a single place, and
-// then the same turned so that it is the middle one.
-func TestConvND(t *testing.T) {
-	for range 60 {
-		flat := randomConv()
-		oh, ow := flat.OutSize()
-		x, w := random[float32](flat.N*flat.C*flat.H*flat.W), random[float32](flat.M*flat.C/flat.Group*flat.KH*flat.KW)
-		want, dxWant, dwWant := make([]float32, flat.N*flat.M*oh*ow), make([]float32, len(x)), random[float32](len(w))
-		ep := &Epilogue{RowBias: random[float32](flat.M), Residual: random[float32](len(want)), Act: ActRelu}
-		dy, dw0 := random[float32](len(want)), append([]float32(nil), dwWant...)
-		Conv(nil, flat, want, x, PackConvWeights(flat, w), ep)
-		ConvGradInput(nil, flat, dxWant, dy, w)
-		ConvGradWeight(nil, flat, dwWant, dy, x, true)
-		for _, at := range []int{0, 1, 2} {
-			insert := func(a, b, v int) []int {
-				s := []int{a, b}
-				return append(append(append([]int(nil), s[:at]...), v), s[at:]...)
-			}
-			cv := ConvND{N: flat.N, C: flat.C, M: flat.M, Group: flat.Group, In: insert(flat.H, flat.W, 1), Kernel: insert(flat.KH, flat.KW, 1),
-				Stride: insert(flat.StrideH, flat.StrideW, 1), Dil: insert(flat.DilH, flat.DilW, 1),
-				PadBegin: insert(flat.PadTop, flat.PadLeft, 0), PadEnd: insert(flat.PadBottom, flat.PadRight, 0)}
-			if flat.StrideH == 0 {
-				t.Fatal("strides of randomConv are set")
-			}
-			y, dx, dw := make([]float32, len(want)), random[float32](len(x)), append([]float32(nil), dw0...)
-			ConvolveND(nil, cv, y, x, w, ep)
-			ConvNDGradInput(nil, cv, dx, dy, w)
-			ConvNDGradWeight(nil, cv, dw, dy, x, true)
-			for name, pair := range map[string][2][]float32{"Y": {y, want}, "dX": {dx, dxWant}, "dW": {dw, dwWant}} {
-				for i, v := range pair[1] {
-					if !(math.Abs(float64(pair[0][i]-v)) < 2e-3) {
-						t.Fatalf("%s of %+v: [%d] = %v, want %v", name, cv, i, pair[0][i], v)
-					}
-				}
-			}
-		}
-	}
-}
-
 func BenchmarkConv(b *testing.B) {
 	for _, cv := range []Conv2D{
 		{N: 1, C: 3, H: 224, W: 224, M: 64, KH: 7, KW: 7, StrideH: 2, StrideW: 2, PadTop: 3, PadLeft: 3, PadBottom: 3, PadRight: 3},
