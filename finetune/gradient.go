@@ -5,7 +5,6 @@ package finetune
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/ops"
@@ -109,7 +108,7 @@ func gradient(m *onnx.Model, g *ops.Grad, loss *onnx.Value, wrt []*onnx.Value) (
 			return nil, err
 		}
 		if r.Def.Grad == nil {
-			if r.Def.NoGrad != "" && len(n.Graphs()) == 0 && stops(r) {
+			if r.Def.Flat {
 				continue
 			}
 			return nil, fmt.Errorf("gradient: node %q (%s), on the way from %s to the loss %q, has none", n.Name, n.Op, origin(n, wrt), loss.Name)
@@ -142,10 +141,6 @@ func gradient(m *onnx.Model, g *ops.Grad, loss *onnx.Value, wrt []*onnx.Value) (
 	}
 	return out, g.Err()
 }
-
-// stops reports whether an operator's outputs are constant almost everywhere, so that a gradient of zero
-// is right (PyTorch's answer for floor, sign, comparisons and the like).
-func stops(n *ops.Node) bool { return strings.HasPrefix(n.Def.NoGrad, "zero") }
 
 // reads is a node's inputs and what its subgraphs capture.
 func reads(n *onnx.Node) []*onnx.Value {

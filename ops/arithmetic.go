@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -25,7 +26,7 @@ func planRuns(out []int, operands ...[]int) *lockstep {
 	flat := true
 	for k, shape := range operands {
 		switch {
-		case equalInts(shape, out):
+		case slices.Equal(shape, out):
 			r.step[k] = 1
 		case !allOnes(shape):
 			flat = false
@@ -357,7 +358,7 @@ func pairOp(name string, since []int, types TypeSet, result tensor.DType, table 
 		op.InPlace = []int{0, 1}
 	}
 	if rule == nil {
-		op.NoGrad = "zero: it has no floating-point output, or none that moves"
+		op.NoGrad, op.Flat = "it has no floating-point output, or none that moves", true
 		return op
 	}
 	op.Grad = func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
@@ -735,7 +736,7 @@ func fold(pair Kernel, finish func(c *Ctx)) Kernel {
 					return err
 				}
 				shape, _ := info.Static()
-				if spare == nil || !equalInts(spare.Shape(), shape) {
+				if spare == nil || !slices.Equal(spare.Shape(), shape) {
 					if spare, err = c.New(acc.DType(), shape...); err != nil {
 						return err
 					}

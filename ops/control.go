@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
@@ -223,7 +224,7 @@ func stack(c *Ctx, vs []tensor.Value, n *Node, out int) (*tensor.Tensor, error) 
 	}
 	for i, v := range vs {
 		e, ok := v.(*tensor.Tensor)
-		if !ok || e.DType() != first.DType() || !equalInts(e.Shape(), first.Shape()) {
+		if !ok || e.DType() != first.DType() || !slices.Equal(e.Shape(), first.Shape()) {
 			return nil, fmt.Errorf("scan output %d: iteration %d gave %v, the first %s", out, i, v, first)
 		}
 		if e.DType() == tensor.String {
@@ -387,54 +388,24 @@ func scan(c *Ctx, in []tensor.Value, states int) ([]tensor.Value, error) {
 
 // slab is t[..., i, ...] along axis, as a copy without the axis.
 func slab(c *Ctx, t *tensor.Tensor, axis, i int) (*tensor.Tensor, error) {
-	shape := t.Shape()
-	out, err := c.New(t.DType(), append(append([]int{}, shape[:axis]...), shape[axis+1:]...)...)
-	if err != nil {
-		return nil, err
-	}
-	outer, inner := 1, 1
-	for _, d := range shape[:axis] {
-		outer *= d
-	}
-	for _, d := range shape[axis+1:] {
-		inner *= d
-	}
-	if t.DType() == tensor.String {
-		src, dst := tensor.Data[string](t), tensor.Data[string](out)
-		for o := range outer {
-			copy(dst[o*inner:(o+1)*inner], src[(o*shape[axis]+i)*inner:])
-		}
-		return out, nil
-	}
-	w := inner * t.DType().Size()
-	for o := range outer {
-		copy(out.Bytes()[o*w:(o+1)*w], t.Bytes()[(o*shape[axis]+i)*w:])
-	}
-	return out, nil
-}
-
-// moveFirst moves the leading axis of t to position axis.
-func moveFirst(c *Ctx, t *tensor.Tensor, axis int) (*tensor.Tensor, error) {
-	if axis == 0 || t.DType() == tensor.String {
-		return t, nil
-	}
-	s := t.Shape()
-	shape := append(append(append([]int{}, s[1:axis+1]...), s[0]), s[axis+1:]...)
+	shape, steps := slices.Delete(slices.Clone(t.Shape()), axis, axis+1), rowMajor(t.Shape())
 	out, err := c.New(t.DType(), shape...)
 	if err != nil {
 		return nil, err
 	}
-	outer, inner := 1, t.DType().Size()
-	for _, d := range s[1 : axis+1] {
-		outer *= d
+	return out, strided(c.Pool, out, t, shape, rowMajor(shape), 0, slices.Delete(slices.Clone(steps), axis, axis+1), i*steps[axis])
+}
+
+// moveFirst moves the leading axis of t to position axis.
+func moveFirst(c *Ctx, t *tensor.Tensor, axis int) (*tensor.Tensor, error) {
+	if axis == 0 {
+		return t, nil
 	}
-	for _, d := range s[axis+1:] {
-		inner *= d
+	first := func(v []int) []int { return slices.Insert(slices.Clone(v[1:]), axis, v[0]) }
+	shape := first(t.Shape())
+	out, err := c.New(t.DType(), shape...)
+	if err != nil {
+		return nil, err
 	}
-	for i := range s[0] {
-		for o := range outer {
-			copy(out.Bytes()[(o*s[0]+i)*inner:][:inner], t.Bytes()[(i*outer+o)*inner:])
-		}
-	}
-	return out, nil
+	return out, strided(c.Pool, out, t, shape, rowMajor(shape), 0, first(rowMajor(t.Shape())), 0)
 }

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
@@ -356,14 +357,6 @@ func (s *convShape) flat() (cv kernel.Conv2D, ok bool) {
 	return cv, true
 }
 
-func spatialSize(s []int) int {
-	n := 1
-	for _, d := range s {
-		n *= d
-	}
-	return n
-}
-
 // taps calls f for each run of output positions of row k of the column matrix of group
 // g, three spatial axes: positions [col, col+n) come from x[at], x[at+stride]...
 func (s *convShape) taps(g, k int, f func(col, at, n int)) {
@@ -394,7 +387,7 @@ func (s *convShape) taps(g, k int, f func(col, at, n int)) {
 
 // columns makes room for the column matrix of one group: k rows of pix.
 func columns[T kernel.Float](c *Ctx, s *convShape) (cols []T, k, pix int, err error) {
-	k, pix = s.c/s.group*spatialSize(s.kernel), spatialSize(s.out)
+	k, pix = s.c/s.group*product(s.kernel), product(s.out)
 	t, err := c.New(tensor.TypeOf[T](), k, pix)
 	if err != nil {
 		return nil, 0, 0, err
@@ -438,7 +431,7 @@ func convForward[T kernel.Float](c *Ctx, s *convShape, y, x, w []T, packed *kern
 	rows := s.m / s.group
 	for n := range s.n {
 		for g := range s.group {
-			vol2col(c.Pool, s, cols, x[n*s.c*spatialSize(s.in):], g, pix)
+			vol2col(c.Pool, s, cols, x[n*s.c*product(s.in):], g, pix)
 			if bias != nil {
 				ep = &kernel.EpilogueOf[T]{RowBias: bias[g*rows:]}
 			}
@@ -465,11 +458,11 @@ func convBackInput[T kernel.Float](c *Ctx, s *convShape, dx, dy, w []T) error {
 		return err
 	}
 	clear(dx)
-	rows, taps := s.m/s.group, spatialSize(s.kernel)
+	rows, taps := s.m/s.group, product(s.kernel)
 	for n := range s.n {
 		for g := range s.group {
 			kernel.Gemm(c.Pool, true, false, k, pix, rows, 1, w[g*rows*k:], k, dy[(n*s.m+g*rows)*pix:], pix, 0, cols, pix)
-			x := dx[n*s.c*spatialSize(s.in):]
+			x := dx[n*s.c*product(s.in):]
 			c.Pool.For(s.c/s.group, 1, func(lo, hi int) { // rows of one channel add to its plane alone
 				for r := lo * taps; r < hi*taps; r++ {
 					row := cols[r*pix : (r+1)*pix]
@@ -505,7 +498,7 @@ func convBackWeight[T kernel.Float](c *Ctx, s *convShape, dw, dy, x []T) error {
 	for g := range s.group {
 		beta := T(0)
 		for n := range s.n {
-			vol2col(c.Pool, s, cols, x[n*s.c*spatialSize(s.in):], g, pix)
+			vol2col(c.Pool, s, cols, x[n*s.c*product(s.in):], g, pix)
 			kernel.Gemm(c.Pool, false, true, rows, k, pix, 1, dy[(n*s.m+g*rows)*pix:], pix, cols, pix, beta, dw[g*rows*k:], k)
 			beta = 1
 		}
@@ -609,7 +602,7 @@ func convTranspose[T kernel.Float](c *Ctx) error {
 		return err
 	}
 	if bias != nil {
-		pix := spatialSize(s.in)
+		pix := product(s.in)
 		c.Pool.For(s.n*s.c, 1+4096/max(1, pix), func(lo, hi int) {
 			for i := lo; i < hi; i++ {
 				row := y[i*pix : (i+1)*pix]
@@ -666,7 +659,7 @@ func gradOperands[T kernel.Float](c *Ctx, weight, transpose bool) (s *convShape,
 	if transpose {
 		want = s.inShape()
 	}
-	if !equalInts(want, c.In(0).Shape()) {
+	if !slices.Equal(want, c.In(0).Shape()) {
 		err = fmt.Errorf("a gradient of %v where %v is wanted", c.In(0).Shape(), want)
 		return
 	}

@@ -3,6 +3,7 @@ package ops
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -54,7 +55,7 @@ func (c *Ctx) Wants(i int) bool { return c.Node.Output(i) != nil }
 // Alloc makes the i-th output of this type and shape, zeroed, unless it is there already.
 // For outputs whose shape hangs on data.
 func (c *Ctx) Alloc(i int, d tensor.DType, shape ...int) (*tensor.Tensor, error) {
-	if t := c.Out(i); t != nil && t.DType() == d && equalInts(t.Shape(), shape) {
+	if t := c.Out(i); t != nil && t.DType() == d && slices.Equal(t.Shape(), shape) {
 		return t, nil
 	}
 	t, err := c.New(d, shape...)
@@ -126,18 +127,6 @@ func (m *Meter) Used() int64 {
 		return 0
 	}
 	return m.used.Load()
-}
-
-func equalInts(a, b []int) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // Table is the one place where element types become kernels: the instantiation of a

@@ -54,7 +54,7 @@ type signedElement interface {
 func unaryOp(name string, since []int, types TypeSet, t Table, slope slopeRule) Op {
 	op := Op{Name: name, Since: since, MinIn: 1, Types: []TypeSet{types}, Infer: SameAs(0), InPlace: []int{0}, Compile: t.Always(0)}
 	if slope == nil {
-		op.NoGrad = "zero almost everywhere"
+		op.NoGrad, op.Flat = "zero almost everywhere", true
 		return op
 	}
 	op.Grad = func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
@@ -303,7 +303,7 @@ func init() {
 		gelu(),
 		Op{Name: "Identity", Since: []int{1, 13, 14, 16, 19, 21, 23, 24, 25}, MinIn: 1, View: true, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[0]}, nil },
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) { return dy, nil }},
-		Op{Name: "Not", Since: []int{1}, MinIn: 1, Types: []TypeSet{Bools}, Infer: SameAs(0), InPlace: []int{0}, NoGrad: "zero: it has no floating-point output",
+		Op{Name: "Not", Since: []int{1}, MinIn: 1, Types: []TypeSet{Bools}, Infer: SameAs(0), InPlace: []int{0}, NoGrad: "it has no floating-point output", Flat: true,
 			Compile: Table{tensor.Bool: overSlices(each(func(v bool) bool { return !v }))}.Always(0)},
 		unaryOp("BitwiseNot", []int{18}, Integers, intKernels(invert[int8](), invert[int16](), invert[int32](), invert[int64](),
 			invert[uint8](), invert[uint16](), invert[uint32](), invert[uint64]()), nil),
@@ -420,7 +420,7 @@ func clipFloat[T kernel.Float](c *Ctx) error {
 }
 
 func boolTest(name string, since []int, f func(n *Node) func(float64) bool) Op {
-	return Op{Name: name, Since: since, MinIn: 1, NoGrad: "zero: it has no floating-point output",
+	return Op{Name: name, Since: since, MinIn: 1, NoGrad: "it has no floating-point output", Flat: true,
 		Infer: func(n *Node) ([]Info, error) {
 			out := n.In[0]
 			out.DType, out.Const = tensor.Bool, nil

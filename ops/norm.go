@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
@@ -116,7 +117,7 @@ func channelsOf(xs []int) (n, ch, inner int, err error) {
 	case 1: // N alone: one channel
 		return xs[0], 1, 1, nil
 	}
-	return xs[0], xs[1], spatialSize(xs[2:]), nil
+	return xs[0], xs[1], product(xs[2:]), nil
 }
 
 func batchTraining(n *Node) bool {
@@ -264,7 +265,7 @@ func batchNorm[T kernel.Float](c *Ctx) error {
 func batchNormGrad[T kernel.Float](c *Ctx) error {
 	n := c.Node
 	x := c.In(1)
-	if x == nil || !equalInts(c.In(0).Shape(), x.Shape()) {
+	if x == nil || !slices.Equal(c.In(0).Shape(), x.Shape()) {
 		return fmt.Errorf("the gradient's shape is not the input's")
 	}
 	batch, ch, inner, err := batchChannels(n, x.Shape())
@@ -410,7 +411,7 @@ func broadcastTo[T kernel.Float](v []T, from, shape []int) ([]T, error) {
 	if same {
 		return v, nil
 	}
-	out := make([]T, spatialSize(shape))
+	out := make([]T, product(shape))
 	for i := range out {
 		at, step, rest := 0, 1, i
 		for k := len(shape) - 1; k >= off; k-- {
@@ -501,7 +502,7 @@ func layerNorm[T kernel.Float](c *Ctx, rms bool) error {
 	if err != nil {
 		return err
 	}
-	rows, size := spatialSize(shape[:axis]), spatialSize(shape[axis:])
+	rows, size := product(shape[:axis]), product(shape[axis:])
 	scale, scaleWhole, err := layerParam[T](c, 1, axis, shape)
 	if err != nil {
 		return err
@@ -587,7 +588,7 @@ func gradRow[T kernel.Float](dx, g, xhat []T, inv T, rms bool) {
 
 func layerNormGrad[T kernel.Float](c *Ctx) error {
 	x := c.In(1)
-	if x == nil || !equalInts(c.In(0).Shape(), x.Shape()) {
+	if x == nil || !slices.Equal(c.In(0).Shape(), x.Shape()) {
 		return fmt.Errorf("the gradient's shape is not the input's")
 	}
 	shape := x.Shape()
@@ -595,7 +596,7 @@ func layerNormGrad[T kernel.Float](c *Ctx) error {
 	if err != nil {
 		return err
 	}
-	rows, size := spatialSize(shape[:axis]), spatialSize(shape[axis:])
+	rows, size := product(shape[:axis]), product(shape[axis:])
 	xs, err := floatsOf[T](c, 1)
 	if err != nil {
 		return err
@@ -677,7 +678,7 @@ func groupsOf(n *Node, xs []int) (s groupShape, err error) {
 	if len(xs) < 2 {
 		return s, fmt.Errorf("an input of %v has no channels", xs)
 	}
-	s = groupShape{batch: xs[0], groups: xs[1], chans: 1, inner: spatialSize(xs[2:])}
+	s = groupShape{batch: xs[0], groups: xs[1], chans: 1, inner: product(xs[2:])}
 	if n.Op == "InstanceNormalization" || n.Domain == Internal && n.Int("num_groups", 0) == 0 {
 		return s, nil
 	}
@@ -745,7 +746,7 @@ func groupNorm[T kernel.Float](c *Ctx) error {
 
 func groupNormGrad[T kernel.Float](c *Ctx) error {
 	x := c.In(1)
-	if x == nil || !equalInts(c.In(0).Shape(), x.Shape()) {
+	if x == nil || !slices.Equal(c.In(0).Shape(), x.Shape()) {
 		return fmt.Errorf("the gradient's shape is not the input's")
 	}
 	s, err := groupsOf(c.Node, x.Shape())
@@ -821,7 +822,7 @@ func lrn[T kernel.Float](c *Ctx) error {
 	if err != nil {
 		return err
 	}
-	ch, inner := xs[1], spatialSize(xs[2:])
+	ch, inner := xs[1], product(xs[2:])
 	alpha, beta, bias := float64(n.Float("alpha", 1e-4)), float64(n.Float("beta", 0.75)), float64(n.Float("bias", 1))
 	before := int(size-1) / 2
 	after := int(size-1) - before
@@ -860,8 +861,8 @@ func lpNormalize[T kernel.Float](c *Ctx) error {
 		return err
 	}
 	in, out := tensor.Data[T](x), tensor.Data[T](t)
-	d, inner := xs[axis], spatialSize(xs[axis+1:])
-	c.Pool.For(spatialSize(xs[:axis])*inner, 1+4096/max(1, d), func(lo, hi int) {
+	d, inner := xs[axis], product(xs[axis+1:])
+	c.Pool.For(product(xs[:axis])*inner, 1+4096/max(1, d), func(lo, hi int) {
 		for i := lo; i < hi; i++ {
 			at := i/inner*d*inner + i%inner
 			var sum float64

@@ -48,6 +48,9 @@ type Op struct {
 	Grad func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error)
 	// NoGrad says why there is no gradient, where none can be.
 	NoGrad string
+	// Flat: the outputs are constant almost everywhere, so that no gradient is the right gradient (PyTorch's
+	// answer for floor, sign, comparisons and the like).
+	Flat bool
 }
 
 // Kernel computes a node's outputs from its inputs.

@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
@@ -353,7 +354,7 @@ func pooled[T kernel.Float](c *Ctx, xs []int) (s *poolShape, dy, dx []T, err err
 	if s, err = poolOf(c.Node, xs); err != nil {
 		return
 	}
-	if !equalInts(c.In(0).Shape(), s.shape) {
+	if !slices.Equal(c.In(0).Shape(), s.shape) {
 		err = fmt.Errorf("a gradient of %v where %v is wanted", c.In(0).Shape(), s.shape)
 		return
 	}
@@ -497,7 +498,7 @@ func planesOf(xs []int) (planes, size int, err error) {
 	if len(xs) < 2 {
 		return 0, 0, fmt.Errorf("an input of %v has no channels", xs)
 	}
-	planes, size = xs[0]*xs[1], spatialSize(xs[2:])
+	planes, size = xs[0]*xs[1], product(xs[2:])
 	if planes > 0 && size == 0 {
 		return 0, 0, fmt.Errorf("an input of %v has nothing to pool", xs)
 	}

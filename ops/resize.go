@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
@@ -185,7 +186,7 @@ func inferResize(n *Node) ([]Info, error) {
 	out = Tensor(x.DType, unknownDims(len(x.Shape))...)
 	for _, i := range []int{1, 2, 3} {
 		if k := resizeInput(n, i); k >= 0 && n.Has(k) && n.Info(k).Const == nil {
-			if s, ok := n.Info(k).Static(); !ok || spatialSize(s) != 0 {
+			if s, ok := n.Info(k).Static(); !ok || product(s) != 0 {
 				if i == 1 && n.Str("coordinate_transformation_mode", "") != "tf_crop_and_resize" {
 					continue // not read
 				}
@@ -446,9 +447,9 @@ func passes[T any](c *Ctx, y, x []T, axes []axisResize, taps []*axisTaps, pass f
 				return err
 			}
 			defer c.Mem.Give(int64(size))
-			dst = make([]T, spatialSize(shape))
+			dst = make([]T, product(shape))
 		}
-		pass(c.Pool, dst, x, t, spatialSize(shape[:i]), spatialSize(shape[i+1:]))
+		pass(c.Pool, dst, x, t, product(shape[:i]), product(shape[i+1:]))
 		x = dst
 	}
 	return nil
@@ -594,7 +595,7 @@ func resizeGrad[T kernel.Float](c *Ctx) error {
 	for i, d := range axes {
 		shape[i] = d.out
 	}
-	if !equalInts(shape, c.In(0).Shape()) {
+	if !slices.Equal(shape, c.In(0).Shape()) {
 		return fmt.Errorf("a gradient of %v where %v is wanted", c.In(0).Shape(), shape)
 	}
 	out, err := c.Alloc(0, tensor.TypeOf[T](), xs...)
@@ -609,7 +610,7 @@ func resizeGrad[T kernel.Float](c *Ctx) error {
 			continue
 		}
 		shape[i] = t.in
-		outer, inner := spatialSize(shape[:i]), spatialSize(shape[i+1:])
+		outer, inner := product(shape[:i]), product(shape[i+1:])
 		next := make([]T, outer*t.in*inner)
 		if len(cur) > 0 && len(next) > 0 {
 			c.Pool.For(outer, 1, func(lo, hi int) {

@@ -197,21 +197,12 @@ func concatFromSequence(c *Ctx) error {
 	if err != nil {
 		return err
 	}
-	outer := 1
-	for _, d := range shape[:axis] {
-		outer *= d
-	}
-	if outer == 0 || total == 0 || out.Len() == 0 {
-		c.SetOut(0, out)
-		return nil
-	}
-	row, at := len(out.Bytes())/outer, 0
+	steps, at := rowMajor(shape), 0
 	for _, t := range parts {
-		w := len(t.Bytes()) / outer
-		for o := range outer {
-			copy(out.Bytes()[o*row+at:][:w], t.Bytes()[o*w:])
+		if err := strided(c.Pool, out, t, t.Shape(), steps, at*steps[axis], rowMajor(t.Shape()), 0); err != nil {
+			return err
 		}
-		at += w
+		at += t.Shape()[axis]
 	}
 	c.SetOut(0, out)
 	return nil
@@ -262,27 +253,26 @@ func splitToSequence(c *Ctx) error {
 			return fmt.Errorf("split %v does not add up to %d", v, n)
 		}
 	}
-	outer, inner := 1, x.DType().Size()
-	for _, d := range x.Shape()[:axis] {
-		outer *= d
-	}
-	for _, d := range x.Shape()[axis+1:] {
-		inner *= d
-	}
 	s := &tensor.Sequence{Elem: x.DType()}
-	at := 0
+	steps, at := rowMajor(x.Shape()), 0
 	for _, size := range sizes {
+		if squeeze {
+			t, err := slab(c, x, axis, at)
+			if err != nil {
+				return err
+			}
+			s.Values = append(s.Values, t)
+			at++
+			continue
+		}
 		shape := slices.Clone(x.Shape())
 		shape[axis] = size
-		if squeeze {
-			shape = slices.Delete(shape, axis, axis+1)
-		}
 		t, err := c.New(x.DType(), shape...)
 		if err != nil {
 			return err
 		}
-		for o := range outer {
-			copy(t.Bytes()[o*size*inner:][:size*inner], x.Bytes()[(o*n+at)*inner:])
+		if err := strided(c.Pool, t, x, shape, rowMajor(shape), 0, steps, at*steps[axis]); err != nil {
+			return err
 		}
 		at += size
 		s.Values = append(s.Values, t)
