@@ -13,8 +13,6 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-var backgroundContext = context.Background()
-
 // plan is a program for one set of input shapes: what hangs on shapes is computed, and
 // intermediate values have places in one arena.
 type plan struct {
@@ -130,9 +128,7 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 			}
 			st.outs = append(st.outs, place{dtype: outs[i].DType, shape: shape, size: size, offset: -1, alias: -1})
 		}
-		if err := p.fold(s, infos, pl.known); err != nil {
-			return nil, err
-		}
+		p.fold(s, infos, pl.known)
 		if folded(s, pl.known) {
 			continue
 		}
@@ -181,10 +177,6 @@ func (pl *plan) place() {
 	for i := range root {
 		root[i] = i
 	}
-	isOutput := make([]bool, n)
-	for _, slot := range p.outputs {
-		isOutput[slot] = true
-	}
 	for i := range pl.steps {
 		st := &pl.steps[i]
 		if !st.static {
@@ -196,7 +188,7 @@ func (pl *plan) place() {
 				continue
 			}
 			o := &st.outs[k]
-			if k == 0 && st.node.Def.View && !isOutput[slot] {
+			if k == 0 && st.node.Def.View && !slices.Contains(p.outputs, slot) {
 				o.alias = st.ins[0]
 				root[slot] = root[st.ins[0]]
 				if c := own[root[slot]]; c != nil {
@@ -207,7 +199,7 @@ func (pl *plan) place() {
 				}
 				continue
 			}
-			if k == 0 && !isOutput[slot] && !escapes[slot] {
+			if k == 0 && !slices.Contains(p.outputs, slot) && !escapes[slot] {
 				for _, j := range st.node.Def.InPlace {
 					if j >= len(st.ins) || st.ins[j] < 0 {
 						continue
@@ -378,30 +370,12 @@ func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps []tensor.Va
 	for i, slot := range p.outputs {
 		v := f.vals[slot]
 		// A value that came in or is part of the model must not leave by reference.
-		if t, ok := v.(*tensor.Tensor); ok && (p.captures == nil && (pl.known[slot] != nil || isInput(p, slot)) || seen(outs[:i], v)) {
+		if t, ok := v.(*tensor.Tensor); ok && (p.captures == nil && (pl.known[slot] != nil || slices.Contains(p.inputs, slot)) || slices.Contains(outs[:i], v)) {
 			v = t.Clone()
 		}
 		outs[i] = v
 	}
 	return outs, nil
-}
-
-func seen(vs []tensor.Value, v tensor.Value) bool {
-	for _, w := range vs {
-		if w == v {
-			return true
-		}
-	}
-	return false
-}
-
-func isInput(p *program, slot int) bool {
-	for _, s := range p.inputs {
-		if s == slot {
-			return true
-		}
-	}
-	return false
 }
 
 func (f *frame) step(ctx context.Context, mem *ops.Meter, st *planStep, c *ops.Ctx) error {
@@ -424,7 +398,7 @@ func (f *frame) step(ctx context.Context, mem *ops.Meter, st *planStep, c *ops.C
 			r.Bodies = f.prog.bind(st.step, nil, f.vals)
 		}
 		d := &ops.Ctx{Context: ctx, Pool: c.Pool, Node: &r, Mem: mem, Ins: append([]tensor.Value(nil), c.Ins...)}
-		if err := execute(st.step, d, nil); err != nil {
+		if err := execute(st.step, d); err != nil {
 			return err
 		}
 		var kept int64

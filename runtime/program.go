@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"fmt"
 	"sync"
 
@@ -155,7 +156,8 @@ func (p *program) compileStep(m *onnx.Model, s *step) error {
 			p.known[slot] = info.Const
 		}
 	}
-	return p.fold(s, p.infos, p.known)
+	p.fold(s, p.infos, p.known)
+	return nil
 }
 
 func (p *program) slot(v *onnx.Value) int {
@@ -230,16 +232,12 @@ func (p *program) infosOf(s *step, infos []ops.Info) []ops.Info {
 
 // fold runs a step now if all that it reads is known and its outputs are small enough to keep.
 // A failure is left for the run to report: the node may never be reached.
-func (p *program) fold(s *step, infos []ops.Info, known []tensor.Value) error {
+func (p *program) fold(s *step, infos []ops.Info, known []tensor.Value) {
 	if s.node.Def.Impure || s.bodies != nil {
-		return nil
+		return
 	}
-	done := true
-	for _, o := range s.outs {
-		done = done && (o < 0 || known[o] != nil)
-	}
-	if done {
-		return nil
+	if folded(s, known) {
+		return
 	}
 	vals := make([]tensor.Value, len(s.ins))
 	for i, slot := range s.ins {
@@ -247,7 +245,7 @@ func (p *program) fold(s *step, infos []ops.Info, known []tensor.Value) error {
 			continue
 		}
 		if vals[i] = known[slot]; vals[i] == nil {
-			return nil
+			return
 		}
 	}
 	r := *s.node
@@ -257,9 +255,9 @@ func (p *program) fold(s *step, infos []ops.Info, known []tensor.Value) error {
 			r.In[i] = ops.InfoOf(v, true)
 		}
 	}
-	c := &ops.Ctx{Context: backgroundContext, Pool: p.set.pool, Node: &r, Mem: &ops.Meter{Limit: foldLimit}, Ins: vals}
-	if err := execute(s, c, nil); err != nil {
-		return nil
+	c := &ops.Ctx{Context: context.Background(), Pool: p.set.pool, Node: &r, Mem: &ops.Meter{Limit: foldLimit}, Ins: vals}
+	if err := execute(s, c); err != nil {
+		return
 	}
 	for i, slot := range s.outs {
 		if slot >= 0 && i < len(c.Outs) && c.Outs[i] != nil {
@@ -267,12 +265,11 @@ func (p *program) fold(s *step, infos []ops.Info, known []tensor.Value) error {
 			infos[slot] = ops.InfoOf(c.Outs[i], true)
 		}
 	}
-	return nil
 }
 
 // execute infers the outputs' shapes from the values at hand, allocates what is known and runs the
-// kernel. outs, if not nil, is reused for the outputs.
-func execute(s *step, c *ops.Ctx, outs []tensor.Value) (err error) {
+// kernel.
+func execute(s *step, c *ops.Ctx) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = panicked(s.node.Node, r)
@@ -282,7 +279,7 @@ func execute(s *step, c *ops.Ctx, outs []tensor.Value) (err error) {
 	if err != nil {
 		return err
 	}
-	c.Outs = outs[:0]
+	c.Outs = make([]tensor.Value, 0, len(s.outs))
 	for i := range s.outs {
 		c.Outs = append(c.Outs, nil)
 		if s.outs[i] < 0 && i > 0 {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -226,9 +227,10 @@ func accepts(p Port, v tensor.Value) error {
 	return nil
 }
 
-// Profile is the time that nodes took, summed over runs. It may be read between runs.
+// Profile is the time that nodes took, summed over runs, which may be concurrent. It may be read between runs.
 type Profile struct {
 	ByNode map[string]*NodeTime
+	mu     sync.Mutex
 }
 
 // NodeTime is one node's share of a profile.
@@ -239,6 +241,8 @@ type NodeTime struct {
 }
 
 func (p *Profile) add(n *onnx.Node, d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.ByNode == nil {
 		p.ByNode = map[string]*NodeTime{}
 	}
