@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"path"
 	"time"
@@ -202,31 +203,19 @@ func (t *Trainer) Parameters() []*Parameter { return t.params }
 // are those it came with. It shares the weights with the trainer.
 func (t *Trainer) Model() *onnx.Model { return t.model }
 
-func (t *Trainer) inputs(s *runtime.Session, b Batch) (map[string]tensor.Value, error) {
+// inputs is a batch together with the parameters.
+func (t *Trainer) inputs(b Batch) map[string]tensor.Value {
 	in := make(map[string]tensor.Value, len(b)+len(t.params))
-	known := map[string]bool{}
-	for _, p := range s.Inputs() {
-		known[p.Name] = true
-	}
-	for k, v := range b {
-		if !known[k] {
-			return nil, fmt.Errorf("batch: the model has no input %q", k)
-		}
-		in[k] = v
-	}
+	maps.Copy(in, b)
 	for _, p := range t.params {
 		in[p.Name] = p.Value
 	}
-	return in, nil
+	return in
 }
 
 // Loss is the loss of a batch, without training on it.
 func (t *Trainer) Loss(ctx context.Context, b Batch) (float64, error) {
-	in, err := t.inputs(t.eval, b)
-	if err != nil {
-		return 0, err
-	}
-	out, err := t.eval.Run(ctx, in)
+	out, err := t.eval.Run(ctx, t.inputs(b))
 	if err != nil {
 		return 0, err
 	}
@@ -235,11 +224,7 @@ func (t *Trainer) Loss(ctx context.Context, b Batch) (float64, error) {
 
 // Gradients is the loss of a batch and its gradients by parameter.
 func (t *Trainer) Gradients(ctx context.Context, b Batch) (float64, map[string]*tensor.Tensor, error) {
-	in, err := t.inputs(t.train, b)
-	if err != nil {
-		return 0, nil, err
-	}
-	out, err := t.train.Run(ctx, in)
+	out, err := t.train.Run(ctx, t.inputs(b))
 	if err != nil {
 		return 0, nil, err
 	}
