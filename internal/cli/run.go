@@ -129,11 +129,7 @@ func runCommand() *cobra.Command {
 		Short: "Run a model once",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			m, err := onnx.Load(args[0])
-			if err != nil {
-				return err
-			}
-			s, err := runtime.NewSession(m)
+			m, s, err := open(args[0])
 			if err != nil {
 				return err
 			}
@@ -213,16 +209,12 @@ func benchCommand() *cobra.Command {
 				path, set = filepath.Join(path, "model.onnx"), filepath.Join(path, "test_data_set_0")
 			}
 			begin := time.Now()
-			m, err := onnx.Load(path)
-			if err != nil {
-				return err
-			}
 			prof := &runtime.Profile{}
 			opts := []runtime.Option{runtime.Threads(threads)}
 			if profile {
 				opts = append(opts, runtime.WithProfile(prof))
 			}
-			s, err := runtime.NewSession(m, opts...)
+			m, s, err := open(path, opts...)
 			if err != nil {
 				return err
 			}
@@ -230,15 +222,8 @@ func benchCommand() *cobra.Command {
 			load := time.Since(begin)
 			var ins map[string]tensor.Value
 			if set != "" {
-				vs, err := readSet(set, "input", m.Graph.Inputs)
-				if err != nil {
+				if ins, err = readInputs(set, m); err != nil {
 					return err
-				}
-				ins = map[string]tensor.Value{}
-				for i, v := range vs {
-					if v != nil {
-						ins[m.Graph.Inputs[i].Name] = v
-					}
 				}
 			} else if ins, err = inputs(s, m, nil, true, 0, dims); err != nil {
 				return err

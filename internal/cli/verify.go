@@ -82,11 +82,7 @@ func Verify(ctx context.Context, dir string, tol *Tolerance, opts ...runtime.Opt
 }
 
 func verify(ctx context.Context, dir string, tol *Tolerance, r *Result, opts []runtime.Option) error {
-	m, err := onnx.Load(filepath.Join(dir, "model.onnx"))
-	if err != nil {
-		return err
-	}
-	s, err := runtime.NewSession(m, opts...)
+	m, s, err := open(filepath.Join(dir, "model.onnx"), opts...)
 	if err != nil {
 		return err
 	}
@@ -106,19 +102,13 @@ func verify(ctx context.Context, dir string, tol *Tolerance, r *Result, opts []r
 	}
 	sort.Strings(sets)
 	for _, set := range sets {
-		ins, err := readSet(set, "input", m.Graph.Inputs)
+		args, err := readInputs(set, m)
 		if err != nil {
 			return err
 		}
 		wants, err := readSet(set, "output", m.Graph.Outputs)
 		if err != nil {
 			return err
-		}
-		args := map[string]tensor.Value{}
-		for i, v := range ins {
-			if v != nil {
-				args[m.Graph.Inputs[i].Name] = v
-			}
 		}
 		outs, err := s.Run(ctx, args)
 		if err != nil {
@@ -140,6 +130,34 @@ func verify(ctx context.Context, dir string, tol *Tolerance, r *Result, opts []r
 		}
 	}
 	return nil
+}
+
+// open loads a model and makes a session of it.
+func open(path string, opts ...runtime.Option) (*onnx.Model, *runtime.Session, error) {
+	m, err := onnx.Load(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := runtime.NewSession(m, opts...)
+	if err != nil {
+		return nil, nil, err
+	}
+	return m, s, nil
+}
+
+// readInputs is a data set's inputs by name.
+func readInputs(set string, m *onnx.Model) (map[string]tensor.Value, error) {
+	vs, err := readSet(set, "input", m.Graph.Inputs)
+	if err != nil {
+		return nil, err
+	}
+	ins := map[string]tensor.Value{}
+	for i, v := range vs {
+		if v != nil {
+			ins[m.Graph.Inputs[i].Name] = v
+		}
+	}
+	return ins, nil
 }
 
 // readSet reads PREFIX_0.pb, PREFIX_1.pb, … as the values of the ports, by position.
