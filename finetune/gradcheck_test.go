@@ -24,6 +24,7 @@ type gradInput struct {
 
 // gradCase is a node whose gradient is held against central differences.
 type gradCase struct {
+	domain  string
 	op      string
 	opset   int64
 	name    string
@@ -93,17 +94,29 @@ func floatsAttr(name string, vs ...float32) *onnx.Attribute {
 	return &onnx.Attribute{Name: name, Type: onnx.AttrFloats, Floats: vs}
 }
 
-// gradCases is at least one case for each operator of the standard that has a gradient here.
+// addCase makes a case of an operator with one output, with the usual step and tolerance, which the caller may change.
+type addCase = func(op string, opset int64, name string, as []*onnx.Attribute, in ...*gradInput) *gradCase
+
+// gradFamilies lists what adds cases; each file of cases puts its own function here in an init.
+var gradFamilies = []func(addCase){generalCases}
+
+// gradCases is at least one case for each operator that has a gradient here.
 func gradCases() []*gradCase {
+	var cases []*gradCase
+	for _, family := range gradFamilies {
+		family(func(op string, opset int64, name string, as []*onnx.Attribute, in ...*gradInput) *gradCase {
+			c := &gradCase{op: op, opset: opset, name: name, attrs: as, in: in, outs: 1, step: 1e-6, tol: 1e-5}
+			cases = append(cases, c)
+			return c
+		})
+	}
+	return append(cases, recurrentCases()...)
+}
+
+func generalCases(add addCase) {
 	type attrs = []*onnx.Attribute
 	type inputs = []*gradInput
 	i, is, f, s := ops.IntAttr, ops.IntsAttr, ops.FloatAttr, ops.StringAttr
-	var cases []*gradCase
-	add := func(op string, opset int64, name string, as attrs, in ...*gradInput) *gradCase {
-		c := &gradCase{op: op, opset: opset, name: name, attrs: as, in: in, outs: 1, step: 1e-6, tol: 1e-5}
-		cases = append(cases, c)
-		return c
-	}
 
 	// Elementwise, one input.
 	for _, op := range []string{"Abs", "Asinh", "Atan", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity",
@@ -301,8 +314,8 @@ func gradCases() []*gradCase {
 		add("RMSNormalization", 23, fmt.Sprint("axis", axis), as, signed(x...), signed(x[at:]...))
 	}
 	add("LayerNormalization", 21, "scale grows", attrs{i("axis", 1)}, signed(2, 3, 4), signed(4), signed(1, 4))
-	add("LayerNormalization", 21, "statistics weighed", nil, signed(2, 3, 4), signed(4), signed(4)).outs = 3
-	cases[len(cases)-1].refused = "statistics"
+	statistics := add("LayerNormalization", 21, "statistics weighed", nil, signed(2, 3, 4), signed(4), signed(4))
+	statistics.outs, statistics.refused = 3, "statistics"
 	add("RMSNormalization", 23, "scale grows", attrs{i("axis", 1)}, signed(2, 3, 4), signed(4))
 	add("InstanceNormalization", 21, "1d", attrs{f("epsilon", 0.01)}, signed(2, 3, 4), signed(3), signed(3))
 	add("InstanceNormalization", 21, "2d", attrs{f("epsilon", 0.01)}, signed(2, 2, 3, 2), signed(2), signed(2))
@@ -378,8 +391,8 @@ func gradCases() []*gradCase {
 	add("Concat", 21, "one and an empty one", attrs{i("axis", 1)}, signed(2, 3), signed(2, 0))
 	add("Split", 21, "sizes", attrs{i("axis", 1)}, signed(2, 5), ints(2, 3)).outs = 2
 	add("Split", 21, "uneven", attrs{i("axis", -1), i("num_outputs", 3)}, signed(2, 7)).outs = 3
-	add("Split", 21, "one read", attrs{i("num_outputs", 2)}, signed(4, 2)).outs = 2
-	cases[len(cases)-1].weighed = 1
+	oneRead := add("Split", 21, "one read", attrs{i("num_outputs", 2)}, signed(4, 2))
+	oneRead.outs, oneRead.weighed = 2, 1
 	add("Split", 11, "attribute", attrs{i("axis", 0), is("split", 1, 3)}, signed(4, 2)).outs = 2
 	add("Split", 13, "even", attrs{i("axis", 0)}, signed(4, 2)).outs = 2
 	add("Slice", 21, "plain", nil, signed(4, 5), ints(1, 0), ints(3, 4))
@@ -448,8 +461,6 @@ func gradCases() []*gradCase {
 	add("Resize", 10, "linear", attrs{s("mode", "linear")}, signed(1, 1, 3, 3), scales(1, 1, 2, 1.5))
 	add("Upsample", 7, "nearest", attrs{floatsAttr("scales", 1, 1, 2, 3)}, signed(1, 2, 2, 3))
 	add("Upsample", 9, "linear", attrs{s("mode", "linear")}, signed(1, 1, 3, 2), scales(1, 1, 2, 3))
-
-	return append(cases, recurrentCases()...)
 }
 
 // recurrentCases is RNN, LSTM and GRU in all their variants.
@@ -568,7 +579,7 @@ func ramp(c int, first float64) []float64 {
 // build makes the model of c's node alone, and its inputs that move.
 func (c *gradCase) build(vals map[*gradInput]*tensor.Tensor) (m *onnx.Model, n *onnx.Node, wrt []*onnx.Value) {
 	g := &onnx.Graph{Name: "case"}
-	m = &onnx.Model{IRVersion: 10, Opsets: []onnx.Opset{{Domain: "", Version: c.opset}}, Graph: g}
+	m = &onnx.Model{IRVersion: 10, Opsets: []onnx.Opset{{Domain: c.domain, Version: c.opset}}, Graph: g}
 	made := map[*gradInput]*onnx.Value{}
 	var in []*onnx.Value
 	for i, a := range c.in {
@@ -591,7 +602,7 @@ func (c *gradCase) build(vals map[*gradInput]*tensor.Tensor) (m *onnx.Model, n *
 		outs = append(outs, fmt.Sprint("y", i))
 	}
 	n = onnx.NewNode(c.op, in, outs...)
-	n.Name, n.Attrs = "node", c.attrs
+	n.Name, n.Domain, n.Attrs = "node", c.domain, c.attrs
 	g.Nodes = []*onnx.Node{n}
 	g.Outputs = slices.Clone(n.Outputs)
 	return m, n, wrt
@@ -749,7 +760,7 @@ func TestGradientsByDifferences(t *testing.T) {
 func TestEveryGradientHasACase(t *testing.T) {
 	reached := map[*ops.Op]bool{}
 	for _, c := range gradCases() {
-		op, _ := ops.Lookup("", c.op, int(c.opset))
+		op, _ := ops.Lookup(c.domain, c.op, int(c.opset))
 		if op == nil || op.Grad == nil {
 			t.Errorf("%s at opset %d has a case and no gradient", c.op, c.opset)
 			continue
@@ -759,7 +770,7 @@ func TestEveryGradientHasACase(t *testing.T) {
 		}
 	}
 	for _, op := range ops.All() {
-		if op.Domain == "" && op.Grad != nil && !reached[op] {
+		if op.Domain != ops.Internal && op.Grad != nil && !reached[op] {
 			t.Errorf("%s (from opset %d) has a gradient and no case", op.Name, op.Since[0])
 		}
 	}
