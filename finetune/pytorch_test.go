@@ -36,11 +36,6 @@ var noGradient = map[string]string{
 	"feedback_converge": "Loop",
 }
 
-// followed says how many steps a run follows PyTorch for, where that is not all of them: an open fault.
-var followed = map[string]int{
-	"convnet/sgd_momentum": 34, // then the loss is off by 1.5e-4 relative; PyTorch's float32 and float64 agree to 1e-6
-}
-
 // Fifty steps of each optimizer follow PyTorch's losses on the same batches, for every model with a recording.
 func TestCurvesFollowPyTorch(t *testing.T) {
 	files, err := filepath.Glob("../models/*/curves.json")
@@ -109,9 +104,6 @@ func follow(t *testing.T, dir string) {
 			steps, worst := c.Losses, 0.0
 			if testing.Short() {
 				steps = steps[:5]
-			} else if n, ok := followed[filepath.Base(dir)+"/"+name]; ok {
-				t.Logf("only the first %d of %d steps follow", n, len(steps))
-				steps = steps[:n]
 			}
 			for done := 0; done < len(steps); {
 				for b := range data.Batches(rec.BatchSize, nil) {

@@ -62,11 +62,11 @@ def running_statistics(optimizer, m):
 
 
 record.curves(model, path, {"image": tx[1000:1000 + 10 * BATCH], "target": ty[1000:1000 + 10 * BATCH]}, loss="cross_entropy",
-              output="logits", batch_size=BATCH, mode="train", rates={"sgd_momentum": 0.01}, after=running_statistics)
+              output="logits", batch_size=BATCH, mode="train", rates={"sgd_momentum": 0.006}, after=running_statistics)
 record.write_npz(path + "/running_stats.npz", statistics)
 
 path = record_all("convnet_eval", False)
 record.state_dict(model, path)
 path = record_all("convnet_preserved", False, training=TrainingMode.PRESERVE, do_constant_folding=False)
 record.curves(model, path, {"image": tx[1000:1000 + 10 * BATCH], "target": ty[1000:1000 + 10 * BATCH]}, loss="cross_entropy",
-              output="logits", batch_size=BATCH, mode="eval", rates={"sgd_momentum": 5e-4})
+              output="logits", batch_size=BATCH, mode="eval", rates={"sgd_momentum": 5e-4, "rmsprop": 2e-4})

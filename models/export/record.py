@@ -240,7 +240,7 @@ def curves(model, path, examples, *, loss, output, batch_size, mode="eval", targ
         for dtype, suffix in ((torch.float32, ""), (torch.float64, "_f64")):
             m = copy.deepcopy(model).to(dtype).train(mode == "train")
             cast = lambda t: t.to(dtype) if t.is_floating_point() else t
-            opt, losses = make(m.parameters(), rates[name]), []
+            opt, losses, margin = make(m.parameters(), rates[name]), [], pool_margin(m)
             for step in range(STEPS):
                 at = step * batch_size % count
                 part = {k: cast(v).narrow(batch_axis.get(k, 0), at, batch_size) for k, v in examples.items()}
@@ -255,6 +255,8 @@ def curves(model, path, examples, *, loss, output, batch_size, mode="eval", targ
             about["optimizers"][name + suffix] = {"dtype": str(dtype)[6:], **{
                 k: group[k] for k in ("lr", "momentum", "betas", "alpha", "eps", "weight_decay") if k in group}, "losses": losses}
             runs.append(np.array(losses))
+            if dtype == torch.float64 and min(margin, default=1) < torch.finfo(torch.float32).eps:
+                sys.exit(f"{path}: {name} at {rates[name]}: two values of a pooling window are {min(margin):.1e} apart")
             if after and dtype == torch.float32:
                 after(name, m)
         drift = np.max(np.abs(runs[0] - runs[1]) / np.abs(runs[1]))
@@ -262,6 +264,24 @@ def curves(model, path, examples, *, loss, output, batch_size, mode="eval", targ
         if drift > 3e-5:
             sys.exit(f"{path}: {name} at {rates[name]} is too rough to be compared")
     write_json(path + "/curves.json", about)
+
+
+def pool_margin(model):
+    """Fills a list, as the model runs, with how near (relatively) the two greatest values of a pooling
+    window come that are not equal. Where that is a rounding of float32, the gradient goes either way and
+    no two implementations follow the same curve."""
+    margin = []
+
+    def watch(module, inputs, output):
+        rows = inputs[0].detach().flatten(0, 1)[:, None]
+        first, second = torch.nn.functional.unfold(rows, module.kernel_size, stride=module.stride).topk(2, 1).values.unbind(1)
+        gap = ((first - second) / first)[(first > 0) & (first - second > 1e-12 * first)]
+        margin.extend([gap.min().item()] if len(gap) else [])
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.MaxPool2d):
+            module.register_forward_hook(watch)
+    return margin
 
 
 def input_order(model, inputs):
