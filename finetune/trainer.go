@@ -110,7 +110,7 @@ func (t *Trainer) prepare() error {
 		}
 	}
 	// Shapes that inference knew as constants stay known; the weights themselves become inputs.
-	grads, err := gradient(work, g, loss, wrt)
+	grads, err := gradient(g, loss, wrt)
 	if err != nil {
 		return err
 	}

@@ -10,19 +10,20 @@ import (
 
 // If, Loop and Scan: operators that run subgraphs.
 func init() {
-	register(
-		Op{Name: "If", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, MinIn: 1, MinOut: 0, MaxOut: -1, Types: []TypeSet{Bools},
-			Infer: inferIf, Compile: func(n *Node) (Kernel, error) {
+	entries := []Op{
+		{Name: "If", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, MinIn: 1, MinOut: 0, MaxOut: -1, Types: []TypeSet{Bools},
+			Infer: inferIf, Grad: gradIf, Compile: func(n *Node) (Kernel, error) {
 				if n.Bodies["then_branch"] == nil || n.Bodies["else_branch"] == nil {
 					return nil, fmt.Errorf("attributes then_branch and else_branch must be graphs")
 				}
-				if a, b := n.Bodies["then_branch"].NumOutputs(), n.Bodies["else_branch"].NumOutputs(); a != b || a < len(n.Outputs) {
+				a, b := n.Bodies["then_branch"].NumOutputs()-savedBy(n, "then_saved"), n.Bodies["else_branch"].NumOutputs()-savedBy(n, "else_saved")
+				if a != b || a+savedBy(n, "then_saved")+savedBy(n, "else_saved") < len(n.Outputs) {
 					return nil, fmt.Errorf("the branches give %d and %d values, the node has %d outputs", a, b, len(n.Outputs))
 				}
 				return runIf, nil
 			}},
-		Op{Name: "Loop", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1, // trip count and condition may be left out
-			Infer: inferLoop, Compile: func(n *Node) (Kernel, error) {
+		{Name: "Loop", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1, // trip count and condition may be left out
+			Infer: inferLoop, BodyIn: loopBodyIn, Grad: gradLoop, Compile: func(n *Node) (Kernel, error) {
 				b := n.Bodies["body"]
 				if b == nil || len(n.Inputs) < 2 {
 					return nil, fmt.Errorf("attribute body must be a graph, and inputs 0 and 1 be there, if empty")
@@ -34,9 +35,17 @@ func init() {
 				}
 				return runLoop, nil
 			}},
-		Op{Name: "Scan", Since: []int{8, 9, 11, 16, 19, 21, 23, 24, 25}, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1,
-			Infer: func(n *Node) ([]Info, error) { return make([]Info, len(n.Outputs)), nil }, Compile: compileScan},
-	)
+		{Name: "Scan", Since: []int{8, 9, 11, 16, 19, 21, 23, 24, 25}, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1,
+			Infer: inferScan, BodyIn: scanBodyIn, Compile: compileScan, Grad: gradScan},
+	}
+	register(entries...)
+	// The same with outputs for what their gradients need of each run of a subgraph.
+	for _, op := range entries {
+		op.Domain, op.Since, op.Grad = Internal, []int{1}, nil
+		register(op)
+	}
+	register(Op{Domain: Internal, Name: "ReverseLoop", Since: []int{1}, MinIn: 1, MaxIn: -1, MinOut: 0, MaxOut: -1,
+		Infer: inferReverseLoop, BodyIn: reverseLoopBodyIn, Compile: compileReverseLoop})
 }
 
 func inferIf(n *Node) ([]Info, error) {
@@ -52,9 +61,16 @@ func inferIf(n *Node) ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
+	a, b := savedBy(n, "then_saved"), savedBy(n, "else_saved")
+	both := min(len(then)-a, len(other)-b)
 	for i := range out {
-		if i < len(then) && i < len(other) {
+		switch {
+		case i < both:
 			out[i] = join(then[i], other[i])
+		case i < both+a:
+			out[i] = then[i]
+		case i-a < len(other):
+			out[i] = other[i-a]
 		}
 	}
 	return out, nil
@@ -62,10 +78,20 @@ func inferIf(n *Node) ([]Info, error) {
 
 // join is what is known of a value that is one of two.
 func join(a, b Info) Info {
+	if a.Kind == none {
+		return b
+	}
+	if b.Kind == none {
+		return a
+	}
 	if a.Kind != b.Kind {
 		return Info{}
 	}
 	out := Info{Kind: a.Kind}
+	if a.Elem != nil && b.Elem != nil {
+		e := join(*a.Elem, *b.Elem)
+		out.Elem = &e
+	}
 	if a.DType == b.DType {
 		out.DType = a.DType
 	}
@@ -101,10 +127,50 @@ func runIf(c *Ctx) error {
 	if err != nil {
 		return err
 	}
+	// What the gradient needs of the branch that ran comes after its results, in the place of its kind; what it
+	// would need of the other one is empty, and nothing reads it.
+	empty := func(attr string) []tensor.Value {
+		return slices.Repeat([]tensor.Value{&tensor.Optional{}}, savedBy(c.Node, attr))
+	}
+	if cond {
+		outs = append(outs, empty("else_saved")...)
+	} else {
+		outs = slices.Insert(outs, len(outs)-savedBy(c.Node, "else_saved"), empty("then_saved")...)
+	}
 	for i := range c.Node.Outputs {
 		c.SetOut(i, outs[i])
 	}
 	return nil
+}
+
+// savedBy is how many of a subgraph's last outputs are there for its gradient alone.
+func savedBy(n *Node, attr string) int { return int(max(0, n.Int(attr, 0))) }
+
+// loopBodyIn: iteration number, condition, and what is carried, from before the loop or from the run before.
+func loopBodyIn(n *Node, _ string, in, out []Info) []Info {
+	if in == nil {
+		in = append([]Info{Tensor(tensor.Int64), Tensor(tensor.Bool)}, n.In[min(2, len(n.In)):]...)
+		return withoutValues(in)
+	}
+	return joinStates(in[:2:2], in[2:], out[min(1, len(out)):])
+}
+
+// joinStates is fixed, then what is known of each state that is as in or, a run later, as out says.
+func joinStates(fixed, in, out []Info) []Info {
+	for i, a := range in {
+		if i < len(out) {
+			a = join(a, out[i])
+		}
+		fixed = append(fixed, a)
+	}
+	return fixed
+}
+
+func withoutValues(in []Info) []Info {
+	for i := range in {
+		in[i].Const = nil
+	}
+	return in
 }
 
 func inferLoop(n *Node) ([]Info, error) {
@@ -116,13 +182,15 @@ func inferLoop(n *Node) ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	carried := len(n.Inputs) - 2
+	carried, saved := len(n.Inputs)-2, len(body)-savedBy(n, "saved")
 	for i := range out {
 		if i+1 >= len(body) {
 			break
 		}
 		b := body[i+1]
 		switch {
+		case i+1 >= saved:
+			out[i] = SequenceOf(b)
 		case i < carried: // the body may never run
 			out[i] = join(n.Info(2+i), b)
 		case b.Kind == onnx.TensorType && b.Ranked:
@@ -155,6 +223,7 @@ func runLoop(c *Ctx) error {
 	carried := len(c.Ins) - 2
 	state := append([]tensor.Value(nil), c.Ins[2:]...)
 	scans := make([][]tensor.Value, body.NumOutputs()-1-carried)
+	saved := body.NumOutputs() - 1 - savedBy(c.Node, "saved")
 	one := []int{}
 	for i := int64(0); cond && (limit < 0 || i < limit); i++ {
 		if err := c.Context.Err(); err != nil {
@@ -186,6 +255,10 @@ func runLoop(c *Ctx) error {
 			continue
 		}
 		if !c.Wants(i) {
+			continue
+		}
+		if i >= saved {
+			c.SetOut(i, sequenceOf(scans[i-carried]))
 			continue
 		}
 		t, err := stack(c, scans[i-carried], c.Node, i)
@@ -236,6 +309,87 @@ func stack(c *Ctx, vs []tensor.Value, n *Node, out int) (*tensor.Tensor, error) 
 	return t, nil
 }
 
+// scanBodyIn: the states, then a slice of each scan input.
+func scanBodyIn(n *Node, _ string, in, out []Info) []Info {
+	outer := n.In
+	if n.Since == 8 {
+		outer = outer[min(1, len(outer)):]
+	}
+	states := len(outer) - int(n.Int("num_scan_inputs", 0))
+	if states < 0 || states > len(outer) || n.Since == 8 {
+		return make([]Info, len(outer)) // Compile refuses it, or it has a batch axis
+	}
+	if in != nil {
+		return append(joinStates(nil, in[:states], out), in[states:]...)
+	}
+	in = withoutValues(slices.Clone(outer))
+	for k := range in[states:] {
+		x := &in[states+k]
+		if !x.Ranked {
+			continue
+		}
+		axis, err := NormAxis(listed(n, "scan_input_axes", k), len(x.Shape))
+		if err != nil {
+			*x = Info{}
+			continue
+		}
+		x.Shape = slices.Delete(slices.Clone(x.Shape), axis, axis+1)
+	}
+	return in
+}
+
+// listed is the k-th number of an attribute that may be left out, or shorter.
+func listed(n *Node, attr string, k int) int64 {
+	if v := n.Ints(attr, nil); k < len(v) {
+		return v[k]
+	}
+	return 0
+}
+
+func inferScan(n *Node) ([]Info, error) {
+	out := make([]Info, len(n.Outputs))
+	b := n.Bodies["body"]
+	if b == nil || n.Since == 8 {
+		return out, nil
+	}
+	body, err := b.Infer(nil)
+	if err != nil {
+		return nil, err
+	}
+	scanned := int(n.Int("num_scan_inputs", 0))
+	states, saved := len(n.In)-scanned, len(body)-savedBy(n, "saved")
+	if scanned < 1 || states < 0 {
+		return out, nil // Compile refuses it
+	}
+	steps := Unknown
+	if x := n.In[states]; x.Ranked {
+		if axis, err := NormAxis(listed(n, "scan_input_axes", 0), len(x.Shape)); err == nil {
+			steps = x.Shape[axis]
+		}
+	}
+	for i := range out {
+		if i >= len(body) {
+			break
+		}
+		b := body[i]
+		switch {
+		case i >= saved:
+			out[i] = SequenceOf(b)
+		case i < states:
+			out[i] = join(n.Info(i), b)
+		case b.Ranked:
+			axis, err := NormAxis(listed(n, "scan_output_axes", i-states), len(b.Shape)+1)
+			if err != nil {
+				return nil, err
+			}
+			out[i] = Tensor(b.DType, slices.Insert(slices.Clone(b.Shape), axis, steps)...)
+		default:
+			out[i] = Unranked(b.DType)
+		}
+	}
+	return out, nil
+}
+
 // compileScan handles both forms: since opset 9, and opset 8's with a batch axis and sequence_lens,
 // of which the latter is refused.
 func compileScan(n *Node) (Kernel, error) {
@@ -252,6 +406,9 @@ func compileScan(n *Node) (Kernel, error) {
 		ins = ins[1:]
 	}
 	scanned := int(n.Int("num_scan_inputs", 0))
+	if scanned > len(ins) {
+		scanned = 0 // refused below
+	}
 	states := len(ins) - scanned
 	if scanned < 1 || states < 0 || b.NumInputs() != len(ins) || b.NumOutputs() < states || b.NumOutputs() < len(n.Outputs) {
 		return nil, fmt.Errorf("num_scan_inputs %d does not suit %d inputs and a body that takes %d and gives %d", scanned, len(ins), b.NumInputs(), b.NumOutputs())
@@ -309,16 +466,9 @@ func compileScan(n *Node) (Kernel, error) {
 func scan(c *Ctx, in []tensor.Value, states int) ([]tensor.Value, error) {
 	n, body := c.Node, c.Body("body")
 	steps := -1
-	at := func(name string, i int) int64 {
-		if v := n.Ints(name, nil); i < len(v) {
-			return v[i]
-		}
-		if name == "scan_input_directions" { // opset 8 calls it so
-			if v := n.Ints("directions", nil); i < len(v) {
-				return v[i]
-			}
-		}
-		return 0
+	directions := "scan_input_directions"
+	if n.Since == 8 {
+		directions = "directions"
 	}
 	axes := make([]int, len(in)-states)
 	for k := range axes {
@@ -327,7 +477,7 @@ func scan(c *Ctx, in []tensor.Value, states int) ([]tensor.Value, error) {
 			return nil, fmt.Errorf("scan input %d has no axis to scan", k)
 		}
 		var err error
-		if axes[k], err = NormAxis(at("scan_input_axes", k), t.Rank()); err != nil {
+		if axes[k], err = NormAxis(listed(n, "scan_input_axes", k), t.Rank()); err != nil {
 			return nil, err
 		}
 		if d := t.Shape()[axes[k]]; steps >= 0 && d != steps {
@@ -344,7 +494,7 @@ func scan(c *Ctx, in []tensor.Value, states int) ([]tensor.Value, error) {
 		args := append([]tensor.Value(nil), state...)
 		for k, axis := range axes {
 			j := i
-			if at("scan_input_directions", k) != 0 {
+			if listed(n, directions, k) != 0 {
 				j = steps - 1 - i
 			}
 			t, err := slab(c, in[states+k].(*tensor.Tensor), axis, j)
@@ -363,9 +513,14 @@ func scan(c *Ctx, in []tensor.Value, states int) ([]tensor.Value, error) {
 		}
 	}
 	outs := state
+	saved := len(scans) - savedBy(n, "saved")
 	for k := range scans {
 		vs := scans[k]
-		if at("scan_output_directions", k) != 0 {
+		if k >= saved {
+			outs = append(outs, sequenceOf(vs))
+			continue
+		}
+		if listed(n, "scan_output_directions", k) != 0 {
 			for a, b := 0, len(vs)-1; a < b; a, b = a+1, b-1 {
 				vs[a], vs[b] = vs[b], vs[a]
 			}
@@ -374,7 +529,7 @@ func scan(c *Ctx, in []tensor.Value, states int) ([]tensor.Value, error) {
 		if err != nil {
 			return nil, err
 		}
-		axis, err := NormAxis(at("scan_output_axes", k), t.Rank())
+		axis, err := NormAxis(listed(n, "scan_output_axes", k), t.Rank())
 		if err != nil {
 			return nil, err
 		}

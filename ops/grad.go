@@ -14,9 +14,14 @@ const GradOpset = 21
 // the passes of the runtime share it.
 type Grad struct {
 	Graph *onnx.Graph
-	Infos map[*onnx.Value]Info // of the forward graph's values; those of emitted nodes are added
+	Infos map[*onnx.Value]Info    // of the forward graph's values; those of emitted nodes are added
+	Opset func(domain string) int // at which the forward graph's nodes are meant
 	Names func(hint string) string
 	err   error
+
+	// Of the graph that [Grad.Backward] walks.
+	moves map[*onnx.Value]bool          // what hangs on what the gradient is taken by
+	parts map[*onnx.Value][]*onnx.Value // what adds up to a value's gradient
 }
 
 // Err is the first error of an emitted node.

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
@@ -53,6 +54,30 @@ type Info struct {
 	Ranked bool         // whether Shape says anything
 	Shape  []Dim
 	Const  *tensor.Tensor // the value itself, where it is known
+	Elem   *Info          // of a sequence or optional: what is known of each element; nil: nothing
+}
+
+// none is what is known of the elements of a sequence that is empty.
+const none = onnx.TypeKind(-1)
+
+// SequenceOf is the Info of a sequence of such elements.
+func SequenceOf(elem Info) Info {
+	elem.Const = nil
+	return Info{Kind: onnx.SequenceType, DType: elem.DType, Elem: &elem}
+}
+
+// element is what is known of an element of a sequence or optional.
+func (i Info) element() Info {
+	if i.Elem == nil || i.Elem.Kind == none {
+		return Info{DType: i.DType}
+	}
+	return *i.Elem
+}
+
+// Equal reports whether the same is known; values are not looked at.
+func (i Info) Equal(j Info) bool {
+	return i.Kind == j.Kind && i.DType == j.DType && i.Ranked == j.Ranked && slices.Equal(i.Shape, j.Shape) &&
+		(i.Elem == nil) == (j.Elem == nil) && (i.Elem == nil || i.Elem.Equal(*j.Elem))
 }
 
 // InfoOf describes a value exactly. The tensor itself is included as Const only if keep.
@@ -86,6 +111,10 @@ func InfoOfType(t *onnx.Type) Info {
 	if t.Kind != onnx.TensorType {
 		if t.Of != nil {
 			i.DType = t.Of.Elem
+			if t.Of.Kind != onnx.TensorType {
+				e := InfoOfType(t.Of)
+				i.DType, i.Elem = e.DType, &e
+			}
 		}
 		return i
 	}

@@ -33,6 +33,10 @@ type Op struct {
 	// by [Ctx.Alloc].
 	Infer func(n *Node) ([]Info, error)
 
+	// BodyIn says what is known of the inputs of the subgraph under an attribute: with in nil, in its first run;
+	// else in any run, from what was known of its inputs and, from those, of its outputs.
+	BodyIn func(n *Node, attr string, in, out []Info) []Info
+
 	// Compile reads the attributes, once, and gives the kernel.
 	Compile func(n *Node) (Kernel, error)
 

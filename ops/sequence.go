@@ -8,71 +8,110 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-// Sequences and optionals. Their values are never changed in place, so they may be shared.
+// Sequences and optionals. Their values are never changed in place, so they may be shared. The gradient of a sequence is a
+// sequence of the gradients of its elements, in which nil stands for one that is zero; that of an optional is
+// that of its element.
 func init() {
 	seq := func(n *Node) ([]Info, error) {
 		return []Info{{Kind: onnx.SequenceType, DType: n.Info(0).DType}}, nil
 	}
-	loose := func(d tensor.DType) func(*Node) ([]Info, error) {
+	same := func(n *Node) ([]Info, error) { return []Info{n.In[0]}, nil }
+	scalar := func(d tensor.DType) func(*Node) ([]Info, error) {
 		return func(n *Node) ([]Info, error) { return []Info{Tensor(d)}, nil }
 	}
-	unknown := func(n *Node) ([]Info, error) { return []Info{{DType: n.In[0].DType}}, nil }
+	element := func(n *Node) ([]Info, error) { return []Info{n.In[0].element()}, nil }
 	run := func(k Kernel) func(*Node) (Kernel, error) { return func(*Node) (Kernel, error) { return k, nil } }
-	const why = "gradients do not pass through sequences"
 	register(
-		Op{Name: "SequenceEmpty", Since: []int{11}, MinIn: 0, NoGrad: why,
+		Op{Name: "SequenceEmpty", Since: []int{11}, MinIn: 0, NoGrad: "it has no inputs",
 			Infer: func(n *Node) ([]Info, error) {
-				return []Info{{Kind: onnx.SequenceType, DType: tensor.DType(n.Int("dtype", 1))}}, nil
+				return []Info{{Kind: onnx.SequenceType, DType: tensor.DType(n.Int("dtype", 1)), Elem: &Info{Kind: none}}}, nil
 			},
 			Compile: run(func(c *Ctx) error {
 				c.SetOut(0, &tensor.Sequence{Elem: tensor.DType(c.Node.Int("dtype", 1))})
 				return nil
 			})},
-		Op{Name: "SequenceConstruct", Since: []int{11}, MinIn: 1, MaxIn: -1, Infer: seq, NoGrad: why, Compile: run(func(c *Ctx) error {
-			c.SetOut(0, &tensor.Sequence{Elem: c.Node.In[0].DType, Values: slices.Clone(c.Ins)})
-			return nil
-		})},
-		Op{Name: "SequenceInsert", Since: []int{11}, MinIn: 2, MaxIn: 3, Infer: seq, NoGrad: why, Compile: run(func(c *Ctx) error {
-			s, err := sequence(c, 0)
-			if err != nil {
-				return err
-			}
-			at := len(s.Values)
-			if c.Value(2) != nil {
-				if at, err = position(c, 2, len(s.Values), true); err != nil {
+		Op{Name: "SequenceConstruct", Since: []int{11}, MinIn: 1, MaxIn: -1,
+			Infer: func(n *Node) ([]Info, error) {
+				e := Info{Kind: none}
+				for _, x := range n.In {
+					e = join(e, x)
+				}
+				return []Info{SequenceOf(e)}, nil
+			},
+			Compile: run(func(c *Ctx) error {
+				c.SetOut(0, &tensor.Sequence{Elem: c.Node.In[0].DType, Values: slices.Clone(c.Ins)})
+				return nil
+			}),
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				dx := make([]*onnx.Value, len(n.Inputs))
+				for i, x := range n.Inputs {
+					if g.Moves(x) {
+						dx[i] = g.elementGrad(dy[0], g.Const(tensor.Scalar(int64(i))), x)
+					}
+				}
+				return dx, nil
+			}},
+		Op{Name: "SequenceInsert", Since: []int{11}, MinIn: 2, MaxIn: 3,
+			Infer: func(n *Node) ([]Info, error) {
+				if s := n.In[0]; s.Elem != nil {
+					return []Info{SequenceOf(join(*s.Elem, n.In[1]))}, nil
+				}
+				return seq(n)
+			},
+			Compile: run(func(c *Ctx) error {
+				s, err := sequence(c, 0)
+				if err != nil {
 					return err
 				}
-			}
-			c.SetOut(0, &tensor.Sequence{Elem: s.Elem, Values: slices.Insert(slices.Clone(s.Values), at, c.Ins[1])})
-			return nil
-		})},
-		Op{Name: "SequenceErase", Since: []int{11}, MinIn: 1, MaxIn: 2, Infer: seq, NoGrad: why, Compile: run(func(c *Ctx) error {
-			s, err := sequence(c, 0)
-			if err != nil {
-				return err
-			}
-			at := len(s.Values) - 1
-			if c.Value(1) != nil || at < 0 {
-				if at, err = position(c, 1, len(s.Values), false); err != nil {
+				at := len(s.Values)
+				if c.Value(2) != nil {
+					if at, err = position(c, 2, len(s.Values), true); err != nil {
+						return err
+					}
+				}
+				c.SetOut(0, &tensor.Sequence{Elem: s.Elem, Values: slices.Insert(slices.Clone(s.Values), at, c.Ins[1])})
+				return nil
+			}),
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				// Counted from the end, the position is one of the shorter sequence; of the longer it is as far from the start.
+				at := g.insertedAt(n)
+				return []*onnx.Value{g.Op("SequenceErase", dy[0], at), g.elementGrad(dy[0], at, n.Inputs[1])}, nil
+			}},
+		Op{Name: "SequenceErase", Since: []int{11}, MinIn: 1, MaxIn: 2, Infer: same,
+			Compile: run(func(c *Ctx) error {
+				s, err := sequence(c, 0)
+				if err != nil {
 					return err
 				}
-			}
-			c.SetOut(0, &tensor.Sequence{Elem: s.Elem, Values: slices.Delete(slices.Clone(s.Values), at, at+1)})
-			return nil
-		})},
-		Op{Name: "SequenceAt", Since: []int{11}, MinIn: 2, NoGrad: why, Infer: unknown, Compile: run(func(c *Ctx) error {
-			s, err := sequence(c, 0)
-			if err != nil {
-				return err
-			}
-			at, err := position(c, 1, len(s.Values), false)
-			if err != nil {
-				return err
-			}
-			c.SetOut(0, s.Values[at])
-			return nil
-		})},
-		Op{Name: "SequenceLength", Since: []int{11}, MinIn: 1, NoGrad: why, Infer: loose(tensor.Int64), Compile: run(func(c *Ctx) error {
+				at := len(s.Values) - 1
+				if c.Value(1) != nil || at < 0 {
+					if at, err = position(c, 1, len(s.Values), false); err != nil {
+						return err
+					}
+				}
+				c.SetOut(0, &tensor.Sequence{Elem: s.Elem, Values: slices.Delete(slices.Clone(s.Values), at, at+1)})
+				return nil
+			}),
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				return []*onnx.Value{g.Internal("SequenceEraseGrad", 1, []*onnx.Value{dy[0], n.Inputs[0], n.Input(1)})[0]}, nil
+			}},
+		Op{Name: "SequenceAt", Since: []int{11}, MinIn: 2, Infer: element,
+			Compile: run(func(c *Ctx) error {
+				s, err := sequence(c, 0)
+				if err != nil {
+					return err
+				}
+				at, err := position(c, 1, len(s.Values), false)
+				if err != nil {
+					return err
+				}
+				c.SetOut(0, s.Values[at])
+				return nil
+			}),
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				return []*onnx.Value{g.Internal("SequenceAtGrad", 1, []*onnx.Value{dy[0], n.Inputs[0], n.Inputs[1]})[0]}, nil
+			}},
+		Op{Name: "SequenceLength", Since: []int{11}, MinIn: 1, NoGrad: "it counts", Infer: scalar(tensor.Int64), Compile: run(func(c *Ctx) error {
 			s, err := sequence(c, 0)
 			if err != nil {
 				return err
@@ -80,15 +119,33 @@ func init() {
 			c.SetOut(0, tensor.Scalar(int64(len(s.Values))))
 			return nil
 		})},
-		Op{Name: "ConcatFromSequence", Since: []int{11}, MinIn: 1, NoGrad: why, Infer: unknown, Compile: run(concatFromSequence)},
-		Op{Name: "SplitToSequence", Since: []int{11, 24}, MinIn: 1, MaxIn: 2, NoGrad: why, Infer: seq, Compile: run(splitToSequence)},
-		Op{Name: "Optional", Since: []int{15}, MinIn: 0, MaxIn: 1, NoGrad: why,
-			Infer: func(n *Node) ([]Info, error) { return []Info{{Kind: onnx.OptionalType}}, nil },
+		Op{Name: "ConcatFromSequence", Since: []int{11}, MinIn: 1, Infer: inferConcatFromSequence, Compile: run(concatFromSequence),
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				return g.Internal("ConcatFromSequenceGrad", 1, []*onnx.Value{dy[0], n.Inputs[0]},
+					IntAttr("axis", n.Int("axis", 0)), IntAttr("new_axis", n.Int("new_axis", 0))), nil
+			}},
+		Op{Name: "SplitToSequence", Since: []int{11, 24}, MinIn: 1, MaxIn: 2, Infer: seq, Compile: run(splitToSequence),
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				fresh := int64(0)
+				if !n.Has(1) && n.Int("keepdims", 1) == 0 {
+					fresh = 1
+				}
+				return g.Internal("SplitToSequenceGrad", 1, []*onnx.Value{dy[0], n.Outputs[0], n.Inputs[0]},
+					IntAttr("axis", n.Int("axis", 0)), IntAttr("new_axis", fresh)), nil
+			}},
+		Op{Name: "Optional", Since: []int{15}, MinIn: 0, MaxIn: 1,
+			Infer: func(n *Node) ([]Info, error) {
+				if len(n.In) == 0 {
+					return []Info{{Kind: onnx.OptionalType}}, nil
+				}
+				e := withoutValues([]Info{n.In[0]})[0]
+				return []Info{{Kind: onnx.OptionalType, DType: e.DType, Elem: &e}}, nil
+			},
 			Compile: run(func(c *Ctx) error {
 				c.SetOut(0, &tensor.Optional{Value: c.Value(0)})
 				return nil
-			})},
-		Op{Name: "OptionalHasElement", Since: []int{15, 18}, MinIn: 0, MaxIn: 1, NoGrad: why, Infer: loose(tensor.Bool), Compile: run(func(c *Ctx) error {
+			}), Grad: passGrad},
+		Op{Name: "OptionalHasElement", Since: []int{15, 18}, MinIn: 0, MaxIn: 1, NoGrad: "it tells whether something is there", Infer: scalar(tensor.Bool), Compile: run(func(c *Ctx) error {
 			v := c.Value(0)
 			if o, ok := v.(*tensor.Optional); ok {
 				v = o.Value
@@ -96,8 +153,16 @@ func init() {
 			c.SetOut(0, tensor.Scalar(v != nil))
 			return nil
 		})},
-		Op{Name: "OptionalGetElement", Since: []int{15, 18}, MinIn: 1, NoGrad: why,
-			Infer: func(n *Node) ([]Info, error) { return []Info{{}}, nil },
+		Op{Name: "OptionalGetElement", Since: []int{15, 18}, MinIn: 1,
+			Infer: func(n *Node) ([]Info, error) {
+				if n.In[0].Kind != onnx.OptionalType {
+					return []Info{withoutValues([]Info{n.In[0]})[0]}, nil
+				}
+				if n.In[0].Elem == nil {
+					return []Info{{}}, nil
+				}
+				return []Info{n.In[0].element()}, nil
+			},
 			Compile: run(func(c *Ctx) error {
 				v := c.Value(0)
 				if o, ok := v.(*tensor.Optional); ok {
@@ -108,8 +173,193 @@ func init() {
 				}
 				c.SetOut(0, v)
 				return nil
+			}), Grad: passGrad},
+
+		Op{Domain: Internal, Name: "SequenceZeros", Since: []int{1}, MinIn: 1, Infer: same, Compile: run(func(c *Ctx) error {
+			z, err := zerosLike(c, c.Value(0))
+			if err != nil {
+				return err
+			}
+			c.SetOut(0, z)
+			return nil
+		})},
+		Op{Domain: Internal, Name: "SequenceAdd", Since: []int{1}, MinIn: 2, Infer: same, Compile: func(n *Node) (Kernel, error) {
+			add, _ := Lookup("", "Add", GradOpset)
+			k, err := add.Compile(n)
+			if err != nil {
+				return nil, err
+			}
+			return func(c *Ctx) error {
+				v, err := addValues(c, k, c.Value(0), c.Value(1))
+				if err != nil {
+					return err
+				}
+				c.SetOut(0, v)
+				return nil
+			}, nil
+		}},
+		// (gradient of a sequence, position, the element there): the element's gradient.
+		Op{Domain: Internal, Name: "SequenceElementGrad", Since: []int{1}, MinIn: 3,
+			Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[2]}), nil },
+			Compile: run(func(c *Ctx) error {
+				s, err := sequence(c, 0)
+				if err != nil {
+					return err
+				}
+				at, err := position(c, 1, len(s.Values), false)
+				if err != nil {
+					return err
+				}
+				v := s.Values[at]
+				if v == nil {
+					if v, err = zerosLike(c, c.Value(2)); err != nil {
+						return err
+					}
+				}
+				c.SetOut(0, v)
+				return nil
+			})},
+		// (gradient of an element, the sequence, position): the sequence's gradient.
+		Op{Domain: Internal, Name: "SequenceAtGrad", Since: []int{1}, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
+			Compile: run(func(c *Ctx) error {
+				s, err := sequence(c, 1)
+				if err != nil {
+					return err
+				}
+				at, err := position(c, 2, len(s.Values), false)
+				if err != nil {
+					return err
+				}
+				d := make([]tensor.Value, len(s.Values))
+				d[at] = c.Value(0)
+				c.SetOut(0, &tensor.Sequence{Elem: s.Elem, Values: d})
+				return nil
+			})},
+		// (gradient of the shorter sequence, the longer sequence, position): the longer one's gradient.
+		Op{Domain: Internal, Name: "SequenceEraseGrad", Since: []int{1}, MinIn: 2, MaxIn: 3, Infer: same,
+			Compile: run(func(c *Ctx) error {
+				d, err := sequence(c, 0)
+				if err != nil {
+					return err
+				}
+				s, err := sequence(c, 1)
+				if err != nil {
+					return err
+				}
+				at := len(s.Values) - 1
+				if c.Value(2) != nil {
+					if at, err = position(c, 2, len(s.Values), false); err != nil {
+						return err
+					}
+				}
+				c.SetOut(0, &tensor.Sequence{Elem: d.Elem, Values: slices.Insert(slices.Clone(d.Values), at, tensor.Value(nil))})
+				return nil
+			})},
+		// (gradient of the joined tensor, the sequence): the sequence's gradient.
+		Op{Domain: Internal, Name: "ConcatFromSequenceGrad", Since: []int{1}, MinIn: 2, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
+			Compile: run(concatFromSequenceGrad)},
+		// (gradient of the sequence, the sequence, the tensor that was split): the tensor's gradient.
+		Op{Domain: Internal, Name: "SplitToSequenceGrad", Since: []int{1}, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[2]}), nil },
+			Compile: run(func(c *Ctx) error {
+				d, err := sequence(c, 0)
+				if err != nil {
+					return err
+				}
+				whole, err := sequence(c, 1)
+				if err != nil {
+					return err
+				}
+				full := &tensor.Sequence{Elem: d.Elem, Values: slices.Clone(d.Values)}
+				for i, v := range full.Values {
+					if v == nil {
+						if full.Values[i], err = zerosLike(c, whole.Values[i]); err != nil {
+							return err
+						}
+					}
+				}
+				if len(full.Values) == 0 { // of an axis of size 0
+					z, err := zerosLike(c, c.Value(2))
+					c.SetOut(0, z)
+					return err
+				}
+				return concatFromSequence(&Ctx{Context: c.Context, Pool: c.Pool, Node: c.Node, Mem: c.Mem, Ins: []tensor.Value{full}, Outs: c.Outs})
 			})},
 	)
+}
+
+func passGrad(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) { return dy, nil }
+
+// sequenceOf is a sequence of those values.
+func sequenceOf(vs []tensor.Value) *tensor.Sequence {
+	s := &tensor.Sequence{Values: vs}
+	if len(vs) > 0 {
+		if t, ok := vs[0].(*tensor.Tensor); ok {
+			s.Elem = t.DType()
+		}
+	}
+	return s
+}
+
+// elementGrad is the gradient of x, which stands at that position, in the gradient ds of the sequence.
+func (g *Grad) elementGrad(ds, at, x *onnx.Value) *onnx.Value {
+	return g.Internal("SequenceElementGrad", 1, []*onnx.Value{ds, at, x})[0]
+}
+
+// insertedAt is the position in the longer sequence of what a SequenceInsert put in.
+func (g *Grad) insertedAt(n *Node) *onnx.Value {
+	length := g.Op("SequenceLength", n.Inputs[0])
+	if !n.Has(2) {
+		return length
+	}
+	at := g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Int64))}, n.Inputs[2])
+	zero := g.Const(tensor.Scalar(int64(0)))
+	return g.Op("Where", g.Op("Less", at, zero), g.Add(at, length), at)
+}
+
+// zerosLike is a gradient that is nothing, of a value like v.
+func zerosLike(c *Ctx, v tensor.Value) (tensor.Value, error) {
+	switch v := v.(type) {
+	case *tensor.Tensor:
+		return c.New(v.DType(), v.Shape()...)
+	case *tensor.Sequence:
+		return &tensor.Sequence{Elem: v.Elem, Values: make([]tensor.Value, len(v.Values))}, nil
+	case *tensor.Optional:
+		return zerosLike(c, v.Value)
+	}
+	return nil, fmt.Errorf("a value of kind %T has no gradient", v)
+}
+
+// addValues is the sum of two gradients of one value; nil is zero. add adds tensors.
+func addValues(c *Ctx, add Kernel, a, b tensor.Value) (tensor.Value, error) {
+	if a == nil {
+		return b, nil
+	}
+	if b == nil {
+		return a, nil
+	}
+	switch a := a.(type) {
+	case *tensor.Tensor:
+		out, err := c.New(a.DType(), a.Shape()...)
+		if err != nil {
+			return nil, err
+		}
+		return out, add(&Ctx{Context: c.Context, Pool: c.Pool, Node: c.Node, Mem: c.Mem, Ins: []tensor.Value{a, b}, Outs: []tensor.Value{out}})
+	case *tensor.Sequence:
+		other, ok := b.(*tensor.Sequence)
+		if !ok || len(other.Values) != len(a.Values) {
+			return nil, fmt.Errorf("gradients of sequences of different lengths")
+		}
+		sum := &tensor.Sequence{Elem: a.Elem, Values: make([]tensor.Value, len(a.Values))}
+		for i := range sum.Values {
+			v, err := addValues(c, add, a.Values[i], other.Values[i])
+			if err != nil {
+				return nil, err
+			}
+			sum.Values[i] = v
+		}
+		return sum, nil
+	}
+	return nil, fmt.Errorf("a value of kind %T has no gradient", a)
 }
 
 func sequence(c *Ctx, i int) (*tensor.Sequence, error) {
@@ -147,6 +397,64 @@ func position(c *Ctx, i, n int, end bool) (int, error) {
 		return 0, fmt.Errorf("index %d is outside a sequence of %d", v[0], n)
 	}
 	return int(at), nil
+}
+
+func inferConcatFromSequence(n *Node) ([]Info, error) {
+	e := n.In[0].element()
+	out := Unranked(e.DType)
+	if e.Ranked {
+		shape := slices.Clone(e.Shape)
+		fresh := n.Int("new_axis", 0) != 0
+		if fresh {
+			shape = append(shape, Unknown)
+		}
+		axis, err := NormAxis(n.Int("axis", 0), len(shape))
+		if err != nil {
+			return nil, err
+		}
+		if fresh {
+			copy(shape[axis+1:], shape[axis:])
+		}
+		shape[axis] = Unknown
+		out = Tensor(e.DType, shape...)
+	}
+	return []Info{out}, nil
+}
+
+// concatFromSequenceGrad cuts the gradient of what was joined as the sequence was.
+func concatFromSequenceGrad(c *Ctx) error {
+	dy := c.In(0)
+	s, err := sequence(c, 1)
+	if err != nil {
+		return err
+	}
+	fresh := c.Node.Int("new_axis", 0) != 0
+	axis, err := NormAxis(c.Node.Int("axis", 0), dy.Rank())
+	if err != nil {
+		return err
+	}
+	d := &tensor.Sequence{Elem: s.Elem, Values: make([]tensor.Value, len(s.Values))}
+	steps, at := rowMajor(dy.Shape()), 0
+	for i, v := range s.Values {
+		x := v.(*tensor.Tensor) // as the forward pass has seen
+		out, err := c.New(x.DType(), x.Shape()...)
+		if err != nil {
+			return err
+		}
+		shape, size := x.Shape(), 1
+		if fresh {
+			shape = slices.Insert(slices.Clone(shape), axis, 1)
+		} else {
+			size = shape[axis]
+		}
+		if err := strided(c.Pool, out, dy, shape, rowMajor(shape), 0, steps, at*steps[axis]); err != nil {
+			return err
+		}
+		at += size
+		d.Values[i] = out
+	}
+	c.SetOut(0, d)
+	return nil
 }
 
 // concatFromSequence joins tensors along an axis, a new one if new_axis is set.

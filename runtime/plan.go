@@ -81,14 +81,14 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 	pl := &plan{prog: p, known: append([]tensor.Value(nil), p.known...)}
 	for i, slot := range p.inputs {
 		if ins[i] != nil {
-			infos[slot] = ops.InfoOf(ins[i], false)
+			infos[slot] = infoOf(ins[i], infos[slot])
 		} else if v := p.values[slot]; v.Const != nil {
 			infos[slot] = ops.InfoOf(v.Const, false)
 		}
 	}
 	for i, v := range p.captures {
 		if slot := p.slots[v]; pl.known[slot] == nil {
-			infos[slot] = ops.InfoOf(caps[i], false)
+			infos[slot] = infoOf(caps[i], infos[slot])
 		}
 	}
 	for _, s := range p.steps {
@@ -137,6 +137,15 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 	pl.place()
 	pl.frames.New = func() any { return pl.newFrame() }
 	return pl, nil
+}
+
+// infoOf describes a value that is at hand. What a sequence's elements have in common is known from before, if at all.
+func infoOf(v tensor.Value, before ops.Info) ops.Info {
+	info := ops.InfoOf(v, false)
+	if info.Kind == before.Kind {
+		info.Elem = before.Elem
+	}
+	return info
 }
 
 func folded(s *step, known []tensor.Value) bool {
@@ -369,8 +378,8 @@ func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps []tensor.Va
 	outs = make([]tensor.Value, len(p.outputs))
 	for i, slot := range p.outputs {
 		v := f.vals[slot]
-		// A value that came in or is part of the model must not leave by reference.
-		if t, ok := v.(*tensor.Tensor); ok && (p.captures == nil && (pl.known[slot] != nil || slices.Contains(p.inputs, slot)) || slices.Contains(outs[:i], v)) {
+		// A value that came in or is part of the model must not leave by reference, nor twice.
+		if t, ok := v.(*tensor.Tensor); ok && p.depth == 0 && (pl.known[slot] != nil || slices.Contains(p.inputs, slot) || slices.Contains(outs[:i], v)) {
 			v = t.Clone()
 		}
 		outs[i] = v

@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/retune-go/retune/onnx"
@@ -19,6 +20,7 @@ type program struct {
 	inputs   []int
 	outputs  []int
 	captures []*onnx.Value // values of the graphs around this one, in the order in which they are bound
+	depth    int           // 0 for the top graph
 	steps    []*step
 
 	infos []ops.Info     // by slot: what is known whatever the inputs are
@@ -40,8 +42,15 @@ type step struct {
 // foldLimit bounds the bytes of a value that is computed ahead and kept.
 const foldLimit = 64 << 20
 
+// outer is what a subgraph sees of the graphs around it.
+type outer struct {
+	infos map[*onnx.Value]ops.Info
+	in    []ops.Info // what is known of the subgraph's inputs
+	depth int
+}
+
 // compile builds the program of g. Nested graphs are compiled with it.
-func compile(m *onnx.Model, g *onnx.Graph, around map[*onnx.Value]ops.Info, set *settings) (*program, error) {
+func compile(m *onnx.Model, g *onnx.Graph, around *outer, set *settings) (*program, error) {
 	p := &program{set: set, graph: g, slots: map[*onnx.Value]int{}, plans: map[string]*plan{}}
 	for _, v := range g.Inputs {
 		p.inputs = append(p.inputs, p.slot(v))
@@ -50,6 +59,7 @@ func compile(m *onnx.Model, g *onnx.Graph, around map[*onnx.Value]ops.Info, set 
 		p.slot(v)
 	}
 	if around != nil {
+		p.depth = around.depth
 		p.captures = g.Captures()
 		for _, v := range p.captures {
 			p.slot(v)
@@ -76,8 +86,12 @@ func compile(m *onnx.Model, g *onnx.Graph, around map[*onnx.Value]ops.Info, set 
 
 	p.infos = make([]ops.Info, len(p.values))
 	p.known = make([]tensor.Value, len(p.values))
-	for _, v := range g.Inputs {
-		p.infos[p.slots[v]] = ops.InfoOfType(v.Type)
+	for i, v := range g.Inputs {
+		info := ops.InfoOfType(v.Type)
+		if around != nil && i < len(around.in) {
+			info = bodyInput(around.in[i], info)
+		}
+		p.infos[p.slots[v]] = info
 	}
 	isInput := map[*onnx.Value]bool{}
 	for _, v := range g.Inputs {
@@ -93,8 +107,8 @@ func compile(m *onnx.Model, g *onnx.Graph, around map[*onnx.Value]ops.Info, set 
 	}
 	for _, v := range p.captures {
 		s := p.slots[v]
-		p.infos[s] = around[v]
-		if c := around[v].Const; c != nil {
+		p.infos[s] = around.infos[v]
+		if c := around.infos[v].Const; c != nil {
 			p.known[s] = c
 		}
 	}
@@ -115,11 +129,11 @@ func (p *program) compileStep(m *onnx.Model, s *step) error {
 		if a.G == nil {
 			continue
 		}
-		scope := map[*onnx.Value]ops.Info{}
+		scope := &outer{infos: map[*onnx.Value]ops.Info{}, depth: p.depth + 1}
 		for v, slot := range p.slots {
-			scope[v] = p.infos[slot]
+			scope.infos[v] = p.infos[slot]
 		}
-		body, err := compile(m, a.G, scope, p.set)
+		body, err := p.compileBody(m, n, a, scope)
 		if err != nil {
 			return err
 		}
@@ -158,6 +172,55 @@ func (p *program) compileStep(m *onnx.Model, s *step) error {
 	}
 	p.fold(s, p.infos, p.known)
 	return nil
+}
+
+// maxRounds bounds how often a body's inputs are inferred, and maxDepth the nesting in which that is done more than once,
+// since the rounds of nested bodies multiply.
+const maxRounds, maxDepth = 4, 4
+
+// compileBody compiles the subgraph a of n. What is known of its inputs must hold for each of its runs, so it is weakened
+// until inference of the subgraph confirms it.
+func (p *program) compileBody(m *onnx.Model, n *ops.Node, a *onnx.Attribute, scope *outer) (*program, error) {
+	if n.Def.BodyIn == nil || scope.depth > maxDepth {
+		return compile(m, a.G, scope, p.set)
+	}
+	in := n.Def.BodyIn(n, a.Name, nil, nil)
+	for range maxRounds {
+		scope.in = in
+		body, err := compile(m, a.G, scope, p.set)
+		if err != nil {
+			return nil, err
+		}
+		out := make([]ops.Info, len(body.outputs))
+		for i, slot := range body.outputs {
+			out[i] = body.infos[slot]
+		}
+		next := n.Def.BodyIn(n, a.Name, in, out)
+		if slices.EqualFunc(in, next, ops.Info.Equal) {
+			return body, nil
+		}
+		in = next
+	}
+	for i := range in {
+		in[i] = ops.Info{}
+	}
+	scope.in = in
+	return compile(m, a.G, scope, p.set)
+}
+
+// bodyInput is what is known of a subgraph's input: found by inference, or else as declared, but for numbers, which
+// exporters take from the first run.
+func bodyInput(found, declared ops.Info) ops.Info {
+	if found.Ranked || found.Kind != onnx.TensorType {
+		return found
+	}
+	if found.DType != tensor.Undefined && declared.DType != found.DType {
+		return found
+	}
+	for i := range declared.Shape {
+		declared.Shape[i] = ops.Unknown
+	}
+	return declared
 }
 
 func (p *program) slot(v *onnx.Value) int {
@@ -332,7 +395,7 @@ func panicked(n *onnx.Node, r any) error {
 	return ops.Errorf(n, "panic: %v", r)
 }
 
-// Infer tells what is known of every value of m's top graph before a run. Functions must have been inlined.
+// Infer tells what is known of every value of m's graphs before a run. Functions must have been inlined.
 func Infer(m *onnx.Model) (map[*onnx.Value]ops.Info, error) {
 	if err := unsupported(m); err != nil {
 		return nil, err
@@ -342,8 +405,17 @@ func Infer(m *onnx.Model) (map[*onnx.Value]ops.Info, error) {
 		return nil, fmt.Errorf("infer: %w", err)
 	}
 	infos := make(map[*onnx.Value]ops.Info, len(p.values))
+	p.collect(infos)
+	return infos, nil
+}
+
+func (p *program) collect(infos map[*onnx.Value]ops.Info) {
+	for _, s := range p.steps {
+		for _, body := range s.bodies {
+			body.collect(infos)
+		}
+	}
 	for v, s := range p.slots {
 		infos[v] = p.infos[s]
 	}
-	return infos, nil
 }

@@ -1,0 +1,270 @@
+package ops
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Backward emits into g.Graph the gradients with respect to wrt of what graph computes: seeds holds, for values
+// of graph, the gradients that reach them from outside. A wrt on which no seeded value hangs has none in the
+// answer. graph is g.Graph itself for a model's top graph, another for a subgraph, whose node may be given
+// more outputs: what its gradient needs of each of its runs.
+func (g *Grad) Backward(graph *onnx.Graph, seeds map[*onnx.Value][]*onnx.Value, wrt []*onnx.Value) (map[*onnx.Value]*onnx.Value, error) {
+	w := *g
+	w.moves = map[*onnx.Value]bool{}
+	for _, v := range wrt {
+		w.moves[v] = true
+	}
+	w.reach(graph)
+	w.parts = map[*onnx.Value][]*onnx.Value{}
+	for v, ds := range seeds {
+		w.parts[v] = slices.Clone(ds)
+	}
+	nodes := slices.Clone(graph.Nodes)
+	for i := len(nodes) - 1; i >= 0; i-- {
+		if err := w.backwardNode(nodes[i], wrt); err != nil {
+			return nil, err
+		}
+	}
+	out := map[*onnx.Value]*onnx.Value{}
+	for _, v := range wrt {
+		if d := w.total(v); d != nil {
+			out[v] = d
+		}
+	}
+	g.err = w.err
+	return out, w.err
+}
+
+// reach marks in g.moves what hangs on the values that are marked.
+func (g *Grad) reach(graph *onnx.Graph) {
+	for _, n := range graph.Nodes {
+		if !slices.ContainsFunc(reads(n), g.Moves) {
+			continue
+		}
+		for _, o := range n.Outputs {
+			if o == nil {
+				continue
+			}
+			if d := g.Info(o).DType; d == tensor.Undefined || d.IsFloat() {
+				g.moves[o] = true
+			}
+		}
+	}
+}
+
+// Moves reports whether v hangs on what the gradient is taken by.
+func (g *Grad) Moves(v *onnx.Value) bool { return g.moves[v] }
+
+// Contribute adds d to the gradient of v. It is how the gradients of values that a node's subgraphs capture get
+// out; those of its inputs are the answer of its Grad.
+func (g *Grad) Contribute(v, d *onnx.Value) {
+	if v != nil && d != nil && g.moves[v] {
+		g.parts[v] = append(g.parts[v], d)
+	}
+}
+
+// total is the sum of what has been contributed to v, nil if that is nothing.
+func (g *Grad) total(v *onnx.Value) *onnx.Value {
+	p := g.parts[v]
+	if len(p) == 0 {
+		return nil
+	}
+	for len(p) > 1 {
+		p = append([]*onnx.Value{g.sum(v, p[0], p[1])}, p[2:]...)
+	}
+	g.parts[v] = p
+	return p[0]
+}
+
+// sum adds two gradients of v.
+func (g *Grad) sum(v, a, b *onnx.Value) *onnx.Value {
+	if g.Info(v).Kind == onnx.TensorType {
+		return g.Add(a, b)
+	}
+	return g.Internal("SequenceAdd", 1, []*onnx.Value{a, b})[0]
+}
+
+// Zeros is a gradient of v that is nothing: zeros of its shape, or a sequence as long as v that stands for such.
+func (g *Grad) Zeros(v *onnx.Value) *onnx.Value {
+	if g.Info(v).Kind == onnx.TensorType {
+		return g.ExpandTo(g.Like(v, 0), v)
+	}
+	return g.Internal("SequenceZeros", 1, []*onnx.Value{v})[0]
+}
+
+func (g *Grad) backwardNode(n *onnx.Node, wrt []*onnx.Value) error {
+	dy := make([]*onnx.Value, len(n.Outputs))
+	any := false
+	for k, o := range n.Outputs {
+		if o != nil && g.moves[o] {
+			dy[k] = g.total(o)
+			any = any || dy[k] != nil
+		}
+	}
+	if !any || !slices.ContainsFunc(reads(n), g.Moves) {
+		return nil
+	}
+	r, err := Resolve(n, g.Opset(n.Domain))
+	if err != nil {
+		return err
+	}
+	if r.Def.Grad == nil {
+		if r.Def.Flat {
+			return nil
+		}
+		why := r.Def.NoGrad
+		if why == "" {
+			why = "it has none"
+		}
+		return fmt.Errorf("gradient: node %q (%s), on the way from %s: %s", n.Name, n.Op, path(n, wrt), why)
+	}
+	for _, v := range n.Inputs {
+		if v == nil {
+			r.In = append(r.In, Info{})
+		} else {
+			r.In = append(r.In, g.Info(v))
+		}
+	}
+	dx, err := r.Def.Grad(g, r, dy)
+	if err == nil {
+		err = g.err
+	}
+	if err != nil {
+		if strings.HasPrefix(err.Error(), "gradient: node") { // of a subgraph: it says where already
+			return err
+		}
+		return Errorf(n, "gradient: %w", err)
+	}
+	for k, d := range dx {
+		g.Contribute(n.Input(k), d)
+	}
+	return nil
+}
+
+// reads is a node's inputs and what its subgraphs capture.
+func reads(n *onnx.Node) []*onnx.Value {
+	out := slices.Clone(n.Inputs)
+	for _, g := range n.Graphs() {
+		out = append(out, g.Captures()...)
+	}
+	return slices.DeleteFunc(out, func(v *onnx.Value) bool { return v == nil })
+}
+
+// path names one of wrt that n hangs on, and the nodes between them.
+func path(n *onnx.Node, wrt []*onnx.Value) string {
+	seen := map[*onnx.Node]bool{}
+	var find func(n *onnx.Node) []string
+	find = func(n *onnx.Node) []string {
+		if seen[n] {
+			return nil
+		}
+		seen[n] = true
+		for _, v := range reads(n) {
+			if slices.Contains(wrt, v) {
+				return []string{fmt.Sprintf("%q", v.Name)}
+			}
+			if v.Def() != nil {
+				if way := find(v.Def()); way != nil {
+					return append(way, fmt.Sprintf("%q (%s)", v.Def().Name, v.Def().Op))
+				}
+			}
+		}
+		return nil
+	}
+	way := find(n)
+	if len(way) > 6 {
+		way = append(append(way[:3:3], "…"), way[len(way)-2:]...)
+	}
+	return strings.Join(way, " → ")
+}
+
+// inner is a builder for the gradient of a subgraph, which has a graph of its own.
+func (g *Grad) inner(name string) *Grad {
+	w := *g
+	w.Graph = &onnx.Graph{Name: g.Names(name)}
+	return &w
+}
+
+// input adds an input to g.Graph, of which info is known.
+func (g *Grad) input(hint string, info Info) *onnx.Value {
+	info.Const = nil
+	v := &onnx.Value{Name: g.Names(hint), Type: info.declared()}
+	g.Graph.Inputs = append(g.Graph.Inputs, v)
+	g.Infos[v] = info
+	return v
+}
+
+// declared is the type that says what i does, but for numbers that another run may have otherwise.
+func (i Info) declared() *onnx.Type {
+	if i.DType == tensor.Undefined {
+		return nil
+	}
+	if i.Kind != onnx.TensorType {
+		return &onnx.Type{Kind: i.Kind, Of: i.element().declared()}
+	}
+	t := &onnx.Type{Elem: i.DType}
+	if i.Ranked {
+		t.Shape = make([]onnx.Dim, len(i.Shape))
+		for k := range t.Shape {
+			t.Shape[k].Value = -1
+		}
+	}
+	return t
+}
+
+// borrowed is what g.Graph, the gradient of the subgraph of, reads of of's own values. Weights and other
+// constants of the subgraph are not among them: g.Graph has copies.
+func (g *Grad) borrowed(of *onnx.Graph) []*onnx.Value {
+	own := map[*onnx.Value]bool{}
+	for v := range of.Values() {
+		own[v] = true
+	}
+	var vs []*onnx.Value
+	for _, v := range g.Graph.Captures() {
+		if !own[v] {
+			continue
+		}
+		c := v.Const
+		if v.Def() != nil && v.Def().Op == "Constant" && onnx.CanonicalDomain(v.Def().Domain) == "" {
+			c = g.Infos[v].Const
+		}
+		if c != nil && !slices.Contains(of.Inputs, v) {
+			g.replace(g.Graph, v, g.Const(c))
+			continue
+		}
+		vs = append(vs, v)
+	}
+	return vs
+}
+
+// replace makes graph and its subgraphs read w for v.
+func (g *Grad) replace(graph *onnx.Graph, v, w *onnx.Value) {
+	graph.Walk(func(s *onnx.Graph) {
+		for _, n := range s.Nodes {
+			for i, in := range n.Inputs {
+				if in == v {
+					n.SetInput(i, w)
+				}
+			}
+		}
+		for i, o := range s.Outputs {
+			if o == v {
+				s.Outputs[i] = w
+			}
+		}
+	})
+}
+
+// output adds an output to a node of the forward graph.
+func (g *Grad) output(n *onnx.Node, hint string, info Info) *onnx.Value {
+	info.Const = nil
+	v := &onnx.Value{Name: g.Names(hint)}
+	n.AddOutput(v)
+	g.Infos[v] = info
+	return v
+}
