@@ -20,6 +20,7 @@ type plan struct {
 	known  []tensor.Value
 	steps  []planStep
 	arena  int
+	fresh  []bool // by slot: computed into memory of its own in each run
 	frames sync.Pool
 }
 
@@ -135,6 +136,14 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 		pl.steps = append(pl.steps, st)
 	}
 	pl.place()
+	pl.fresh = make([]bool, len(p.values))
+	for _, st := range pl.steps {
+		for _, slot := range st.step.outs {
+			if slot >= 0 {
+				pl.fresh[slot] = st.static
+			}
+		}
+	}
 	pl.frames.New = func() any { return pl.newFrame() }
 	return pl, nil
 }
@@ -378,13 +387,48 @@ func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps []tensor.Va
 	outs = make([]tensor.Value, len(p.outputs))
 	for i, slot := range p.outputs {
 		v := f.vals[slot]
-		// A value that came in or is part of the model must not leave by reference, nor twice.
-		if t, ok := v.(*tensor.Tensor); ok && p.depth == 0 && (pl.known[slot] != nil || slices.Contains(p.inputs, slot) || slices.Contains(outs[:i], v)) {
-			v = t.Clone()
+		// What leaves the model must not be a part of it, nor have come in, nor leave twice. Steps of which the plan does
+		// not know the outputs may pass on what they were given.
+		if p.depth == 0 && (!pl.fresh[slot] || slices.Contains(outs[:i], v)) {
+			v = detach(v)
 		}
 		outs[i] = v
 	}
 	return outs, nil
+}
+
+// held is the bytes of v's elements.
+func held(v tensor.Value) (n int64) {
+	switch v := v.(type) {
+	case *tensor.Tensor:
+		return int64(len(v.Bytes()))
+	case *tensor.Sequence:
+		for _, e := range v.Values {
+			n += held(e)
+		}
+	case *tensor.Optional:
+		return held(v.Value)
+	}
+	return n
+}
+
+// detach is a copy of v down to its elements.
+func detach(v tensor.Value) tensor.Value {
+	switch v := v.(type) {
+	case *tensor.Tensor:
+		return v.Clone()
+	case *tensor.Sequence:
+		w := &tensor.Sequence{Elem: v.Elem, Values: make([]tensor.Value, len(v.Values))}
+		for i, e := range v.Values {
+			w.Values[i] = detach(e)
+		}
+		return w
+	case *tensor.Optional:
+		if v.Value != nil {
+			return &tensor.Optional{Value: detach(v.Value)}
+		}
+	}
+	return v
 }
 
 func (f *frame) step(ctx context.Context, mem *ops.Meter, st *planStep, c *ops.Ctx) error {
@@ -414,10 +458,8 @@ func (f *frame) step(ctx context.Context, mem *ops.Meter, st *planStep, c *ops.C
 		for k, slot := range st.step.outs {
 			if slot >= 0 {
 				f.vals[slot] = d.Outs[k]
-				if t, ok := d.Outs[k].(*tensor.Tensor); ok {
-					f.bytes[slot] = int64(len(t.Bytes()))
-					kept += f.bytes[slot]
-				}
+				f.bytes[slot] = held(d.Outs[k])
+				kept += f.bytes[slot]
 			}
 		}
 		mem.Give(mem.Used() - before - kept)

@@ -186,3 +186,45 @@ func TestOutputsAreOwned(t *testing.T) {
 		}
 	}
 }
+
+// An output is nobody else's memory, also where control flow or a sequence passes on what it was given.
+func TestOutputsAreDetached(t *testing.T) {
+	b := onnx.NewBuilder("detached", 21)
+	w := b.Init("w", tensor.New([]float32{1, 2}))
+	x := b.Input("x", tensor.Float32, 2)
+	s := b.InputOf("s", &onnx.Type{Kind: onnx.SequenceType, Of: &onnx.Type{Elem: tensor.Float32}})
+	cond := b.Input("cond", tensor.Bool)
+	then, other := b.Sub("then"), b.Sub("else")
+	then.OutputOf("then_out", then.Op("Identity", w), nil)
+	other.OutputOf("else_out", other.Op("Identity", x), nil)
+	b.OutputOf("branch", b.Node("If", []*onnx.Value{cond}, onnx.GraphAttr("then_branch", then.Graph()), onnx.GraphAttr("else_branch", other.Graph())), nil)
+	b.OutputOf("element", b.Op("SequenceAt", s, b.Const(tensor.Scalar(int64(0)))), nil)
+	b.OutputOf("list", b.Op("SequenceInsert", s, x), nil)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	session, err := runtime.NewSession(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close()
+	for _, c := range []bool{true, false} {
+		in := map[string]tensor.Value{"x": tensor.New([]float32{1, 2}), "cond": tensor.Scalar(c),
+			"s": &tensor.Sequence{Elem: tensor.Float32, Values: []tensor.Value{tensor.New([]float32{1, 2})}}}
+		for range 2 {
+			out, err := session.Run(context.Background(), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list := out["list"].(*tensor.Sequence)
+			for _, v := range append([]tensor.Value{out["branch"], out["element"]}, list.Values...) {
+				d := tensor.Data[float32](v.(*tensor.Tensor))
+				if d[0] != 1 || d[1] != 2 {
+					t.Fatalf("got %v: an earlier output's memory is the model's or the input's", d)
+				}
+				d[0] = 9
+			}
+		}
+	}
+}
