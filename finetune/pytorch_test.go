@@ -32,12 +32,8 @@ type recording struct {
 
 // Fifty steps of each optimizer follow PyTorch's losses on the same batches, for every model with a recording.
 func TestCurvesFollowPyTorch(t *testing.T) {
-	files, err := filepath.Glob("../models/*/curves.json")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no recordings: %v", err)
-	}
-	for _, f := range files {
-		t.Run(filepath.Base(filepath.Dir(f)), func(t *testing.T) { follow(t, filepath.Dir(f)) })
+	for _, dir := range exports(t, "curves.json") {
+		t.Run(modelName(dir), func(t *testing.T) { follow(t, dir) })
 	}
 }
 
@@ -70,7 +66,7 @@ func follow(t *testing.T, dir string) {
 	if rec.Loss == "mse" {
 		loss = MSE{Output: rec.Output, Target: rec.Target}
 	}
-	ran := 0
+	names, ran := readNames(t, dir), 0
 	for name, c := range rec.Optimizers {
 		if strings.HasSuffix(name, "_f64") {
 			continue // PyTorch's own answer in float64, to judge its float32 by
@@ -84,7 +80,7 @@ func follow(t *testing.T, dir string) {
 				"rmsprop":      RMSprop{LR: c.LR},
 				"adagrad":      Adagrad{LR: c.LR},
 			}[name]
-			tr, err := New(m, Config{Loss: loss, Optimizer: opt})
+			tr, err := New(m, Config{Loss: loss, Optimizer: opt, Names: names})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/retune-go/retune/onnx"
@@ -18,9 +19,15 @@ import (
 type Config struct {
 	Loss      Loss
 	Optimizer Optimizer
-	Trainable []string // globs over parameter names; none: all floating-point weights that the loss hangs on
-	ClipNorm  float64  // greatest norm of all gradients together, 0: any (torch.nn.utils.clip_grad_norm_)
-	Threads   int      // 0: all cores
+	// Trainable is globs over the names of initializers and, with Names, PyTorch's. None: all floating-point
+	// weights that the loss hangs on.
+	Trainable []string
+	// Names, if there are any, say which PyTorch parameter is where. One that the exporter wrote out twice is
+	// then trained as one, and several that it merged into an initializer and its Identity each for itself:
+	// those are the only nodes that the tuned model lacks.
+	Names    Names
+	ClipNorm float64 // greatest norm of all gradients together, 0: any (torch.nn.utils.clip_grad_norm_)
+	Threads  int     // 0: all cores
 }
 
 // Batch is one step's inputs and targets by name.
@@ -50,6 +57,8 @@ type Trainer struct {
 	train  *runtime.Session // loss and gradients
 	eval   *runtime.Session // loss alone
 	loss   string
+	names  Names
+	ties   []tie // whose parameter is trained
 	rule   rule
 	step   int
 }
@@ -61,6 +70,7 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	}
 	t := &Trainer{cfg: cfg}
 	t.model = m.Clone()
+	t.names = cfg.Names.untie(t.model.Graph)
 	if err := t.prepare(); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("finetune: %w", err)
@@ -74,6 +84,15 @@ func (t *Trainer) prepare() error {
 	if err != nil {
 		return err
 	}
+	ties, err := t.names.ties(t.model.Graph)
+	if err != nil {
+		return err
+	}
+	copies := map[string]bool{}
+	for _, x := range ties {
+		x.compute(work.Graph)
+		copies[x.copy] = true
+	}
 	infos, err := runtime.Infer(work)
 	if err != nil {
 		return err
@@ -85,29 +104,13 @@ func (t *Trainer) prepare() error {
 	}
 	t.loss = loss.Name
 	buffers := runningStatistics(work)
-	var wrt []*onnx.Value
-	matched := make([]bool, len(t.cfg.Trainable))
-	for _, v := range t.model.Graph.Inits {
-		if !v.Const.DType().IsFloat() || buffers[v.Name] {
-			continue
-		}
-		chosen := len(t.cfg.Trainable) == 0
-		for i, glob := range t.cfg.Trainable {
-			ok, err := path.Match(glob, v.Name)
-			if err != nil {
-				return fmt.Errorf("trainable %q: %w", glob, err)
-			}
-			matched[i] = matched[i] || ok
-			chosen = chosen || ok
-		}
-		if chosen {
-			wrt = append(wrt, work.Graph.Init(v.Name))
-		}
+	chosen, err := t.choose(func(v *onnx.Value) bool { return v.Const.DType().IsFloat() && !buffers[v.Name] && !copies[v.Name] })
+	if err != nil {
+		return err
 	}
-	for i, ok := range matched {
-		if !ok {
-			return fmt.Errorf("trainable %q matches no floating-point weight", t.cfg.Trainable[i])
-		}
+	var wrt []*onnx.Value
+	for _, v := range chosen {
+		wrt = append(wrt, work.Graph.Init(v.Name))
 	}
 	// Shapes that inference knew as constants stay known; the weights themselves become inputs.
 	grads, err := gradient(g, loss, wrt)
@@ -131,6 +134,11 @@ func (t *Trainer) prepare() error {
 		sizes = append(sizes, p.Value.Len())
 		outs = append(outs, d)
 		moved[v] = true
+	}
+	for _, x := range ties {
+		if moved[work.Graph.Init(x.of)] {
+			t.ties = append(t.ties, x)
+		}
 	}
 	if len(t.params) == 0 {
 		return fmt.Errorf("the loss hangs on no trainable weight")
@@ -159,6 +167,48 @@ func (t *Trainer) prepare() error {
 	}
 	t.rule = t.cfg.Optimizer.start(sizes)
 	return nil
+}
+
+// choose gives the initializers that Trainable names, of those that may be.
+func (t *Trainer) choose(may func(*onnx.Value) bool) ([]*onnx.Value, error) {
+	var chosen []*onnx.Value
+	matched := make([]bool, len(t.cfg.Trainable))
+	for _, v := range t.model.Graph.Inits {
+		if !may(v) {
+			continue
+		}
+		whole, held := len(t.cfg.Trainable) == 0, t.names.at(v.Name)
+		some := 0
+		parts := make([]bool, len(held))
+		for i, glob := range t.cfg.Trainable {
+			ok, err := path.Match(glob, v.Name)
+			if err != nil {
+				return nil, fmt.Errorf("trainable %q: %w", glob, err)
+			}
+			whole, matched[i] = whole || ok, matched[i] || ok
+			for k, name := range held {
+				if ok, _ := path.Match(glob, name); ok {
+					matched[i] = true
+					if !parts[k] {
+						parts[k] = true
+						some++
+					}
+				}
+			}
+		}
+		if !whole && some > 0 && some < len(held) {
+			return nil, fmt.Errorf("trainable: initializer %q holds %s, which can only be trained together", v.Name, strings.Join(held, ", "))
+		}
+		if whole || some > 0 {
+			chosen = append(chosen, v)
+		}
+	}
+	for i, ok := range matched {
+		if !ok {
+			return nil, fmt.Errorf("trainable %q matches no floating-point weight", t.cfg.Trainable[i])
+		}
+	}
+	return chosen, nil
 }
 
 // runningStatistics names the weights that are batch norms' running means and variances: PyTorch has them
@@ -201,7 +251,14 @@ func (t *Trainer) Parameters() []*Parameter { return t.params }
 
 // Model is the model with its weights as they are now: names, opset, metadata and inputs
 // are those it came with. It shares the weights with the trainer.
-func (t *Trainer) Model() *onnx.Model { return t.model }
+func (t *Trainer) Model() *onnx.Model {
+	for _, x := range t.ties {
+		if v, err := x.value(t.model.Graph.Init(x.of).Const); err == nil { // of the shape that it had
+			t.model.Graph.Init(x.copy).Const = v
+		}
+	}
+	return t.model
+}
 
 // inputs is a batch together with the parameters.
 func (t *Trainer) inputs(b Batch) map[string]tensor.Value {
@@ -293,4 +350,9 @@ func (t *Trainer) Fit(ctx context.Context, batches iter.Seq2[Batch, error]) iter
 			}
 		}
 	}
+}
+
+// StateDict is [Names.StateDict] of the tuned model.
+func (t *Trainer) StateDict() (dict map[string]*tensor.Tensor, lost []string, err error) {
+	return t.names.StateDict(t.Model())
 }

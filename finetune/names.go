@@ -1,0 +1,235 @@
+package finetune
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Names says where an exported model holds the parameters and buffers of the PyTorch module that it
+// came from, by PyTorch's names: exporters transpose weights, join them and give them other names.
+type Names map[string]Origin
+
+// Origin is where one of PyTorch's tensors is.
+type Origin struct {
+	Shape       []int  `json:"shape"`       // PyTorch's
+	Initializer string `json:"initializer"` // none where the file no longer holds the values
+	Form        Form   `json:"form"`
+	// Of [Gates]: the initializer's first index, and where the rows begin.
+	Direction int `json:"direction"`
+	Offset    int `json:"offset"`
+	// Further initializers that hold the same tensor, as it is or transposed.
+	Also []string `json:"also"`
+}
+
+// Form is how an initializer holds one of PyTorch's tensors.
+type Form string
+
+const (
+	Verbatim   Form = "verbatim"
+	Transposed Form = "transposed"
+	Gates      Form = "gates" // part of a recurrent operator's weight, gates in ONNX's order
+)
+
+// ParseNames reads the JSON of [Names]: {"fc.weight": {"shape": [10, 48], "initializer": "onnx::MatMul_12", "form": "transposed"}, …}.
+func ParseNames(text []byte) (Names, error) {
+	var n Names
+	if err := json.Unmarshal(text, &n); err != nil {
+		return nil, fmt.Errorf("names: %w", err)
+	}
+	return n, nil
+}
+
+// gateOrder is where a recurrent operator that v is a weight of has PyTorch's gates: PyTorch has
+// i f g o and r z n, ONNX i o f c and z r h.
+func gateOrder(v *onnx.Value) ([]int, error) {
+	for _, n := range v.Users() {
+		switch n.Op {
+		case "LSTM":
+			return []int{0, 2, 3, 1}, nil
+		case "GRU":
+			return []int{1, 0, 2}, nil
+		case "RNN":
+			return []int{0}, nil
+		}
+	}
+	return nil, fmt.Errorf("initializer %q is no weight of an RNN, LSTM or GRU", v.Name)
+}
+
+// take is PyTorch's tensor out of t, which is the value of initializer v or of its shape.
+func (o Origin) take(v *onnx.Value, t *tensor.Tensor) (*tensor.Tensor, error) {
+	s := t.Shape()
+	unlike := fmt.Errorf("initializer %q of %v does not hold a tensor of %v (%s)", v.Name, s, o.Shape, o.Form)
+	switch o.Form {
+	case Verbatim:
+		if !slices.Equal(s, o.Shape) {
+			return nil, unlike
+		}
+		return t, nil
+	case Transposed:
+		if len(s) != 2 || len(o.Shape) != 2 || s[0] != o.Shape[1] || s[1] != o.Shape[0] {
+			return nil, unlike
+		}
+		return transpose(t)
+	case Gates:
+		order, err := gateOrder(v)
+		if err != nil {
+			return nil, err
+		}
+		if len(s) < 2 || len(o.Shape) != len(s)-1 || !slices.Equal(s[2:], o.Shape[1:]) || o.Direction < 0 || o.Direction >= s[0] ||
+			o.Offset < 0 || o.Shape[0] < 0 || o.Offset > s[1]-o.Shape[0] || o.Shape[0]%len(order) != 0 {
+			return nil, unlike
+		}
+		row := t.DType().Size()
+		for _, d := range s[2:] {
+			row *= d
+		}
+		part := t.Bytes()[(o.Direction*s[1]+o.Offset)*row:][:o.Shape[0]*row]
+		out, gate := make([]byte, 0, len(part)), len(part)/len(order)
+		for _, k := range order {
+			out = append(out, part[k*gate:(k+1)*gate]...)
+		}
+		return tensor.FromBytes(t.DType(), o.Shape, out, nil)
+	}
+	return nil, fmt.Errorf("form %q is none of %s, %s, %s", o.Form, Verbatim, Transposed, Gates)
+}
+
+// transpose is the transposed copy of a matrix.
+func transpose(t *tensor.Tensor) (*tensor.Tensor, error) {
+	rows, cols, size := t.Shape()[0], t.Shape()[1], t.DType().Size()
+	in, out := t.Bytes(), make([]byte, len(t.Bytes()))
+	for i := range rows {
+		for j := range cols {
+			copy(out[(j*rows+i)*size:][:size], in[(i*cols+j)*size:])
+		}
+	}
+	return tensor.FromBytes(t.DType(), []int{cols, rows}, out, nil)
+}
+
+// same reports whether two tensors are of one type and shape and hold the same bits.
+func same(a, b *tensor.Tensor) bool {
+	return a.DType() == b.DType() && slices.Equal(a.Shape(), b.Shape()) && bytes.Equal(a.Bytes(), b.Bytes())
+}
+
+// StateDict is the module's tensors as the model has them, under PyTorch's names and in PyTorch's
+// layout, and the names of those that the model does not hold.
+func (n Names) StateDict(m *onnx.Model) (dict map[string]*tensor.Tensor, lost []string, err error) {
+	dict = map[string]*tensor.Tensor{}
+	for _, name := range slices.Sorted(maps.Keys(n)) {
+		o := n[name]
+		if o.Initializer == "" {
+			lost = append(lost, name)
+			continue
+		}
+		v := m.Graph.Init(o.Initializer)
+		if v == nil {
+			return nil, nil, fmt.Errorf("names: %q should be in initializer %q, which the model has not", name, o.Initializer)
+		}
+		if dict[name], err = o.take(v, v.Const); err != nil {
+			return nil, nil, fmt.Errorf("names: %q: %w", name, err)
+		}
+	}
+	return dict, lost, nil
+}
+
+// untie gives parameters that the exporter merged because they were equal an initializer each again: the
+// second is there as the Identity of the first, under its own name. It returns the names as they then are.
+func (n Names) untie(g *onnx.Graph) Names {
+	n = maps.Clone(n)
+	for _, node := range slices.Clone(g.Nodes) {
+		in, out := node.Input(0), node.Output(0)
+		if node.Op != "Identity" || onnx.CanonicalDomain(node.Domain) != "" || in == nil || in.Const == nil || out == nil {
+			continue
+		}
+		if o, ok := n[out.Name]; ok && o.Initializer == in.Name {
+			g.Remove(node)
+			node.SetOutput(0, nil)
+			out.Const, out.Type = in.Const.Clone(), onnx.TypeOfTensor(in.Const)
+			g.Inits = append(g.Inits, out)
+			o.Initializer, o.Also = out.Name, nil
+			n[out.Name] = o
+		}
+	}
+	return n
+}
+
+// tie is one parameter that the exporter wrote out twice: copy is of, as it is or transposed.
+type tie struct {
+	copy, of   string
+	transposed bool
+}
+
+// ties finds the copies among g's initializers. One that is the place of another parameter is none.
+func (n Names) ties(g *onnx.Graph) ([]tie, error) {
+	own := map[string]bool{}
+	for _, o := range n {
+		own[o.Initializer] = true
+	}
+	found := map[string]tie{}
+	for name, o := range n {
+		for _, also := range o.Also {
+			if own[also] {
+				continue
+			}
+			of, c := g.Init(o.Initializer), g.Init(also)
+			if of == nil || c == nil {
+				return nil, fmt.Errorf("names: %q should be in initializers %q and %q, which the model has not", name, o.Initializer, also)
+			}
+			t := tie{copy: also, of: o.Initializer, transposed: !same(c.Const, of.Const)}
+			if t.transposed {
+				if back, err := t.value(of.Const); err != nil || !same(back, c.Const) {
+					return nil, fmt.Errorf("names: initializer %q is no copy of %q, as it is or transposed", also, o.Initializer)
+				}
+			}
+			if first, ok := found[also]; ok && first != t {
+				return nil, fmt.Errorf("names: initializer %q is the copy of both %q and %q", also, first.of, t.of)
+			}
+			found[also] = t
+		}
+	}
+	return slices.SortedFunc(maps.Values(found), func(a, b tie) int { return strings.Compare(a.copy, b.copy) }), nil
+}
+
+// value is the copy of t.
+func (x tie) value(t *tensor.Tensor) (*tensor.Tensor, error) {
+	if !x.transposed {
+		return t.Clone(), nil
+	}
+	if t.Rank() != 2 {
+		return nil, fmt.Errorf("%v is no matrix", t.Shape())
+	}
+	return transpose(t)
+}
+
+// compute makes the copy a node's output, so that its gradient comes to the parameter.
+func (x tie) compute(g *onnx.Graph) {
+	c := g.Init(x.copy)
+	n := onnx.NewNode("Identity", []*onnx.Value{g.Init(x.of)})
+	if x.transposed {
+		n.Op = "Transpose"
+	}
+	n.Name = x.copy
+	g.Inits = slices.DeleteFunc(g.Inits, func(v *onnx.Value) bool { return v == c })
+	g.Inputs = slices.DeleteFunc(g.Inputs, func(v *onnx.Value) bool { return v == c })
+	c.Const = nil
+	n.AddOutput(c)
+	g.Nodes = append([]*onnx.Node{n}, g.Nodes...)
+}
+
+// at is PyTorch's names of what initializer holds.
+func (n Names) at(initializer string) []string {
+	var names []string
+	for name, o := range n {
+		if o.Initializer == initializer {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}

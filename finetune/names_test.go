@@ -1,0 +1,165 @@
+package finetune
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+	"github.com/retune-go/retune/tensor/npy"
+)
+
+// Parameters that the exporter merged are trained apart, one that it wrote out twice stays one, and
+// the tuned file computes what the trainer does.
+func TestTiesAreTrainedAsInPyTorch(t *testing.T) {
+	dir := "../models/round_trip/ties"
+	m, err := onnx.Load(filepath.Join(dir, "model.onnx"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	arrays, err := npy.ReadNPZ(filepath.Join(dir, "train_batches.npz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := Batch{}
+	for name, a := range arrays {
+		b[name] = a
+	}
+	cfg := Config{Loss: CrossEntropy{Output: "logits", Target: "target"}, Optimizer: SGD{LR: 0.1}, Names: readNames(t, dir)}
+	tr, err := New(m, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	for range 3 {
+		if _, err := tr.Step(context.Background(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := tr.Loss(context.Background(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dict, lost, err := tr.StateDict()
+	if err != nil || len(lost) > 0 {
+		t.Fatal(lost, err)
+	}
+	if !same(dict["embed.weight"], dict["head.weight"]) {
+		t.Error("embed.weight and head.weight are no longer one")
+	}
+	if same(dict["norm1.weight"], dict["norm2.weight"]) || same(dict["norm1.bias"], dict["norm2.bias"]) {
+		t.Error("the two norms were trained as one")
+	}
+	data, err := onnx.Encode(tr.Model())
+	if err != nil {
+		t.Fatal(err)
+	}
+	tuned, err := onnx.Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := New(tuned, Config{Loss: cfg.Loss, Optimizer: cfg.Optimizer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if got, err := again.Loss(context.Background(), b); err != nil || got != want {
+		t.Errorf("the tuned file's loss is %v (%v), the trainer's %v", got, err, want)
+	}
+}
+
+func TestTrainableByPyTorchsNames(t *testing.T) {
+	dir := "../models/lstm_classifier"
+	m, err := onnx.Load(filepath.Join(dir, "model.onnx"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Loss: CrossEntropy{Output: "logits", Target: "target"}, Optimizer: SGD{}, Names: readNames(t, dir)}
+	for _, c := range []struct {
+		globs, want, fail string
+	}{
+		{"lstm.*", "onnx::LSTM_105 onnx::LSTM_106 onnx::LSTM_107", ""},
+		{"fc.*", "fc.weight fc.bias", ""},
+		{"lstm.weight_hh_l0 fc.bias", "fc.bias onnx::LSTM_106", ""},
+		{"lstm.bias_ih_l0", "", "can only be trained together"},
+		{"gru.*", "", "matches no"},
+	} {
+		cfg.Trainable = strings.Fields(c.globs)
+		tr, err := New(m, cfg)
+		if err != nil {
+			if c.fail == "" || !strings.Contains(err.Error(), c.fail) {
+				t.Errorf("%s: %v", c.globs, err)
+			}
+			continue
+		}
+		var got []string
+		for _, p := range tr.Parameters() {
+			got = append(got, p.Name)
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: trained %v, want %s", c.globs, got, c.want)
+		}
+		tr.Close()
+	}
+}
+
+// What PyTorch saved comes back out of the file that it exported.
+func TestStateDictOfAnExport(t *testing.T) {
+	for _, dir := range exports(t, "state_dict.npz") {
+		m, err := onnx.Load(filepath.Join(dir, "model.onnx"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved, err := npy.ReadNPZ(filepath.Join(dir, "state_dict.npz"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dict, lost, err := readNames(t, dir).StateDict(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, v := range dict {
+			if _, _, err := tensor.Compare(v, saved[name], 0, 0); err != nil {
+				t.Errorf("%s: %s: %v", dir, name, err)
+			}
+		}
+		if len(dict)+len(lost) != len(saved) {
+			t.Errorf("%s: %d of %d tensors, %d lost", dir, len(dict), len(saved), len(lost))
+		}
+	}
+}
+
+func TestHostileNames(t *testing.T) {
+	m, err := onnx.Load("../models/lstm_classifier/model.onnx")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []Origin{
+		{Shape: []int{10, 48}, Initializer: "nowhere", Form: Verbatim},
+		{Shape: []int{10, 48}, Initializer: "fc.bias", Form: Verbatim},
+		{Shape: []int{10, 48}, Initializer: "fc.weight", Form: Transposed},
+		{Shape: []int{10}, Initializer: "fc.bias", Form: Gates},
+		{Shape: []int{10}, Initializer: "fc.bias", Form: "sideways"},
+		{Shape: []int{}, Initializer: "onnx::LSTM_105", Form: Gates},
+		{Shape: []int{192, 14}, Initializer: "onnx::LSTM_105", Form: Gates, Direction: 1},
+		{Shape: []int{192, 14}, Initializer: "onnx::LSTM_105", Form: Gates, Direction: -1},
+		{Shape: []int{192, 14}, Initializer: "onnx::LSTM_105", Form: Gates, Offset: 1},
+		{Shape: []int{192, 14}, Initializer: "onnx::LSTM_105", Form: Gates, Offset: -1},
+		{Shape: []int{-1, 14}, Initializer: "onnx::LSTM_105", Form: Gates},
+		{Shape: []int{190, 14}, Initializer: "onnx::LSTM_105", Form: Gates},
+	} {
+		if _, _, err := (Names{"x": o}).StateDict(m); err == nil {
+			t.Errorf("%+v was found", o)
+		}
+	}
+	for _, o := range []Origin{
+		{Shape: []int{10, 48}, Initializer: "fc.weight", Form: Verbatim, Also: []string{"fc.bias"}},
+		{Shape: []int{10, 48}, Initializer: "fc.weight", Form: Verbatim, Also: []string{"nowhere"}},
+	} {
+		if _, err := New(m, Config{Loss: CrossEntropy{Output: "logits", Target: "y"}, Optimizer: SGD{}, Names: Names{"x": o}}); err == nil {
+			t.Errorf("%+v was tied", o)
+		}
+	}
+}
