@@ -217,3 +217,28 @@ func viaFloat32(k Kernel, half tensor.DType) Kernel {
 		return nil
 	}
 }
+
+// viaFloat64 runs k, a float64 kernel, on a copy of input 0, which holds integers, and converts output 0 back.
+func viaFloat64(k Kernel) Kernel {
+	return func(c *Ctx) error {
+		x := c.In(0)
+		f, err := c.New(tensor.Float64, x.Shape()...)
+		if err != nil {
+			return err
+		}
+		if err := tensor.ConvertInto(f, x, true); err != nil {
+			return err
+		}
+		w := *c
+		w.Ins = append([]tensor.Value{f}, c.Ins[1:]...)
+		w.Outs = nil
+		if err := k(&w); err != nil {
+			return err
+		}
+		y, err := c.Alloc(0, x.DType(), w.Out(0).Shape()...)
+		if err != nil {
+			return err
+		}
+		return tensor.ConvertInto(y, w.Out(0), true)
+	}
+}

@@ -87,6 +87,18 @@ func init() {
 					tensor.Float64: globalPool(func(x []float64) float64 { return lpNorm(x, p) }),
 				}.By(0), nil
 			}, NoGrad: "the gradient of GlobalLpPool is not implemented"},
+		Op{Name: "MaxUnpool", Since: []int{9, 11, 22}, MinIn: 2, MaxIn: 3, Types: []TypeSet{Floats, Of(tensor.Int64)}, Infer: inferUnpool,
+			Compile: Table{tensor.Float32: maxUnpool[float32], tensor.Float64: maxUnpool[float64]}.Always(0),
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				dx := g.Internal("MaxUnpoolGrad", 1, []*onnx.Value{dy[0], n.Inputs[1]}, n.Attrs...)
+				return append(dx, make([]*onnx.Value, len(n.Inputs)-1)...), nil
+			}},
+		// dY, I
+		Op{Domain: Internal, Name: "MaxUnpoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Of(tensor.Int64)},
+			Infer: func(n *Node) ([]Info, error) {
+				return []Info{{DType: n.In[0].DType, Ranked: n.In[1].Ranked, Shape: n.In[1].Shape}}, nil
+			},
+			Compile: Table{tensor.Float32: maxUnpoolGrad[float32], tensor.Float64: maxUnpoolGrad[float64]}.Always(0), NoGrad: noSecond},
 	)
 }
 
@@ -575,4 +587,159 @@ func globalAverageGrad[T kernel.Float](c *Ctx) error {
 			dx[i] = v
 		}
 	})
+}
+
+// unpooledDim is the size along spatial axis i of what was pooled to d, as the attributes say it.
+func unpooledDim(w *window, i, d int) (int, error) {
+	if d < 1 || d > maxWindow {
+		return 0, fmt.Errorf("spatial axis %d of %d is out of range", i, d)
+	}
+	out := (d-1)*w.stride[i] + w.kernel[i] - w.begin[i] - w.end[i]
+	if out < 1 {
+		return 0, fmt.Errorf("the padding %d and %d leaves nothing of spatial axis %d", w.begin[i], w.end[i], i)
+	}
+	return out, nil
+}
+
+func inferUnpool(n *Node) ([]Info, error) {
+	x := n.In[0]
+	if !x.Ranked {
+		x.Shape = n.In[1].Shape // the same
+	}
+	if !x.Ranked && !n.In[1].Ranked {
+		return []Info{Unranked(x.DType)}, nil
+	}
+	w, err := poolWindow(n, len(x.Shape)-2)
+	if err != nil {
+		return nil, err
+	}
+	if n.Has(2) {
+		v, known, err := constInts(n, 2)
+		if err != nil || !known {
+			return []Info{Tensor(x.DType, unknownDims(len(x.Shape))...)}, err
+		}
+		shape, err := dimsOf(v)
+		return []Info{Tensor(x.DType, shape...)}, err
+	}
+	out := Tensor(x.DType, append([]Dim(nil), x.Shape...)...)
+	for i, d := range x.Shape[2:] {
+		if d.Known() {
+			size, err := unpooledDim(w, i, d.N)
+			if err != nil {
+				return nil, err
+			}
+			out.Shape[2+i] = D(size)
+		}
+	}
+	return []Info{out}, nil
+}
+
+// unpooling finds where the elements of a pooled tensor of shape xs go in one of shape want (nil: the one that
+// the attributes give, which is returned). Indices count in the shape that the attributes give even where want is
+// larger: it lies in want's first corner. That is what the standard's case has; ONNX Runtime counts in want.
+func unpooling(n *Node, xs, want []int, indices *tensor.Tensor) (shape []int, place func(i int) (int, error), err error) {
+	if indices == nil || !slices.Equal(indices.Shape(), xs) {
+		return nil, nil, fmt.Errorf("the indices are not of the input's shape %v", xs)
+	}
+	w, err := poolWindow(n, len(xs)-2)
+	if err != nil {
+		return nil, nil, err
+	}
+	inner := append([]int(nil), xs[:2]...)
+	for i, d := range xs[2:] {
+		size, err := unpooledDim(w, i, d)
+		if err != nil {
+			return nil, nil, err
+		}
+		inner = append(inner, size)
+	}
+	total, err := tensor.NumElements(inner)
+	if err != nil {
+		return nil, nil, err
+	}
+	if shape = want; shape == nil {
+		shape = inner
+	}
+	if len(shape) != len(inner) {
+		return nil, nil, fmt.Errorf("an output shape of %v for an input of %v", shape, xs)
+	}
+	for i, d := range inner {
+		if shape[i] < d {
+			return nil, nil, fmt.Errorf("an output shape of %v has no room for %v, which the attributes give", shape, inner)
+		}
+	}
+	idx, same, strides := tensor.Data[int64](indices), slices.Equal(shape, inner), rowMajor(shape)
+	return shape, func(i int) (int, error) {
+		at := idx[i]
+		if at < 0 || at >= int64(total) {
+			return 0, fmt.Errorf("index %d is outside the unpooled shape %v", at, inner)
+		}
+		if same {
+			return int(at), nil
+		}
+		to, rest := 0, int(at)
+		for a := len(inner) - 1; a >= 0; a-- {
+			to += rest % inner[a] * strides[a]
+			rest /= inner[a]
+		}
+		return to, nil
+	}, nil
+}
+
+func maxUnpool[T kernel.Float](c *Ctx) error {
+	var want []int
+	if c.Value(2) != nil {
+		var err error
+		if want, err = shapeOperand(c, 2); err != nil {
+			return err
+		}
+	}
+	shape, place, err := unpooling(c.Node, c.In(0).Shape(), want, c.In(1))
+	if err != nil {
+		return err
+	}
+	out, err := c.Alloc(0, tensor.TypeOf[T](), shape...)
+	if err != nil {
+		return err
+	}
+	y := tensor.Data[T](out)
+	clear(y)
+	for i, v := range tensor.Data[T](c.In(0)) {
+		at, err := place(i)
+		if err != nil {
+			return err
+		}
+		y[at] = v // the last of those with one index stays
+	}
+	return nil
+}
+
+func maxUnpoolGrad[T kernel.Float](c *Ctx) error {
+	indices := c.In(1)
+	if indices == nil {
+		return fmt.Errorf("input 1 is not a tensor")
+	}
+	_, place, err := unpooling(c.Node, indices.Shape(), c.In(0).Shape(), indices)
+	if err != nil {
+		return err
+	}
+	out, err := c.Alloc(0, tensor.TypeOf[T](), indices.Shape()...)
+	if err != nil {
+		return err
+	}
+	t, err := c.New(tensor.Bool, c.In(0).Shape()...)
+	if err != nil {
+		return err
+	}
+	taken, dy, dx := tensor.Data[bool](t), tensor.Data[T](c.In(0)), tensor.Data[T](out)
+	for i := len(dx) - 1; i >= 0; i-- {
+		at, err := place(i)
+		if err != nil {
+			return err
+		}
+		if dx[i] = 0; !taken[at] {
+			dx[i], taken[at] = dy[at], true
+		}
+	}
+	return nil
 }

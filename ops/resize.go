@@ -330,13 +330,10 @@ func resizeTaps(n *Node, d axisResize) (*axisTaps, error) {
 		ratio, sum := x-float64(base), 0.0
 		for k := range w {
 			v := math.Abs(float64(first+k)-ratio) * anti
-			switch {
-			case mode == "linear":
+			if mode == "linear" {
 				w[k] = math.Max(0, 1-v)
-			case v <= 1:
-				w[k] = ((coeff+2)*v-(coeff+3))*v*v + 1
-			case v < 2:
-				w[k] = ((coeff*v-5*coeff)*v+8*coeff)*v - 4*coeff
+			} else {
+				w[k], _ = cubicWeight(coeff, v)
 			}
 			p := base + first + k
 			if exclude && (p < 0 || p >= d.in) {
@@ -352,6 +349,17 @@ func resizeTaps(n *Node, d axisResize) (*axisTaps, error) {
 		}
 	}
 	return t, nil
+}
+
+// cubicWeight is the cubic convolution kernel with coefficient a (Keys, 1981) at distance v ≥ 0, and its derivative.
+func cubicWeight(a, v float64) (w, dw float64) {
+	switch {
+	case v <= 1:
+		return ((a+2)*v-(a+3))*v*v + 1, (3*(a+2)*v - 2*(a+3)) * v
+	case v < 2:
+		return ((a*v-5*a)*v+8*a)*v - 4*a, (3*a*v-10*a)*v + 8*a
+	}
+	return 0, 0
 }
 
 // resizeAll is the taps of the axes that change, nil for those that do not.
@@ -484,31 +492,13 @@ func compileResize(n *Node) (Kernel, error) {
 	if n.Str("mode", "nearest") == "nearest" {
 		return resizeNearest, nil
 	}
-	k := Table{tensor.Float32: resizeSum[float32], tensor.Float64: resizeSum[float64]}.By(0)
+	real := Table{tensor.Float32: resizeSum[float32], tensor.Float64: resizeSum[float64]}.By(0)
+	integer := viaFloat64(resizeSum[float64])
 	return func(c *Ctx) error {
-		x := c.In(0)
-		if x == nil || !x.DType().IsInteger() {
-			return k(c)
+		if x := c.In(0); x != nil && x.DType().IsInteger() {
+			return integer(c)
 		}
-		// Integers are worked as float64.
-		f, err := c.New(tensor.Float64, x.Shape()...)
-		if err != nil {
-			return err
-		}
-		if err := tensor.ConvertInto(f, x, true); err != nil {
-			return err
-		}
-		w := *c
-		w.Ins = append([]tensor.Value{f}, c.Ins[1:]...)
-		w.Outs = nil
-		if err := resizeSum[float64](&w); err != nil {
-			return err
-		}
-		y, err := c.Alloc(0, x.DType(), w.Out(0).Shape()...)
-		if err != nil {
-			return err
-		}
-		return tensor.ConvertInto(y, w.Out(0), true)
+		return real(c)
 	}, nil
 }
 
