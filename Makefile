@@ -28,8 +28,13 @@ conformance:
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime 60s ./onnx
 
+# Retune beside ONNX Runtime, which comes by npm; see bench/README.md.
+BENCH = $(CURDIR)/.cache/bench
 bench:
-	$(GO) test -run '^$$' -bench . ./internal/kernel
+	npm install --silent --ignore-scripts --prefix $(BENCH) onnxruntime-node@1.30.0
+	test -f $(BENCH)/models/rows.json || /usr/bin/python3 bench/export.py $(BENCH)/models
+	cd bench && CGO_ENABLED=1 $(GO) build -o $(BENCH)/bench . && $(BENCH)/bench -models $(BENCH)/models \
+		-ort $$(ls $(BENCH)/node_modules/onnxruntime-node/bin/napi-v*/linux/x64/libonnxruntime.so.1) $(BENCHFLAGS)
 
 lint:
 	@test -z "$$(gofmt -l .)" || { echo "gofmt wants:"; gofmt -l .; exit 1; }

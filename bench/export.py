@@ -1,0 +1,163 @@
+"""Writes the networks that the bench times, with random weights, as PyTorch exports them, and rows.json, which says
+with what inputs each is timed. Needs Debian's python3-torch, python3-torchvision and python3-onnx.
+
+    /usr/bin/python3 export.py FOLDER
+"""
+import json
+import math
+import os
+import sys
+
+import torch
+from torch import nn
+
+folder = sys.argv[1]
+os.makedirs(folder, exist_ok=True)
+torch.manual_seed(0)
+rows = []
+
+
+def export(name, model, inputs, rows_of, dynamic=None, opset=17):
+    """rows_of: the rows timed on this file, each a name and the shapes that its dynamic inputs have there."""
+    path = os.path.join(folder, name + ".onnx")
+    model.eval()
+    with torch.no_grad():
+        torch.onnx.export(model, tuple(inputs.values()), path, opset_version=opset, input_names=list(inputs),
+                          dynamic_axes=dynamic, do_constant_folding=True)
+    for row, shapes in rows_of.items():
+        entry = {"row": row, "model": name + ".onnx", "inputs": {}}
+        for key, value in inputs.items():
+            integer = value.dtype == torch.int64
+            entry["inputs"][key] = {"shape": shapes.get(key, list(value.shape)), "below": int(value.max()) + 1 if integer else 0}
+        rows.append(entry)
+
+
+class Classifier(nn.Module):
+    def __init__(self, cell, layers=1, embed=64, hidden=256, both=False):
+        super().__init__()
+        self.embed = nn.Embedding(1000, embed)
+        self.rnn = cell(embed, hidden, layers, batch_first=True, bidirectional=both)
+        self.fc = nn.Linear(hidden * (2 if both else 1), 10)
+
+    def forward(self, tokens):
+        y, _ = self.rnn(self.embed(tokens))
+        return self.fc(y[:, -1])
+
+
+def tokens(batch, time, vocab=1000):
+    t = torch.randint(0, vocab, (batch, time))
+    t[0, 0] = vocab - 1
+    return t
+
+
+batch = {"tokens": {0: "batch"}}
+for name, cell in [("lstm_classifier", nn.LSTM), ("gru_classifier", nn.GRU)]:
+    export(name, Classifier(cell), {"tokens": tokens(32, 50)}, {name + " batch 32": {}, name + " batch 1": {"tokens": [1, 50]}}, batch)
+export("bilstm", Classifier(nn.LSTM, 2, 64, 128, True), {"tokens": tokens(1, 100)}, {"bilstm 2x128 T=100 batch 1": {}}, batch)
+
+mlp = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10))
+export("mlp", mlp, {"pixels": torch.randn(64, 784)}, {"mlp batch 64": {}, "mlp batch 1": {"pixels": [1, 784]}}, {"pixels": {0: "batch"}})
+
+
+class Block(nn.Module):
+    """A pre-norm block as models write it by hand, so that the exporter sees its parts."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads, self.size = heads, width // heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def split(self, x):
+        return x.reshape(x.shape[0], x.shape[1], self.heads, self.size).transpose(1, 2)
+
+    def attend(self, q, k, v, mask=None):
+        scores = q @ k.transpose(2, 3) / math.sqrt(self.size)
+        if mask is not None:
+            scores = scores + mask
+        y = torch.softmax(scores, -1) @ v
+        return self.o(y.transpose(1, 2).reshape(y.shape[0], y.shape[2], -1))
+
+    def forward(self, x):
+        n = self.norm1(x)
+        x = x + self.attend(self.split(self.q(n)), self.split(self.k(n)), self.split(self.v(n)))
+        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+
+
+class Encoder(nn.Module):
+    def __init__(self, layers, width, heads, length):
+        super().__init__()
+        self.embed = nn.Embedding(1000, width)
+        self.position = nn.Parameter(torch.randn(length, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+
+    def forward(self, tokens):
+        x = self.embed(tokens) + self.position
+        for b in self.blocks:
+            x = b(x)
+        return x
+
+
+export("encoder_4x256", Encoder(4, 256, 4, 64), {"tokens": tokens(8, 64)}, {"encoder 4x256 8x64 tokens": {}})
+export("encoder_6x384", Encoder(6, 384, 6, 128), {"tokens": tokens(1, 128)}, {"encoder 6x384 T=128": {}})
+
+
+class Decoder(nn.Module):
+    """One token with a cache of keys and values, as GPT-2 is exported for decoding."""
+
+    def __init__(self, layers=6, width=384, heads=6):
+        super().__init__()
+        self.embed = nn.Embedding(1000, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.head = nn.Linear(width, 1000, bias=False)
+
+    def forward(self, token, past):
+        x = self.embed(token)
+        present = []
+        for i, b in enumerate(self.blocks):
+            n = b.norm1(x)
+            k = torch.cat([past[i, 0], b.split(b.k(n))], 2)
+            v = torch.cat([past[i, 1], b.split(b.v(n))], 2)
+            present.append(torch.stack([k, v]))
+            x = x + b.attend(b.split(b.q(n)), k, v)
+            x = x + b.down(nn.functional.gelu(b.up(b.norm2(x))))
+        return self.head(x), torch.stack(present)
+
+
+export("decoder", Decoder(), {"token": tokens(1, 1), "past": torch.randn(6, 2, 1, 6, 127, 64)}, {"decoder 6x384, token after 127": {}},
+       {"past": {4: "past"}})
+
+
+class UNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        two = lambda a, b: nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(),
+                                         nn.Conv2d(b, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU())
+        self.down = nn.ModuleList([two(3, 32), two(32, 64), two(64, 128)])
+        self.middle = two(128, 256)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(2 * c, c, 2, 2) for c in (128, 64, 32))
+        self.join = nn.ModuleList(two(2 * c, c) for c in (128, 64, 32))
+        self.out = nn.Conv2d(32, 2, 1)
+
+    def forward(self, x):
+        kept = []
+        for d in self.down:
+            x = d(x)
+            kept.append(x)
+            x = nn.functional.max_pool2d(x, 2)
+        x = self.middle(x)
+        for u, j in zip(self.up, self.join):
+            x = j(torch.cat([u(x), kept.pop()], 1))
+        return self.out(x)
+
+
+export("unet", UNet(), {"image": torch.randn(1, 3, 128, 128)}, {"unet 128": {}})
+
+import torchvision.models as vision  # noqa: E402
+
+for name in ("resnet18", "mobilenet_v3_small", "squeezenet1_1"):
+    export(name, getattr(vision, name)(weights=None), {"image": torch.randn(1, 3, 224, 224)}, {name + " 224": {}})
+
+with open(os.path.join(folder, "rows.json"), "w") as f:
+    json.dump(rows, f, indent=1)

@@ -1,0 +1,166 @@
+// Command bench times Retune beside ONNX Runtime in one process: the same model files, the same inputs, runs of the two by turns, outputs
+// compared. See README.md.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	goruntime "runtime"
+	"sort"
+	"strings"
+	"time"
+)
+
+func main() {
+	library := flag.String("ort", "", "ONNX Runtime's shared library")
+	folder := flag.String("models", "", "folder that export.py has written")
+	real := flag.String("real", "", "folder of real models in the layout of retune verify")
+	threads := flag.Int("threads", 1, "threads of either side")
+	span := flag.Duration("time", 3*time.Second, "time for each row")
+	only := flag.String("only", "", "rows whose name holds this")
+	out := flag.String("json", "", "file for the numbers")
+	busy := flag.Float64("busy", 0.05, "greatest share of the machine that others may take while a row is timed")
+	flag.Parse()
+	if err := run(*library, *folder, *real, *threads, *span, *only, *out, *busy); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(library, folder, real string, threads int, span time.Duration, only, out string, busy float64) error {
+	if err := startORT(library); err != nil {
+		return err
+	}
+	goruntime.GOMAXPROCS(max(threads, 1))
+	rows, err := exported(folder)
+	if err != nil {
+		return err
+	}
+	rows = append(rows, products()...)
+	if real != "" {
+		rows = append(rows, recordedModels(real)...)
+	}
+	var results []*result
+	for _, r := range rows {
+		if !strings.Contains(r.name, only) {
+			continue
+		}
+		res, err := r.time(context.Background(), threads, span)
+		if err != nil {
+			return fmt.Errorf("%s: %w", r.name, err)
+		}
+		if res.Others > busy {
+			return fmt.Errorf("%s: other programs took %.0f %% of the machine: no number is reported", r.name, 100*res.Others)
+		}
+		results = append(results, res)
+		fmt.Fprintf(os.Stderr, "%-36s %9.3f ms  ORT %9.3f ms  ratio %.2f  difference %.1e\n", res.Row, res.Ours.Median, res.ORT.Median, res.Ratio, res.Difference)
+	}
+	table(os.Stdout, results, threads)
+	if out == "" {
+		return nil
+	}
+	text, err := json.MarshalIndent(results, "", " ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(out, text, 0o644)
+}
+
+// times are of runs, in milliseconds.
+type times struct {
+	Median float64 `json:"median_ms"`
+	Low    float64 `json:"p25_ms"`
+	High   float64 `json:"p75_ms"`
+	Runs   int     `json:"runs"`
+}
+
+type result struct {
+	Row        string  `json:"row"`
+	Ours       times   `json:"retune"`
+	ORT        times   `json:"onnxruntime"`
+	Ratio      float64 `json:"ratio"` // Retune's median over ONNX Runtime's
+	Difference float64 `json:"greatest_difference"`
+	Others     float64 `json:"others_share"` // of the machine's time that other programs took
+}
+
+func quartiles(ms []float64) times {
+	sort.Float64s(ms)
+	at := func(q float64) float64 { return ms[int(q*float64(len(ms)-1)+0.5)] }
+	return times{at(0.5), at(0.25), at(0.75), len(ms)}
+}
+
+// compare runs two sides by turns for span, after a warm-up of each.
+func compare(ours, theirs func() error, span time.Duration) (a, b times, others float64, err error) {
+	sides := []func() error{ours, theirs}
+	var ms [2][]float64
+	for i, f := range sides {
+		warm := time.Now()
+		for n := 0; n < 3 || time.Since(warm) < span/20; n++ {
+			if err := f(); err != nil {
+				return a, b, 0, fmt.Errorf("side %d: %w", i, err)
+			}
+		}
+	}
+	goruntime.GC()
+	before, begin := readUsage(), time.Now()
+	for n := 0; n < 10 || time.Since(begin) < span; n++ {
+		for k := range sides {
+			i := (n + k) % 2
+			start := time.Now()
+			if err := sides[i](); err != nil {
+				return a, b, 0, err
+			}
+			ms[i] = append(ms[i], float64(time.Since(start).Nanoseconds())/1e6)
+		}
+	}
+	return quartiles(ms[0]), quartiles(ms[1]), readUsage().others(before, time.Since(begin)), nil
+}
+
+// usage is processor time since the machine's start.
+type usage struct{ all, mine float64 }
+
+// readUsage reads Linux's /proc; elsewhere it tells nothing.
+func readUsage() usage {
+	const hertz = 100 // the kernel's unit for user programs
+	var u usage
+	if text, err := os.ReadFile("/proc/stat"); err == nil {
+		line, _, _ := bytes.Cut(text, []byte("\n"))
+		var user, nice, system, idle, wait, irq, soft, steal float64
+		fmt.Sscanf(string(line), "cpu %f %f %f %f %f %f %f %f", &user, &nice, &system, &idle, &wait, &irq, &soft, &steal)
+		u.all = (user + nice + system + irq + soft + steal) / hertz
+	}
+	if text, err := os.ReadFile("/proc/self/stat"); err == nil {
+		if i := bytes.LastIndexByte(text, ')'); i >= 0 {
+			f := strings.Fields(string(text[i+1:]))
+			var user, system float64
+			fmt.Sscan(f[11], &user)
+			fmt.Sscan(f[12], &system)
+			u.mine = (user + system) / hertz
+		}
+	}
+	return u
+}
+
+func (u usage) others(before usage, wall time.Duration) float64 {
+	return math.Max(0, (u.all-before.all)-(u.mine-before.mine)) / (wall.Seconds() * float64(goruntime.NumCPU()))
+}
+
+func table(w io.Writer, results []*result, threads int) {
+	fmt.Fprintf(w, "\n%d thread(s); medians of interleaved runs in ms, quartiles in brackets\n\n", threads)
+	fmt.Fprintln(w, "| work | Retune | ONNX Runtime | ratio |\n| --- | --- | --- | --- |")
+	sum := 0.0
+	for _, r := range results {
+		fmt.Fprintf(w, "| %s | %.3f (%.3f–%.3f) | %.3f (%.3f–%.3f) | %.2f |\n", r.Row, r.Ours.Median, r.Ours.Low, r.Ours.High, r.ORT.Median, r.ORT.Low, r.ORT.High, r.Ratio)
+		sum += math.Log(r.Ratio)
+	}
+	if len(results) > 0 {
+		fmt.Fprintf(w, "| geometric mean | | | %.2f |\n", math.Exp(sum/float64(len(results))))
+	}
+}
+
