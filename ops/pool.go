@@ -340,6 +340,16 @@ func maxPool[T float32 | float64 | int8 | uint8](lowest T) Kernel {
 		columns := c.Node.Int("storage_order", 0) != 0
 		xs, ys := tensor.Data[T](x), tensor.Data[T](t)
 		ni, no := s.inSize(), s.outSize()
+		if indices == nil && no > 0 {
+			switch xs := any(xs).(type) {
+			case []float32:
+				maxPoolRows(c.Pool, s, any(ys).([]float32), xs)
+				return nil
+			case []float64:
+				maxPoolRows(c.Pool, s, any(ys).([]float64), xs)
+				return nil
+			}
+		}
 		s.parallel(c.Pool, func(plane int) {
 			in, out := xs[plane*ni:(plane+1)*ni], ys[plane*no:(plane+1)*no]
 			argmax(s, in, func(o, at int) {
@@ -358,6 +368,75 @@ func maxPool[T float32 | float64 | int8 | uint8](lowest T) Kernel {
 			})
 		})
 		return nil
+	}
+}
+
+// maxPoolRows pools without indices: a row of windows is first the largest of its rows of the input, element by element, then
+// of that the largest of each run of the window's width, of which each stride's is taken.
+func maxPoolRows[T kernel.Float](p *kernel.Pool, s *poolShape, y, x []T) {
+	ni, no, width := s.inSize(), s.outSize(), s.in[2]
+	p.For(s.planes, 1+2048/max(1, ni), func(lo, hi int) {
+		row, runs := make([]T, width), make([]T, width)
+		for plane := lo; plane < hi; plane++ {
+			in, out := x[plane*ni:(plane+1)*ni], y[plane*no:(plane+1)*no]
+			for _, d := range s.spans[0] {
+				for _, h := range s.spans[1] {
+					first := true
+					for i := range d.count {
+						for j := range h.count {
+							src := in[((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*width:][:width]
+							if first {
+								copy(row, src)
+								first = false
+							} else {
+								kernel.Max(row, row, src)
+							}
+						}
+					}
+					if first { // the window lies in the padding
+						for o := range s.out[2] {
+							out[o] = T(math.Inf(-1))
+						}
+					} else {
+						maxRuns(out[:s.out[2]], row, runs, s.spans[2], s.dil[2])
+					}
+					out = out[s.out[2]:]
+				}
+			}
+		}
+	})
+}
+
+// maxRuns gives the largest element of each span of row. runs is room for as many elements.
+func maxRuns[T kernel.Float](out, row, runs []T, spans []span3, dil int) {
+	taps := 0
+	for _, sp := range spans {
+		taps = max(taps, sp.count)
+	}
+	whole := len(row) - (taps-1)*dil // positions at which a whole window fits
+	if taps > 1 && whole > 0 {
+		kernel.Max(runs[:whole], row[:whole], row[dil:][:whole])
+		for t := 2; t < taps; t++ {
+			kernel.Max(runs[:whole], runs[:whole], row[t*dil:][:whole])
+		}
+	} else {
+		runs = row
+	}
+	for o, sp := range spans {
+		if sp.count == taps && taps > 0 {
+			out[o] = runs[sp.lo]
+			continue
+		}
+		top := T(math.Inf(-1))
+		for t := range sp.count {
+			if v := row[sp.lo+t*dil]; v > top || v != v {
+				top = v
+			}
+			if top != top {
+				break
+			}
+		}
+		out[o] = top
 	}
 }
 
