@@ -163,4 +163,3 @@ func table(w io.Writer, results []*result, threads int) {
 		fmt.Fprintf(w, "| geometric mean | | | %.2f |\n", math.Exp(sum/float64(len(results))))
 	}
 }
-
