@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
@@ -16,6 +17,8 @@ func init() {
 	register(
 		Op{Name: "Conv", Since: []int{1, 11, 22}, MinIn: 2, MaxIn: 3, Types: []TypeSet{Floats},
 			Infer: inferConv(false), Compile: compileConv, Grad: gradConv},
+		// The fourth input is added to the result.
+		Op{Domain: Internal, Name: "Conv", Since: []int{1}, MinIn: 2, MaxIn: 4, Types: []TypeSet{Floats}, Infer: inferConv(false), Compile: compileConv},
 		Op{Name: "ConvTranspose", Since: []int{1, 11, 22}, MinIn: 2, MaxIn: 3, Types: []TypeSet{Floats},
 			Infer: inferConv(true), Compile: compileConvTranspose, Grad: gradConvTranspose},
 		// dY, W, shape of X
@@ -409,19 +412,18 @@ func vol2col[T kernel.Float](p *kernel.Pool, s *convShape, cols, x []T, g, pix i
 	})
 }
 
-func convForward[T kernel.Float](c *Ctx, s *convShape, y, x, w []T, packed *kernel.PackedConv[T], bias []T) error {
+func convForward[T kernel.Float](c *Ctx, s *convShape, y, x, w []T, packed func() *kernel.PackedConv[T], ep *kernel.EpilogueOf[T]) error {
 	if len(y) == 0 {
 		return nil
 	}
-	var ep *kernel.EpilogueOf[T]
-	if bias != nil {
-		ep = &kernel.EpilogueOf[T]{RowBias: bias}
-	}
 	if cv, ok := s.flat(); ok {
-		if packed == nil {
-			packed = kernel.PackConvWeights(cv, w)
+		var pc *kernel.PackedConv[T]
+		if packed != nil {
+			pc = packed()
+		} else {
+			pc = kernel.PackConvWeights(cv, w)
 		}
-		kernel.Conv(c.Pool, cv, y, x, packed, ep)
+		kernel.Conv(c.Pool, cv, y, x, pc, ep)
 		return nil
 	}
 	cols, k, pix, err := columns[T](c, s)
@@ -432,10 +434,19 @@ func convForward[T kernel.Float](c *Ctx, s *convShape, y, x, w []T, packed *kern
 	for n := range s.n {
 		for g := range s.group {
 			vol2col(c.Pool, s, cols, x[n*s.c*product(s.in):], g, pix)
-			if bias != nil {
-				ep = &kernel.EpilogueOf[T]{RowBias: bias[g*rows:]}
+			at := (n*s.m + g*rows) * pix
+			part := ep
+			if ep != nil {
+				p := *ep
+				if p.RowBias != nil {
+					p.RowBias = p.RowBias[g*rows:]
+				}
+				if p.Residual != nil {
+					p.Residual = p.Residual[at:]
+				}
+				part = &p
 			}
-			kernel.GemmEpilogue(c.Pool, false, false, rows, pix, k, 1, w[g*rows*k:], k, cols, pix, 0, y[(n*s.m+g*rows)*pix:], pix, ep)
+			kernel.GemmEpilogue(c.Pool, false, false, rows, pix, k, 1, w[g*rows*k:], k, cols, pix, 0, y[at:], pix, part)
 		}
 	}
 	return nil
@@ -506,8 +517,8 @@ func convBackWeight[T kernel.Float](c *Ctx, s *convShape, dw, dy, x []T) error {
 	return nil
 }
 
-// constConv packs constant weights once; nil if they are not constant.
-func constConv[T kernel.Float](n *Node) *kernel.PackedConv[T] {
+// constConv packs constant weights once, when they are first used; it is nil if they are not constant.
+func constConv[T kernel.Float](n *Node) func() *kernel.PackedConv[T] {
 	w := n.Info(1).Const
 	group := n.Int("group", 1)
 	if w == nil || w.DType() != tensor.TypeOf[T]() || w.Rank() < 3 || w.Rank() > 4 || w.Len() == 0 || group < 1 || int64(w.Shape()[0])%group != 0 {
@@ -518,7 +529,7 @@ func constConv[T kernel.Float](n *Node) *kernel.PackedConv[T] {
 	if len(ws) == 4 {
 		cv.KH = ws[2]
 	}
-	return kernel.PackConvWeights(cv, tensor.Data[T](w))
+	return sync.OnceValue(func() *kernel.PackedConv[T] { return kernel.PackConvWeights(cv, tensor.Data[T](w)) })
 }
 
 func sameFloats(c *Ctx, inputs int) error {
@@ -548,15 +559,19 @@ func convBias[T kernel.Float](c *Ctx, channels int) ([]T, error) {
 }
 
 func compileConv(n *Node) (Kernel, error) {
+	e, err := endingOf(n)
+	if err != nil {
+		return nil, err
+	}
 	return Table{
-		tensor.Float32: conv(constConv[float32](n)),
-		tensor.Float64: conv(constConv[float64](n)),
+		tensor.Float32: conv(constConv[float32](n), e),
+		tensor.Float64: conv(constConv[float64](n), e),
 	}.By(0), nil
 }
 
-func conv[T kernel.Float](packed *kernel.PackedConv[T]) Kernel {
+func conv[T kernel.Float](packed func() *kernel.PackedConv[T], e ending) Kernel {
 	return func(c *Ctx) error {
-		if err := sameFloats(c, 3); err != nil {
+		if err := sameFloats(c, 4); err != nil {
 			return err
 		}
 		x, w := c.In(0), c.In(1)
@@ -572,7 +587,14 @@ func conv[T kernel.Float](packed *kernel.PackedConv[T]) Kernel {
 		if err != nil {
 			return err
 		}
-		return convForward(c, s, tensor.Data[T](y), tensor.Data[T](x), tensor.Data[T](w), packed, bias)
+		var residual []T
+		if r := c.In(3); r != nil {
+			if !slices.Equal(r.Shape(), y.Shape()) {
+				return fmt.Errorf("a residual of %v does not suit an output of %v", r.Shape(), y.Shape())
+			}
+			residual = tensor.Data[T](r)
+		}
+		return convForward(c, s, tensor.Data[T](y), tensor.Data[T](x), tensor.Data[T](w), packed, epilogue(e, bias, nil, residual, product(s.out)))
 	}
 }
 

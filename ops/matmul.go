@@ -3,20 +3,21 @@ package ops
 import (
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
 )
 
-// MatMul and Gemm: products of matrices.
+// MatMul and Gemm: products of matrices; and Linear, what passes make of either with what follows it.
 func init() {
 	mm := Floats | Of(tensor.Int32, tensor.Int64, tensor.Uint32, tensor.Uint64)
 	register(
 		Op{Name: "MatMul", Since: []int{1, 9, 13}, MinIn: 2, Types: []TypeSet{mm}, Infer: inferMatMul,
 			Compile: func(n *Node) (Kernel, error) {
 				return Table{
-					tensor.Float32: matMul(constPanels[float32](n)), tensor.Float64: matMul(constPanels[float64](n)),
+					tensor.Float32: matMul(constPanels[float32](n, false)), tensor.Float64: matMul(constPanels[float64](n, false)),
 					tensor.Int32: intMatMul[int32], tensor.Int64: intMatMul[int64],
 					tensor.Uint32: intMatMul[uint32], tensor.Uint64: intMatMul[uint64],
 				}.By(0), nil
@@ -26,8 +27,8 @@ func init() {
 			Compile: func(n *Node) (Kernel, error) {
 				s := gemmSpec{n.Int("transA", 0) != 0, n.Int("transB", 0) != 0, float64(n.Float("alpha", 1)), float64(n.Float("beta", 1))}
 				return Table{
-					tensor.Float32: func(c *Ctx) error { return gemm[float32](c, s) },
-					tensor.Float64: func(c *Ctx) error { return gemm[float64](c, s) },
+					tensor.Float32: gemm(constPanels[float32](n, s.transB), s),
+					tensor.Float64: gemm(constPanels[float64](n, s.transB), s),
 					tensor.Int32:   func(c *Ctx) error { return intGemm[int32](c, s) },
 					tensor.Int64:   func(c *Ctx) error { return intGemm[int64](c, s) },
 					tensor.Uint32:  func(c *Ctx) error { return intGemm[uint32](c, s) },
@@ -35,7 +36,69 @@ func init() {
 				}.By(0), nil
 			},
 			Grad: gradGemm},
+		// A, B (transposed if transB), a bias of B's columns, what is added to the result.
+		Op{Domain: Internal, Name: "Linear", Since: []int{1}, MinIn: 2, MaxIn: 4, Types: []TypeSet{Floats}, Infer: inferLinear,
+			Compile: func(n *Node) (Kernel, error) {
+				e, err := endingOf(n)
+				if err != nil {
+					return nil, err
+				}
+				trans := n.Int("transB", 0) != 0
+				return Table{tensor.Float32: linear(constPanels[float32](n, trans), e), tensor.Float64: linear(constPanels[float64](n, trans), e)}.By(0), nil
+			}},
 	)
+}
+
+// inferLinear is a MatMul by one matrix.
+func inferLinear(n *Node) ([]Info, error) {
+	a, b := n.In[0], n.In[1]
+	if !a.Ranked || !b.Ranked {
+		return []Info{Unranked(a.DType)}, nil
+	}
+	if len(b.Shape) != 2 || len(a.Shape) < 1 {
+		return nil, fmt.Errorf("shapes %v and %v do not multiply", a.Shape, b.Shape)
+	}
+	k, cols := b.Shape[0], b.Shape[1]
+	if n.Int("transB", 0) != 0 {
+		k, cols = cols, k
+	}
+	last := len(a.Shape) - 1
+	if d := a.Shape[last]; d.Known() && k.Known() && d.N != k.N {
+		return nil, fmt.Errorf("shapes %v and %v do not multiply", a.Shape, b.Shape)
+	}
+	return []Info{Tensor(a.DType, append(slices.Clone(a.Shape[:last]), cols)...)}, nil
+}
+
+func linear[T kernel.Float](packed func() *kernel.PackedBOf[T], e ending) Kernel {
+	return func(c *Ctx) error {
+		ta, tb, y := c.In(0), c.In(1), tensor.Data[T](c.Out(0))
+		trans := c.Node.Int("transB", 0) != 0
+		n, k, ld := tb.Shape()[1], tb.Shape()[0], tb.Shape()[1]
+		if trans {
+			n, k = k, n
+		}
+		if len(y) == 0 {
+			return nil
+		}
+		var bias, residual []T
+		if t := c.In(2); t != nil {
+			if bias = tensor.Data[T](t); len(bias) != n {
+				return fmt.Errorf("a bias of %v does not suit %d columns", t.Shape(), n)
+			}
+		}
+		if t := c.In(3); t != nil {
+			if residual = tensor.Data[T](t); !slices.Equal(t.Shape(), c.Out(0).Shape()) {
+				return fmt.Errorf("a residual of %v does not suit an output of %v", t.Shape(), c.Out(0).Shape())
+			}
+		}
+		ep, rows, a := epilogue(e, nil, bias, residual, n), len(y)/n, tensor.Data[T](ta)
+		if packed != nil {
+			kernel.GemmPackedB(c.Pool, false, rows, 1, a, k, packed(), 0, y, n, ep)
+		} else {
+			kernel.GemmEpilogue(c.Pool, false, trans, rows, n, k, 1, a, k, tensor.Data[T](tb), ld, 0, y, n, ep)
+		}
+		return nil
+	}
 }
 
 // matMulDims is the shape of a product by numpy's rules, and the shapes of the operands with the
@@ -84,13 +147,18 @@ func inferMatMul(n *Node) ([]Info, error) {
 	return []Info{Tensor(a.DType, out...)}, nil
 }
 
-// constPanels packs a constant matrix B once; nil if it is not constant.
-func constPanels[T kernel.Float](n *Node) *kernel.PackedBOf[T] {
+// constPanels packs a constant matrix B, transposed if trans, once, when it is first used; it is nil if B is not constant.
+func constPanels[T kernel.Float](n *Node, trans bool) func() *kernel.PackedBOf[T] {
 	b := n.Info(1).Const
 	if b == nil || b.DType() != tensor.TypeOf[T]() || b.Rank() != 2 || b.Len() == 0 {
 		return nil
 	}
-	return kernel.PackB(false, b.Shape()[0], b.Shape()[1], tensor.Data[T](b), b.Shape()[1])
+	k, cols := b.Shape()[0], b.Shape()[1]
+	ld := cols
+	if trans {
+		k, cols = cols, k
+	}
+	return sync.OnceValue(func() *kernel.PackedBOf[T] { return kernel.PackB(trans, k, cols, tensor.Data[T](b), ld) })
 }
 
 // batches walks the pairs of matrices of a broadcast product.
@@ -141,7 +209,7 @@ func matrices(a, b *tensor.Tensor) (m, n, k int, ba, bb []int) {
 	return sa[len(sa)-2], sb[len(sb)-1], sa[len(sa)-1], sa[:len(sa)-2], sb[:len(sb)-2]
 }
 
-func matMul[T kernel.Float](packed *kernel.PackedBOf[T]) Kernel {
+func matMul[T kernel.Float](packed func() *kernel.PackedBOf[T]) Kernel {
 	return func(c *Ctx) error {
 		ta, tb := c.In(0), c.In(1)
 		a, b, y := tensor.Data[T](ta), tensor.Data[T](tb), tensor.Data[T](c.Out(0))
@@ -152,7 +220,7 @@ func matMul[T kernel.Float](packed *kernel.PackedBOf[T]) Kernel {
 		if len(bb) == 0 { // one matrix on the right: the batch is just more rows
 			rows := len(y) / n
 			if packed != nil {
-				kernel.GemmPackedB(c.Pool, false, rows, 1, a, k, packed, 0, y, n, nil)
+				kernel.GemmPackedB(c.Pool, false, rows, 1, a, k, packed(), 0, y, n, nil)
 			} else {
 				kernel.Gemm(c.Pool, false, false, rows, n, k, 1, a, k, b, n, 0, y, n)
 			}
@@ -285,24 +353,30 @@ func broadcastC[T float32 | float64 | int32 | int64 | uint32 | uint64](y, c []T,
 	}
 }
 
-func gemm[T kernel.Float](c *Ctx, s gemmSpec) error {
-	ta, tb := c.In(0), c.In(1)
-	a, b, y := tensor.Data[T](ta), tensor.Data[T](tb), tensor.Data[T](c.Out(0))
-	m, n := c.Out(0).Shape()[0], c.Out(0).Shape()[1]
-	k := ta.Shape()[1]
-	if s.transA {
-		k = ta.Shape()[0]
-	}
-	beta := T(0)
-	if tc := c.In(2); tc != nil && s.beta != 0 {
-		broadcastC(y, tensor.Data[T](tc), tc.Shape(), m, n, T(s.beta))
-		beta = 1
-	}
-	if m == 0 || n == 0 {
+func gemm[T kernel.Float](packed func() *kernel.PackedBOf[T], s gemmSpec) Kernel {
+	return func(c *Ctx) error {
+		ta, tb := c.In(0), c.In(1)
+		a, b, y := tensor.Data[T](ta), tensor.Data[T](tb), tensor.Data[T](c.Out(0))
+		m, n := c.Out(0).Shape()[0], c.Out(0).Shape()[1]
+		k := ta.Shape()[1]
+		if s.transA {
+			k = ta.Shape()[0]
+		}
+		beta := T(0)
+		if tc := c.In(2); tc != nil && s.beta != 0 {
+			broadcastC(y, tensor.Data[T](tc), tc.Shape(), m, n, T(s.beta))
+			beta = 1
+		}
+		if m == 0 || n == 0 {
+			return nil
+		}
+		if packed != nil {
+			kernel.GemmPackedB(c.Pool, s.transA, m, T(s.alpha), a, ta.Shape()[1], packed(), beta, y, n, nil)
+		} else {
+			kernel.Gemm(c.Pool, s.transA, s.transB, m, n, k, T(s.alpha), a, ta.Shape()[1], b, tb.Shape()[1], beta, y, n)
+		}
 		return nil
 	}
-	kernel.Gemm(c.Pool, s.transA, s.transB, m, n, k, T(s.alpha), a, ta.Shape()[1], b, tb.Shape()[1], beta, y, n)
-	return nil
 }
 
 func intGemm[T integer](c *Ctx, s gemmSpec) error {

@@ -40,6 +40,7 @@ type settings struct {
 	limit   int64
 	pool    *kernel.Pool
 	profile *Profile
+	without []string // passes that are left out
 }
 
 // Option changes how a session runs.
@@ -68,18 +69,23 @@ func NewSession(m *onnx.Model, opts ...Option) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
+	inputs, outputs := m.Graph.Inputs, m.Graph.Outputs
 	set.pool = kernel.NewPool(set.threads)
+	if m, err = optimize(m, set); err != nil {
+		set.pool.Close()
+		return nil, err
+	}
 	prog, err := compile(m, m.Graph, nil, set)
 	if err != nil {
 		set.pool.Close()
 		return nil, err
 	}
 	s := &Session{prog: prog, set: set}
-	for _, v := range m.Graph.Inputs {
+	for _, v := range inputs {
 		s.inputs = append(s.inputs, Port{v.Name, ops.InfoOfType(v.Type), v.Const != nil})
 	}
-	for _, v := range m.Graph.Outputs {
-		info := prog.infos[prog.slots[v]]
+	for i, v := range outputs {
+		info := prog.infos[prog.outputs[i]]
 		if !info.Ranked && v.Type != nil {
 			info = ops.InfoOfType(v.Type)
 		}

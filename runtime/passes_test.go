@@ -1,0 +1,170 @@
+package runtime_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/runtime"
+	"github.com/retune-go/retune/tensor"
+)
+
+func runWith(t *testing.T, m *onnx.Model, in map[string]tensor.Value, opts ...runtime.Option) map[string]tensor.Value {
+	t.Helper()
+	s, err := runtime.NewSession(m, append(opts, runtime.Threads(1))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	out, err := s.Run(context.Background(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func sameOutputs(t *testing.T, what string, got, want map[string]tensor.Value) {
+	t.Helper()
+	for name, w := range want {
+		a, ok := got[name].(*tensor.Tensor)
+		b, ok2 := w.(*tensor.Tensor)
+		if !ok || !ok2 {
+			continue
+		}
+		if fmt.Sprint(a.DType(), a.Shape()) != fmt.Sprint(b.DType(), b.Shape()) {
+			t.Fatalf("%s: %s is %s, without it %s", what, name, a, b)
+		}
+		for i := range b.Len() {
+			x, y := tensor.Float64At(a, i), tensor.Float64At(b, i)
+			if !(math.Abs(x-y) <= 1e-5*(1+math.Abs(y))) && !(math.IsNaN(x) && math.IsNaN(y)) && x != y {
+				t.Fatalf("%s: %s[%d] is %v, without it %v", what, name, i, x, y)
+			}
+		}
+	}
+}
+
+// Each model gives the same with every pass, with none, and with each one left out.
+func TestPassesChangeNothing(t *testing.T) {
+	files, _ := filepath.Glob("../models/*/model.onnx")
+	more, _ := filepath.Glob("../models/*/*/model.onnx")
+	if len(files) == 0 {
+		t.Fatal("no models")
+	}
+	for _, f := range append(files, more...) {
+		t.Run(filepath.Base(filepath.Dir(f)), func(t *testing.T) {
+			m, err := onnx.Load(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := map[string]tensor.Value{}
+			i := 0
+			for _, v := range m.Graph.Inputs {
+				if v.Const != nil {
+					continue
+				}
+				data, err := os.ReadFile(filepath.Join(filepath.Dir(f), "test_data_set_0", fmt.Sprintf("input_%d.pb", i)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if in[v.Name], err = onnx.DecodeValue(data, v.Type); err != nil {
+					t.Fatal(err)
+				}
+				i++
+			}
+			plain := runWith(t, m, in, runtime.WithoutPass("all"))
+			sameOutputs(t, "all passes", runWith(t, m, in), plain)
+			for _, name := range runtime.Passes() {
+				sameOutputs(t, "without "+name, runWith(t, m, in, runtime.WithoutPass(name)), plain)
+			}
+		})
+	}
+	if _, err := runtime.NewSession(graph(nil, nil), runtime.WithoutPass("nonsense")); err == nil {
+		t.Error("a pass that does not exist is left out without an error")
+	}
+}
+
+// What each pattern becomes is told by the operators that a profile sees.
+func TestPassesFindTheirPatterns(t *testing.T) {
+	type values = []*onnx.Value
+	r := rand.New(rand.NewPCG(1, 2))
+	weight := func(shape ...int) *tensor.Tensor {
+		w, err := tensor.Zeros(tensor.Float32, shape...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range w.Len() {
+			tensor.SetFloat64At(w, i, 0.5+r.Float64())
+		}
+		return w
+	}
+	scalar := func(b *onnx.Builder, x float32) *onnx.Value { return b.Const(tensor.Scalar(x)) }
+	erfGelu := func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+		e := b.Op("Add", b.Op("Erf", b.Op("Div", x, scalar(b, math.Sqrt2))), scalar(b, 1))
+		return b.Op("Mul", b.Op("Mul", x, e), scalar(b, 0.5))
+	}
+	for name, c := range map[string]struct {
+		shape []int
+		graph func(b *onnx.Builder, x *onnx.Value) *onnx.Value
+		nodes int
+	}{
+		"linear, gelu": {[]int{3, 4, 8}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return erfGelu(b, b.Op("Add", b.Const(weight(6)), b.Op("MatMul", x, b.Const(weight(8, 6)))))
+		}, 1},
+		"linear, residual": {[]int{3, 4, 8}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return b.Op("Add", x, b.Op("Add", b.Op("MatMul", x, b.Const(weight(8, 8))), b.Const(weight(8))))
+		}, 1},
+		"gemm, clip": {[]int{3, 8}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Node("Gemm", values{x, b.Const(weight(6, 8)), b.Const(weight(6))}, onnx.IntAttr("transB", 1))
+			return b.Op("Clip", y, scalar(b, -1), scalar(b, 7))
+		}, 1},
+		"conv, norm, residual, relu": {[]int{1, 3, 5, 5}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Node("Conv", values{x, b.Const(weight(3, 3, 3, 3))}, onnx.IntsAttr("pads", 1, 1, 1, 1))
+			y = b.Op("BatchNormalization", y, b.Const(weight(3)), b.Const(weight(3)), b.Const(weight(3)), b.Const(weight(3)))
+			return b.Op("Relu", b.Op("Add", y, x))
+		}, 1},
+		"conv, swish": {[]int{1, 2, 5, 5}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Op("Conv", x, b.Const(weight(4, 2, 3, 3)))
+			return b.Op("Mul", y, b.Op("Sigmoid", y))
+		}, 1},
+		"conv, hard swish": {[]int{1, 2, 5, 5}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Op("Conv", x, b.Const(weight(4, 2, 1, 1)))
+			return b.Op("Mul", y, b.Node("HardSigmoid", values{y}, onnx.FloatAttr("alpha", 1.0/6)))
+		}, 1},
+		"computed twice": {[]int{4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return b.Op("Mul", b.Op("Sin", x), b.Op("Sin", b.Op("Identity", x)))
+		}, 2},
+		"a residual that broadcasts stays": {[]int{3, 4, 8}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Op("Add", b.Op("MatMul", x, b.Const(weight(8, 8))), b.Const(weight(8)))
+			return b.Op("Add", y, b.Const(weight(1, 4, 8)))
+		}, 2},
+		"a product that is read twice keeps its activation": {[]int{3, 8}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Op("Add", b.Op("MatMul", x, b.Const(weight(8, 8))), b.Const(weight(8)))
+			return b.Op("Sub", y, b.Op("Tanh", y))
+		}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := onnx.NewBuilder("pattern", 17)
+			var dims []any
+			for _, d := range c.shape {
+				dims = append(dims, d)
+			}
+			b.OutputOf("y", c.graph(b, b.Input("x", tensor.Float32, dims...)), nil)
+			m, err := b.Model()
+			if err != nil {
+				t.Fatal(err)
+			}
+			in := map[string]tensor.Value{"x": weight(c.shape...)}
+			var p runtime.Profile
+			got := runWith(t, m, in, runtime.WithProfile(&p))
+			if len(p.ByNode) != c.nodes {
+				t.Errorf("%d nodes ran, want %d: %v", len(p.ByNode), c.nodes, p.ByNode)
+			}
+			sameOutputs(t, "passes", got, runWith(t, m, in, runtime.WithoutPass("all")))
+		})
+	}
+}
