@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -29,8 +30,8 @@ func init() {
 					return nil, err
 				}
 				return Table{
-					tensor.Float32: func(c *Ctx) error { return runRNN[float32](c, spec) },
-					tensor.Float64: func(c *Ctx) error { return runRNN[float64](c, spec) },
+					tensor.Float32: runRNN(spec, newRNNWeights[float32](n, spec)),
+					tensor.Float64: runRNN(spec, newRNNWeights[float64](n, spec)),
 				}.By(0), nil
 			},
 			Grad: gradRNN,
@@ -586,38 +587,43 @@ func (q *rnnProblem[T]) lstm(g, peep, c, cn, h, hc []T, acts []activation, pre [
 	kernel.Mul(h, o, hc)
 }
 
-func runRNN[T kernel.Float](c *Ctx, s *rnnSpec) error {
-	q, err := newRNNProblem[T](c, s)
-	if err != nil {
-		return err
-	}
-	out := func(i int) []T {
-		if t := c.Out(i); t != nil {
-			return tensor.Data[T](t)
+func runRNN[T kernel.Float](s *rnnSpec, weights *rnnWeights[T]) Kernel {
+	return func(c *Ctx) error {
+		q, err := newRNNProblem[T](c, s)
+		if err != nil {
+			return err
+		}
+		out := func(i int) []T {
+			if t := c.Out(i); t != nil {
+				return tensor.Data[T](t)
+			}
+			return nil
+		}
+		y, yh, yc := out(0), out(1), out(2)
+		if q.T > 0 && !slices.ContainsFunc(q.lens, func(n int) bool { return n != q.T }) {
+			return q.run(c, weights, y, yh, yc)
+		}
+		clear(y)
+		H := q.hidden
+		for d := range q.dirs {
+			tp := q.forward(d)
+			for b := range q.B {
+				if y != nil {
+					for s := range q.lens[b] {
+						copy(y[q.yAt(q.time(d, s, b), d, b):][:H], tp.h[((s+1)*q.B+b)*H:])
+					}
+				}
+				at := q.stateAt(d, b)
+				if yh != nil {
+					copy(yh[at:at+H], tp.h[(q.T*q.B+b)*H:])
+				}
+				if yc != nil && tp.c != nil {
+					copy(yc[at:at+H], tp.c[(q.T*q.B+b)*H:])
+				}
+			}
 		}
 		return nil
 	}
-	y, yh, yc := out(0), out(1), out(2)
-	clear(y)
-	H := q.hidden
-	for d := range q.dirs {
-		tp := q.forward(d)
-		for b := range q.B {
-			if y != nil {
-				for s := range q.lens[b] {
-					copy(y[q.yAt(q.time(d, s, b), d, b):][:H], tp.h[((s+1)*q.B+b)*H:])
-				}
-			}
-			at := q.stateAt(d, b)
-			if yh != nil {
-				copy(yh[at:at+H], tp.h[(q.T*q.B+b)*H:])
-			}
-			if yc != nil && tp.c != nil {
-				copy(yc[at:at+H], tp.c[(q.T*q.B+b)*H:])
-			}
-		}
-	}
-	return nil
 }
 
 func gradRNN(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {

@@ -66,6 +66,15 @@ func GemmPackedB[T Float](p *Pool, transA bool, m int, alpha T, a []T, lda int, 
 	pr.run(p)
 }
 
+// GemmPackedBBack is [GemmPackedB] that reads the panels of B from the last to the first. Who multiplies by one B time and
+// again, there and back, finds in the cache what was read last.
+func GemmPackedBBack[T Float](p *Pool, transA bool, m int, alpha T, a []T, lda int, pb *PackedBOf[T], beta T, c []T, ldc int, ep *EpilogueOf[T]) {
+	checkOperand("A", transA, m, pb.k, a, lda)
+	pr := newProduct(pb.kern, m, pb.n, pb.k, alpha, beta, c, ldc, ep)
+	pr.a, pr.packedB, pr.back = sideA(transA, a, lda), pb.panels, true
+	pr.run(p)
+}
+
 // SgemmPackedB is [GemmPackedB] at float32.
 func SgemmPackedB(p *Pool, transA bool, m int, alpha float32, a []float32, lda int, pb *PackedB, beta float32, c []float32, ldc int, ep *Epilogue) {
 	GemmPackedB(p, transA, m, alpha, a, lda, pb, beta, c, ldc, ep)

@@ -37,6 +37,7 @@ type product[T Float] struct {
 
 	depth                int  // of a step
 	direct               bool // B is read where it is
+	back                 bool // blocks and panels of B from the last to the first
 	panelsM, panelsN     int  // panels in all
 	blockM, blockN       int  // panels in a block
 	blocksN              int  // blocks in a row of them
@@ -99,7 +100,7 @@ func (pr *product[T]) run(p *Pool) {
 		pr.plan(p)
 	}
 	pr.a, pr.b, pr.panelsB, pr.packedA, pr.packedB, pr.c, pr.ep = side[T]{}, side[T]{}, nil, nil, nil, nil, nil
-	pr.direct = false
+	pr.direct, pr.back = false, false
 	recycledOf[T]().products.Put(pr)
 }
 
@@ -225,7 +226,11 @@ func (ws *workspace[T]) put() {
 func (pr *product[T]) blocks(lo, hi int) {
 	ws := getWorkspace[T]()
 	for q := lo; q < hi; q++ {
-		i, j := q/pr.blocksN*pr.blockM, q%pr.blocksN*pr.blockN
+		j := q % pr.blocksN
+		if pr.back {
+			j = pr.blocksN - 1 - j
+		}
+		i, j := q/pr.blocksN*pr.blockM, j*pr.blockN
 		pr.block(ws, i, min(i+pr.blockM, pr.panelsM), j, min(j+pr.blockN, pr.panelsN))
 	}
 	ws.put()
@@ -269,7 +274,11 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 		for ib := i0; ib < i1; ib += stepM {
 			for jb := j0; jb < j1; jb += stepN {
 				ie, je := min(ib+stepM, i1), min(jb+stepN, j1)
-				for j := jb; j < je; j++ {
+				for jj := jb; jj < je; jj++ {
+					j := jj
+					if pr.back {
+						j = je - 1 - (jj - jb)
+					}
 					t.cols = min(cols, pr.n-j*cols)
 					t.ldb = cols * size
 					switch {
