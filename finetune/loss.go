@@ -54,12 +54,16 @@ func (l Huber) target() string         { return l.Target }
 func (l BCEWithLogits) target() string { return l.Target }
 func (l NLL) target() string           { return l.Target }
 
-// output finds a model output by name.
-func output(m *onnx.Model, name string) (*onnx.Value, error) {
+// output finds a model output by name. One of 16 bits is widened: a mean over many needs more.
+func output(g *ops.Grad, m *onnx.Model, name string) (*onnx.Value, error) {
 	for _, v := range m.Graph.Outputs {
-		if v.Name == name {
-			return v, nil
+		if v.Name != name {
+			continue
 		}
+		if d := g.Info(v).DType; d == tensor.Float16 || d == tensor.BFloat16 {
+			v = g.With("Cast", []*onnx.Attribute{ops.IntAttr("to", int64(tensor.Float32))}, v)
+		}
+		return v, g.Err()
 	}
 	return nil, fmt.Errorf("loss: the model has no output %q", name)
 }
@@ -81,7 +85,7 @@ func input(g *ops.Grad, name string, info ops.Info) (*onnx.Value, error) {
 }
 
 func (l CrossEntropy) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
-	out, err := output(m, l.Output)
+	out, err := output(g, m, l.Output)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +112,7 @@ func classLoss(g *ops.Grad, out *onnx.Value, target string, ignore *int64, weigh
 }
 
 func (l NLL) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
-	out, err := output(m, l.Output)
+	out, err := output(g, m, l.Output)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +120,7 @@ func (l NLL) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
 }
 
 func pair(g *ops.Grad, m *onnx.Model, outName, target string) (out, y *onnx.Value, err error) {
-	if out, err = output(m, outName); err != nil {
+	if out, err = output(g, m, outName); err != nil {
 		return nil, nil, err
 	}
 	info := g.Info(out)

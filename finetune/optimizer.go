@@ -1,27 +1,33 @@
 package finetune
 
 import (
-	"fmt"
 	"math"
 
-	"github.com/retune-go/retune/tensor"
+	"github.com/retune-go/retune/internal/kernel"
 )
 
 // Optimizer is one of torch.optim's, with its names, defaults and formulas. A zero field
 // that PyTorch gives a default takes that default.
 type Optimizer interface {
-	// start gives the update rule for parameters of these sizes.
-	start(sizes []int) rule
 	// rate is the learning rate.
 	rate() float64
+	// slots names what is kept for each element of a parameter, as PyTorch's state_dict does, and says what it begins with.
+	slots() (names []string, initial float64)
+	// rule is the update of step t, counted from 1.
+	rule(t int, lr float64) rule
 }
 
-// rule changes parameter i by its gradient. w and g are float64 views of one element at a time would
-// be slow, so it works on whole slices.
-type rule interface {
-	step() // a new step begins
-	update(i int, w, g []float64, lr float64)
+// maxSlots is the most slots that an optimizer has.
+const maxSlots = 3
+
+// rule changes parameters w by gradients g, at each element type. It may overwrite g. Arithmetic is in the parameters'
+// type, operation by operation as PyTorch rounds it.
+type rule struct {
+	f32 update[float32]
+	f64 update[float64]
 }
+
+type update[T kernel.Float] func(w, g []T, s *[maxSlots][]T)
 
 // SGD is torch.optim.SGD.
 type SGD struct {
@@ -35,7 +41,6 @@ type Adam struct {
 	Betas       [2]float64 // default 0.9, 0.999
 	Eps         float64    // default 1e-8
 	WeightDecay float64
-	decoupled   bool
 }
 
 // AdamW is torch.optim.AdamW: decoupled weight decay, 0.01 unless NoDecay.
@@ -73,171 +78,152 @@ func or(v, def float64) float64 {
 	return v
 }
 
-func states(sizes []int) [][]float64 {
-	s := make([][]float64, len(sizes))
-	for i, n := range sizes {
-		s[i] = make([]float64, n)
-	}
-	return s
-}
-
 func (o SGD) rate() float64     { return or(o.LR, 1e-3) }
 func (o Adam) rate() float64    { return or(o.LR, 1e-3) }
 func (o AdamW) rate() float64   { return or(o.LR, 1e-3) }
 func (o RMSprop) rate() float64 { return or(o.LR, 1e-2) }
 func (o Adagrad) rate() float64 { return or(o.LR, 1e-2) }
 
-type sgd struct {
-	SGD
-	t   int
-	buf [][]float64
+func (o SGD) slots() ([]string, float64) {
+	if o.Momentum == 0 {
+		return nil, 0
+	}
+	return []string{"momentum_buffer"}, 0
+}
+func (o Adam) slots() ([]string, float64)  { return []string{"exp_avg", "exp_avg_sq"}, 0 }
+func (o AdamW) slots() ([]string, float64) { return []string{"exp_avg", "exp_avg_sq"}, 0 }
+func (o RMSprop) slots() ([]string, float64) {
+	names := []string{"square_avg"}
+	if o.Momentum > 0 {
+		names = append(names, "momentum_buffer")
+	}
+	if o.Centered {
+		names = append(names, "grad_avg")
+	}
+	return names, 0
+}
+func (o Adagrad) slots() ([]string, float64) { return []string{"sum"}, o.Initial }
+
+func (o SGD) rule(t int, lr float64) rule {
+	return rule{sgd[float32](o, t, lr), sgd[float64](o, t, lr)}
 }
 
-func (o SGD) start(sizes []int) rule { return &sgd{SGD: o, buf: states(sizes)} }
-func (r *sgd) step()                 { r.t++ }
-func (r *sgd) update(i int, w, g []float64, lr float64) {
-	buf := r.buf[i]
-	for k := range w {
-		d := g[k] + r.WeightDecay*w[k]
-		if r.Momentum != 0 {
-			if r.t == 1 {
-				buf[k] = d
-			} else {
-				buf[k] = r.Momentum*buf[k] + (1-r.Dampening)*d
-			}
-			if r.Nesterov {
-				d += r.Momentum * buf[k]
-			} else {
-				d = buf[k]
+func sgd[T kernel.Float](o SGD, t int, lr float64) update[T] {
+	rate, decay, momentum, fresh := T(lr), T(o.WeightDecay), T(o.Momentum), T(1-o.Dampening)
+	return func(w, g []T, s *[maxSlots][]T) {
+		if decay != 0 {
+			for k, v := range w {
+				g[k] += decay * v
 			}
 		}
-		w[k] -= lr * d
+		if momentum != 0 {
+			buf := s[0]
+			for k, d := range g {
+				if t == 1 {
+					buf[k] = d
+				} else {
+					buf[k] = buf[k]*momentum + d*fresh
+				}
+				if o.Nesterov {
+					g[k] = d + buf[k]*momentum
+				} else {
+					g[k] = buf[k]
+				}
+			}
+		}
+		for k, d := range g {
+			w[k] -= rate * d
+		}
 	}
 }
 
-type adam struct {
-	Adam
-	t    int
-	m, v [][]float64
+func (o Adam) rule(t int, lr float64) rule {
+	return rule{adam[float32](o, 1, t, lr), adam[float64](o, 1, t, lr)}
 }
 
-func (o Adam) start(sizes []int) rule {
-	o.Betas[0], o.Betas[1], o.Eps = or(o.Betas[0], 0.9), or(o.Betas[1], 0.999), or(o.Eps, 1e-8)
-	return &adam{Adam: o, m: states(sizes), v: states(sizes)}
-}
-
-func (o AdamW) start(sizes []int) rule {
-	a := Adam{LR: o.LR, Betas: o.Betas, Eps: o.Eps, WeightDecay: or(o.WeightDecay, 1e-2), decoupled: true}
+func (o AdamW) rule(t int, lr float64) rule {
+	a := Adam{Betas: o.Betas, Eps: o.Eps}
+	keep := 1 - lr*or(o.WeightDecay, 1e-2)
 	if o.NoDecay {
-		a.WeightDecay = 0
+		keep = 1
 	}
-	return a.start(sizes)
+	return rule{adam[float32](a, keep, t, lr), adam[float64](a, keep, t, lr)}
 }
 
-func (r *adam) step() { r.t++ }
-func (r *adam) update(i int, w, g []float64, lr float64) {
-	m, v := r.m[i], r.v[i]
-	b1, b2 := r.Betas[0], r.Betas[1]
-	c1, c2 := 1-math.Pow(b1, float64(r.t)), math.Sqrt(1-math.Pow(b2, float64(r.t)))
-	for k := range w {
-		d := g[k]
-		if r.decoupled {
-			w[k] *= 1 - lr*r.WeightDecay
-		} else {
-			d += r.WeightDecay * w[k]
-		}
-		m[k] = b1*m[k] + (1-b1)*d
-		v[k] = b2*v[k] + (1-b2)*d*d
-		w[k] -= lr / c1 * m[k] / (math.Sqrt(v[k])/c2 + r.Eps)
-	}
-}
-
-type rmsprop struct {
-	RMSprop
-	sq, avg, buf [][]float64
-}
-
-func (o RMSprop) start(sizes []int) rule {
-	o.Alpha, o.Eps = or(o.Alpha, 0.99), or(o.Eps, 1e-8)
-	return &rmsprop{RMSprop: o, sq: states(sizes), avg: states(sizes), buf: states(sizes)}
-}
-func (r *rmsprop) step() {}
-func (r *rmsprop) update(i int, w, g []float64, lr float64) {
-	sq, avg, buf := r.sq[i], r.avg[i], r.buf[i]
-	for k := range w {
-		d := g[k] + r.WeightDecay*w[k]
-		sq[k] = r.Alpha*sq[k] + (1-r.Alpha)*d*d
-		den := sq[k]
-		if r.Centered {
-			avg[k] = r.Alpha*avg[k] + (1-r.Alpha)*d
-			den -= avg[k] * avg[k]
-		}
-		d /= math.Sqrt(den) + r.Eps
-		if r.Momentum > 0 {
-			buf[k] = r.Momentum*buf[k] + d
-			d = buf[k]
-		}
-		w[k] -= lr * d
-	}
-}
-
-type adagrad struct {
-	Adagrad
-	t   int
-	sum [][]float64
-}
-
-func (o Adagrad) start(sizes []int) rule {
-	o.Eps = or(o.Eps, 1e-10)
-	r := &adagrad{Adagrad: o, sum: states(sizes)}
-	for _, s := range r.sum {
-		for k := range s {
-			s[k] = o.Initial
+// adam first multiplies the parameters by keep.
+func adam[T kernel.Float](o Adam, keep float64, t int, lr float64) update[T] {
+	beta1, beta2 := or(o.Betas[0], 0.9), or(o.Betas[1], 0.999)
+	b1, b2, a1, a2, eps := T(beta1), T(beta2), T(1-beta1), T(1-beta2), T(or(o.Eps, 1e-8))
+	stepSize := T(lr / (1 - math.Pow(beta1, float64(t))))
+	root := T(math.Sqrt(1 - math.Pow(beta2, float64(t))))
+	decay, kept := T(o.WeightDecay), T(keep)
+	return func(w, g []T, s *[maxSlots][]T) {
+		m, v := s[0][:len(w)], s[1][:len(w)]
+		for k, p := range w {
+			d := g[k]
+			if decay != 0 {
+				d += decay * p
+			}
+			m[k] = m[k]*b1 + a1*d
+			v[k] = v[k]*b2 + a2*d*d
+			w[k] = p*kept - stepSize*m[k]/(T(math.Sqrt(float64(v[k])))/root+eps)
 		}
 	}
-	return r
-}
-func (r *adagrad) step() { r.t++ }
-func (r *adagrad) update(i int, w, g []float64, lr float64) {
-	sum := r.sum[i]
-	lr /= 1 + float64(r.t-1)*r.LRDecay
-	for k := range w {
-		d := g[k] + r.WeightDecay*w[k]
-		sum[k] += d * d
-		w[k] -= lr * d / (math.Sqrt(sum[k]) + r.Eps)
-	}
 }
 
-// floats is t's elements as float64s; store writes them back.
-func floats(t *tensor.Tensor, buf []float64) []float64 {
-	buf = append(buf[:0], make([]float64, t.Len())...)
-	switch t.DType() {
-	case tensor.Float32:
-		for i, v := range tensor.Data[float32](t) {
-			buf[i] = float64(v)
+func (o RMSprop) rule(_ int, lr float64) rule {
+	return rule{rmsprop[float32](o, lr), rmsprop[float64](o, lr)}
+}
+
+func rmsprop[T kernel.Float](o RMSprop, lr float64) update[T] {
+	alpha := or(o.Alpha, 0.99)
+	rate, keep, fresh, eps, decay, momentum := T(lr), T(alpha), T(1-alpha), T(or(o.Eps, 1e-8)), T(o.WeightDecay), T(o.Momentum)
+	return func(w, g []T, s *[maxSlots][]T) {
+		sq, slot := s[0], 1
+		var buf, avg []T
+		if momentum > 0 {
+			buf, slot = s[slot], slot+1
 		}
-	case tensor.Float64:
-		copy(buf, tensor.Data[float64](t))
-	}
-	return buf
-}
-
-func store(t *tensor.Tensor, v []float64) {
-	switch t.DType() {
-	case tensor.Float32:
-		d := tensor.Data[float32](t)
-		for i := range d {
-			d[i] = float32(v[i])
+		if o.Centered {
+			avg = s[slot]
 		}
-	case tensor.Float64:
-		copy(tensor.Data[float64](t), v)
+		for k, p := range w {
+			d := g[k]
+			if decay != 0 {
+				d += decay * p
+			}
+			sq[k] = sq[k]*keep + fresh*d*d
+			den := sq[k]
+			if avg != nil {
+				avg[k] = avg[k]*keep + fresh*d
+				den -= avg[k] * avg[k]
+			}
+			den = T(math.Sqrt(float64(den))) + eps
+			if buf != nil {
+				buf[k] = buf[k]*momentum + d/den
+				w[k] = p - rate*buf[k]
+			} else {
+				w[k] = p - rate*d/den
+			}
+		}
 	}
 }
 
-// trainable reports whether the optimizers can update elements of that type.
-func trainable(d tensor.DType) error {
-	if d != tensor.Float32 && d != tensor.Float64 {
-		return fmt.Errorf("%s weights cannot be trained", d)
+func (o Adagrad) rule(t int, lr float64) rule {
+	return rule{adagrad[float32](o, t, lr), adagrad[float64](o, t, lr)}
+}
+
+func adagrad[T kernel.Float](o Adagrad, t int, lr float64) update[T] {
+	rate, eps, decay := T(lr/(1+float64(t-1)*o.LRDecay)), T(or(o.Eps, 1e-10)), T(o.WeightDecay)
+	return func(w, g []T, s *[maxSlots][]T) {
+		sum := s[0]
+		for k, p := range w {
+			d := g[k]
+			if decay != 0 {
+				d += decay * p
+			}
+			sum[k] += d * d
+			w[k] = p - rate*d/(T(math.Sqrt(float64(sum[k])))+eps)
+		}
 	}
-	return nil
 }

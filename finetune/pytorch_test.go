@@ -33,15 +33,21 @@ type recording struct {
 // Fifty steps of each optimizer follow PyTorch's losses on the same batches, for every model with a recording.
 func TestCurvesFollowPyTorch(t *testing.T) {
 	for _, dir := range exports(t, "curves.json") {
-		t.Run(modelName(dir), func(t *testing.T) { follow(t, dir) })
+		t.Run(modelName(dir), func(t *testing.T) { follow(t, load(t, dir), dir, AsExported, nil) })
 	}
 }
 
-func follow(t *testing.T, dir string) {
+func load(t *testing.T, dir string) *onnx.Model {
+	t.Helper()
 	m, err := onnx.Load(filepath.Join(dir, "model.onnx"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return m
+}
+
+// follow trains a model in a mode as PyTorch did by the recording in dir. after sees each trainer that has made all steps.
+func follow(t *testing.T, m *onnx.Model, dir string, mode Mode, after func(t *testing.T, optimizer string, tr *Trainer)) {
 	arrays, err := npy.ReadNPZ(filepath.Join(dir, "train_batches.npz"))
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +86,7 @@ func follow(t *testing.T, dir string) {
 				"rmsprop":      RMSprop{LR: c.LR},
 				"adagrad":      Adagrad{LR: c.LR},
 			}[name]
-			tr, err := New(m, Config{Loss: loss, Optimizer: opt, Names: names})
+			tr, err := New(m, Config{Loss: loss, Optimizer: opt, Names: names, Mode: mode})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -108,6 +114,9 @@ func follow(t *testing.T, dir string) {
 					}
 					done++
 				}
+			}
+			if after != nil && !testing.Short() {
+				after(t, name, tr)
 			}
 			t.Logf("%d steps, greatest relative difference %.2g", len(steps), worst)
 		})

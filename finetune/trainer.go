@@ -7,10 +7,13 @@ import (
 	"maps"
 	"math"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
 	"github.com/retune-go/retune/runtime"
 	"github.com/retune-go/retune/tensor"
 )
@@ -25,9 +28,26 @@ type Config struct {
 	// Names, if there are any, say which PyTorch parameter is where. One that the exporter wrote out twice is
 	// then trained as one, and several that it merged into an initializer and its Identity each for itself:
 	// those are the only nodes that the tuned model lacks.
-	Names    Names
-	ClipNorm float64 // greatest norm of all gradients together, 0: any (torch.nn.utils.clip_grad_norm_)
-	Threads  int     // 0: all cores
+	Names Names
+	// Mode is how batch norms and dropout behave in steps: none is [AsExported]. [Trainer.Loss] is without
+	// training behaviour if the mode is [Train], else the mode's too. The tuned model is as exported.
+	Mode Mode
+	Seed uint64 // of dropout
+
+	Schedule      Schedule // of the learning rate; nil: it stays
+	ScheduleEvery int      // steps of training to a step of the schedule, 0: 1
+
+	// L1 and L2 add L1·Σ|w| + L2·Σw² over the trained weights to what is made small, not to the losses reported.
+	// Optimizers have their weight decay beside it.
+	L1, L2    float64
+	ClipValue float64 // greatest magnitude of a gradient's element, 0: any (torch.nn.utils.clip_grad_value_)
+	ClipNorm  float64 // greatest norm of all gradients together, after ClipValue, 0: any (torch.nn.utils.clip_grad_norm_)
+
+	// LossScale is what the loss is multiplied by before its gradient is taken, so that gradients of float16 are
+	// not lost as too small. 0: if float16 weights are trained 65536, and adapted as torch.cuda.amp.GradScaler
+	// does, else 1. Weights of 16 bits have float32 masters that are updated.
+	LossScale float64
+	Threads   int // 0: all cores
 }
 
 // Batch is one step's inputs and targets by name.
@@ -38,29 +58,58 @@ type Step struct {
 	Step     int           `json:"step"`
 	Loss     float64       `json:"loss"`
 	LR       float64       `json:"lr"`
-	GradNorm float64       `json:"grad_norm"`
+	GradNorm float64       `json:"grad_norm"` // before clipping
+	Skipped  bool          `json:"skipped"`   // the scaled gradients were not finite: no weight changed, the scale is halved
 	Time     time.Duration `json:"-"`
 }
 
 // Parameter is a trained weight: Value is changed in place.
 type Parameter struct {
-	Name  string
-	Value *tensor.Tensor
-	grad  string
+	Name   string
+	Value  *tensor.Tensor
+	master *tensor.Tensor // what is updated: Value itself, or float32 where that has 16 bits
+	slots  []*tensor.Tensor
+	grad   string
+	wide   *tensor.Tensor // the gradient as float32, where Value has 16 bits
 }
 
 // Trainer trains one model. It is not safe for concurrent use.
 type Trainer struct {
-	cfg    Config
-	model  *onnx.Model // the portable one, as it came
-	params []*Parameter
-	train  *runtime.Session // loss and gradients
-	eval   *runtime.Session // loss alone
-	loss   string
-	names  Names
-	ties   []tie // whose parameter is trained
-	rule   rule
-	step   int
+	cfg     Config
+	model   *onnx.Model // the portable one, as it came
+	params  []*Parameter
+	buffers map[string]*tensor.Tensor // running statistics that training moves
+	norms   []batchNorm
+	train   *graphRun // loss and gradients
+	eval    *graphRun // loss alone
+	names   Names
+	ties    []tie // whose parameter is trained
+	pool    *kernel.Pool
+	chunks  []chunk
+	sum     []*tensor.Tensor // of the gradients, over more than one batch
+
+	at   progress
+	best map[string]*tensor.Tensor // masters and buffers of the best validation loss
+}
+
+// progress is how far training has come.
+type progress struct {
+	Steps   int     `json:"steps"`   // of [Trainer.Step]
+	Updates int     `json:"updates"` // those that were not skipped
+	Draws   uint64  `json:"draws"`   // batches that dropout has drawn for
+	Scale   float64 `json:"scale"`   // of the loss
+	Grown   int     `json:"grown"`   // steps since the scale changed
+	Plateau plateau `json:"plateau"`
+	BestAt  int     `json:"best_at"` // the step of the best validation loss, and that loss
+	Best    float64 `json:"best"`
+	Worse   int     `json:"worse"` // validations since
+}
+
+// graphRun is a session and what it takes and gives beside the model's own inputs.
+type graphRun struct {
+	session *runtime.Session
+	loss    string
+	takes   map[string]bool
 }
 
 // New prepares to train m, which it does not change, and which must not be closed while the trainer lives.
@@ -68,7 +117,19 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	if cfg.Loss == nil || cfg.Optimizer == nil {
 		return nil, fmt.Errorf("finetune: a loss and an optimizer are needed")
 	}
-	t := &Trainer{cfg: cfg}
+	switch cfg.Mode {
+	case "":
+		cfg.Mode = AsExported
+	case AsExported, Train, Eval:
+	default:
+		return nil, fmt.Errorf("finetune: mode %q is none of %s, %s, %s", cfg.Mode, AsExported, Train, Eval)
+	}
+	if cfg.Schedule != nil {
+		if err := cfg.Schedule.check(); err != nil {
+			return nil, fmt.Errorf("finetune: %w", err)
+		}
+	}
+	t := &Trainer{cfg: cfg, buffers: map[string]*tensor.Tensor{}}
 	t.model = m.Clone()
 	t.names = cfg.Names.untie(t.model.Graph)
 	if err := t.prepare(); err != nil {
@@ -78,95 +139,184 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	return t, nil
 }
 
-// prepare builds the training graph: the model with its parameters as inputs, the loss and the gradients.
+// prepare builds the graphs of training and of validation.
 func (t *Trainer) prepare() error {
-	work, err := onnx.InlineFunctions(t.model)
-	if err != nil {
-		return err
-	}
 	ties, err := t.names.ties(t.model.Graph)
 	if err != nil {
 		return err
 	}
-	copies := map[string]bool{}
+	l, err := t.withLoss(t.cfg.Mode, ties)
+	if err != nil {
+		return err
+	}
+	work, g, loss := l.model, l.builder, l.loss
+	t.norms = l.norms
+	fixed := runningStatistics(work)
 	for _, x := range ties {
-		x.compute(work.Graph)
-		copies[x.copy] = true
+		fixed[x.copy] = true
 	}
-	infos, err := runtime.Infer(work)
-	if err != nil {
-		return err
-	}
-	g := newBuilder(work, infos)
-	loss, err := t.cfg.Loss.build(g, work)
-	if err != nil {
-		return err
-	}
-	t.loss = loss.Name
-	buffers := runningStatistics(work)
-	chosen, err := t.choose(func(v *onnx.Value) bool { return v.Const.DType().IsFloat() && !buffers[v.Name] && !copies[v.Name] })
+	chosen, err := t.choose(func(v *onnx.Value) bool { return v.Const.DType().IsFloat() && !fixed[v.Name] })
 	if err != nil {
 		return err
 	}
 	var wrt []*onnx.Value
+	half := false
 	for _, v := range chosen {
 		wrt = append(wrt, work.Graph.Init(v.Name))
+		half = half || v.Const.DType() == tensor.Float16
+	}
+	if t.at.Scale = t.cfg.LossScale; t.at.Scale == 0 {
+		t.at.Scale = 1
+		if half {
+			t.at.Scale = 65536
+		}
+	}
+	scaled := loss
+	if t.at.Scale != 1 {
+		scale := &onnx.Value{Name: scaleInput, Type: &onnx.Type{Elem: g.DType(loss), Shape: []onnx.Dim{}}}
+		work.Graph.Inputs = append(work.Graph.Inputs, scale)
+		g.Infos[scale] = ops.Tensor(g.DType(loss))
+		scaled = g.Mul(loss, scale)
 	}
 	// Shapes that inference knew as constants stay known; the weights themselves become inputs.
-	grads, err := gradient(g, loss, wrt)
+	grads, err := gradient(g, scaled, wrt)
 	if err != nil {
 		return err
 	}
 	outs := []*onnx.Value{loss}
-	moved := map[*onnx.Value]bool{}
-	var sizes []int
+	for i := range t.norms {
+		b := &t.norms[i]
+		s := g.Internal("BatchStatistics", 2, []*onnx.Value{b.node.Inputs[0]})
+		b.stats = [2]string{s[0].Name, s[1].Name}
+		outs = append(outs, s...)
+		for _, name := range []string{b.mean, b.variance} {
+			if name != "" && t.buffers[name] == nil {
+				t.buffers[name] = t.own(name)
+			}
+		}
+	}
+	taken := map[*onnx.Value]bool{}
 	for _, v := range wrt {
 		d := grads[v]
 		if d == nil {
 			continue // the loss does not hang on it
 		}
-		if err := trainable(v.Const.DType()); err != nil {
-			return fmt.Errorf("parameter %q: %w", v.Name, err)
+		if taken[d] { // it is another's gradient too, and each is changed in place
+			d = g.Op("Identity", d)
 		}
-		p := &Parameter{Name: v.Name, Value: v.Const.Clone(), grad: d.Name}
+		taken[d] = true
+		p := &Parameter{Name: v.Name, grad: d.Name}
+		switch v.Const.DType() {
+		case tensor.Float32, tensor.Float64:
+			p.Value = t.own(v.Name)
+			p.master = p.Value
+		case tensor.Float16, tensor.BFloat16:
+			p.Value = t.own(v.Name)
+			if p.master, err = tensor.Convert(p.Value, tensor.Float32, true); err != nil {
+				return err
+			}
+			if p.wide, err = tensor.Zeros(tensor.Float32, p.Value.Shape()...); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("parameter %q: %s weights cannot be trained", v.Name, v.Const.DType())
+		}
 		t.params = append(t.params, p)
-		t.model.Graph.Init(v.Name).Const = p.Value
-		sizes = append(sizes, p.Value.Len())
 		outs = append(outs, d)
-		moved[v] = true
 	}
-	for _, x := range ties {
-		if moved[work.Graph.Init(x.of)] {
-			t.ties = append(t.ties, x)
-		}
+	if err := g.Err(); err != nil {
+		return err
 	}
 	if len(t.params) == 0 {
 		return fmt.Errorf("the loss hangs on no trainable weight")
 	}
-	var inits []*onnx.Value
-	isInput := map[*onnx.Value]bool{}
-	for _, v := range work.Graph.Inputs {
-		isInput[v] = true
+	for _, x := range ties {
+		if slices.ContainsFunc(t.params, func(p *Parameter) bool { return p.Name == x.of }) {
+			t.ties = append(t.ties, x)
+		}
 	}
-	for _, v := range work.Graph.Inits {
-		if !moved[v] {
-			inits = append(inits, v)
-			continue
+	if t.train, err = t.compile(work, loss, outs); err != nil {
+		return err
+	}
+	mode := t.cfg.Mode
+	if mode == Train {
+		mode = Eval
+	}
+	if l, err = t.withLoss(mode, ties); err != nil {
+		return err
+	}
+	if t.eval, err = t.compile(l.model, l.loss, []*onnx.Value{l.loss}); err != nil {
+		return err
+	}
+	t.pool = kernel.NewPool(t.cfg.Threads)
+	return t.startOptimizer()
+}
+
+// own gives the portable model a copy of an initializer's value, that training may change.
+func (t *Trainer) own(name string) *tensor.Tensor {
+	v := t.model.Graph.Init(name)
+	v.Const = v.Const.Clone()
+	return v.Const
+}
+
+// lossGraph is a copy of the model that ends in a loss, and a builder for more.
+type lossGraph struct {
+	model   *onnx.Model
+	builder *ops.Grad
+	loss    *onnx.Value
+	norms   []batchNorm // those that train
+}
+
+// withLoss copies the model in that mode and adds the loss.
+func (t *Trainer) withLoss(mode Mode, ties []tie) (*lossGraph, error) {
+	m, err := onnx.InlineFunctions(t.model)
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range ties {
+		x.compute(m.Graph)
+	}
+	infos, err := runtime.Infer(m)
+	if err != nil {
+		return nil, err
+	}
+	l := &lossGraph{model: m}
+	if l.norms, err = setMode(m, infos, mode); err != nil {
+		return nil, err
+	}
+	if infos, err = runtime.Infer(m); err != nil {
+		return nil, err
+	}
+	l.builder = newBuilder(m, infos)
+	l.loss, err = t.cfg.Loss.build(l.builder, m)
+	return l, err
+}
+
+// compile makes a session of work with these outputs, parameters and buffers being inputs.
+func (t *Trainer) compile(work *onnx.Model, loss *onnx.Value, outs []*onnx.Value) (*graphRun, error) {
+	moves := maps.Clone(t.buffers)
+	for _, p := range t.params {
+		moves[p.Name] = p.Value
+	}
+	work.Graph.Inits = slices.DeleteFunc(work.Graph.Inits, func(v *onnx.Value) bool {
+		if moves[v.Name] == nil {
+			return false
 		}
 		v.Type, v.Const = onnx.TypeOfTensor(v.Const), nil
-		if !isInput[v] {
+		if !slices.Contains(work.Graph.Inputs, v) {
 			work.Graph.Inputs = append(work.Graph.Inputs, v)
 		}
+		return true
+	})
+	s, err := session(work, outs, t.cfg.Threads)
+	if err != nil {
+		return nil, err
 	}
-	work.Graph.Inits = inits
-	if t.eval, err = session(work, []*onnx.Value{loss}, t.cfg.Threads); err != nil {
-		return err
+	r := &graphRun{session: s, loss: loss.Name, takes: map[string]bool{}}
+	for _, p := range s.Inputs() {
+		r.takes[p.Name] = true
 	}
-	if t.train, err = session(work, outs, t.cfg.Threads); err != nil {
-		return err
-	}
-	t.rule = t.cfg.Optimizer.start(sizes)
-	return nil
+	return r, nil
 }
 
 // choose gives the initializers that Trainable names, of those that may be.
@@ -239,17 +389,21 @@ func session(m *onnx.Model, outs []*onnx.Value, threads int) (*runtime.Session, 
 
 // Close frees the trainer's workers.
 func (t *Trainer) Close() {
-	for _, s := range []*runtime.Session{t.train, t.eval} {
-		if s != nil {
-			s.Close()
+	for _, r := range []*graphRun{t.train, t.eval} {
+		if r != nil {
+			r.session.Close()
 		}
 	}
+	t.pool.Close()
 }
 
 // Parameters lists what is trained.
 func (t *Trainer) Parameters() []*Parameter { return t.params }
 
-// Model is the model with its weights as they are now: names, opset, metadata and inputs
+// Steps is the number of steps so far, those before a [Trainer.Restore] included.
+func (t *Trainer) Steps() int { return t.at.Steps }
+
+// Model is the model with its weights and running statistics as they are now: names, opset, metadata and inputs
 // are those it came with. It shares the weights with the trainer.
 func (t *Trainer) Model() *onnx.Model {
 	for _, x := range t.ties {
@@ -260,28 +414,55 @@ func (t *Trainer) Model() *onnx.Model {
 	return t.model
 }
 
-// inputs is a batch together with the parameters.
-func (t *Trainer) inputs(b Batch) map[string]tensor.Value {
-	in := make(map[string]tensor.Value, len(b)+len(t.params))
+// StateDict is [Names.StateDict] of the tuned model.
+func (t *Trainer) StateDict() (dict map[string]*tensor.Tensor, lost []string, err error) {
+	return t.names.StateDict(t.Model())
+}
+
+// run runs a batch, together with what the trainer holds.
+func (t *Trainer) run(ctx context.Context, r *graphRun, b Batch) (float64, map[string]tensor.Value, error) {
+	in := make(map[string]tensor.Value, len(b)+len(t.params)+len(t.buffers)+2)
 	maps.Copy(in, b)
 	for _, p := range t.params {
-		in[p.Name] = p.Value
+		if r.takes[p.Name] {
+			in[p.Name] = p.Value
+		}
 	}
-	return in
+	for name, v := range t.buffers {
+		if r.takes[name] {
+			in[name] = v
+		}
+	}
+	if r.takes[seedInput] {
+		in[seedInput] = tensor.Scalar(int64(t.cfg.Seed*0x9e3779b97f4a7c15 + t.at.Draws))
+	}
+	if r.takes[scaleInput] {
+		for _, p := range r.session.Inputs() {
+			if p.Name == scaleInput {
+				v, err := tensor.Convert(tensor.Scalar(t.at.Scale), p.Info.DType, true)
+				if err != nil {
+					return 0, nil, err
+				}
+				in[scaleInput] = v
+			}
+		}
+	}
+	out, err := r.session.Run(ctx, in)
+	if err != nil {
+		return 0, nil, err
+	}
+	return tensor.Float64At(out[r.loss].(*tensor.Tensor), 0), out, nil
 }
 
 // Loss is the loss of a batch, without training on it.
 func (t *Trainer) Loss(ctx context.Context, b Batch) (float64, error) {
-	out, err := t.eval.Run(ctx, t.inputs(b))
-	if err != nil {
-		return 0, err
-	}
-	return tensor.Float64At(out[t.loss].(*tensor.Tensor), 0), nil
+	loss, _, err := t.run(ctx, t.eval, b)
+	return loss, err
 }
 
-// Gradients is the loss of a batch and its gradients by parameter.
+// Gradients is the loss of a batch and its gradients by parameter, multiplied by the loss scale if there is one.
 func (t *Trainer) Gradients(ctx context.Context, b Batch) (float64, map[string]*tensor.Tensor, error) {
-	out, err := t.train.Run(ctx, t.inputs(b))
+	loss, out, err := t.run(ctx, t.train, b)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -289,48 +470,77 @@ func (t *Trainer) Gradients(ctx context.Context, b Batch) (float64, map[string]*
 	for _, p := range t.params {
 		grads[p.Name] = out[p.grad].(*tensor.Tensor)
 	}
-	return tensor.Float64At(out[t.loss].(*tensor.Tensor), 0), grads, nil
+	return loss, grads, nil
 }
 
-// Step trains on one batch. A loss or gradient that is not finite is an error, and changes no weight.
-func (t *Trainer) Step(ctx context.Context, b Batch) (Step, error) {
+// LR is the learning rate of the next step.
+func (t *Trainer) LR() float64 {
+	lr := t.cfg.Optimizer.rate()
+	if t.cfg.Schedule != nil {
+		lr = t.cfg.Schedule.at(lr, t.at.Steps/max(1, t.cfg.ScheduleEvery))
+	}
+	if t.at.Plateau.Factor != 0 {
+		lr *= t.at.Plateau.Factor
+	}
+	return lr
+}
+
+// Step trains on a batch, or on the mean of several (gradient accumulation). A loss or gradient that is not finite is
+// an error, and changes no weight.
+func (t *Trainer) Step(ctx context.Context, batches ...Batch) (Step, error) {
 	begin := time.Now()
-	s := Step{Step: t.step + 1, LR: t.cfg.Optimizer.rate()}
-	loss, grads, err := t.Gradients(ctx, b)
-	if err != nil {
-		return s, fmt.Errorf("step %d: %w", s.Step, err)
+	s := Step{Step: t.at.Steps + 1, LR: t.LR()}
+	fail := func(err error) (Step, error) { return s, fmt.Errorf("step %d: %w", s.Step, err) }
+	if len(batches) == 0 {
+		return fail(fmt.Errorf("there is no batch"))
 	}
-	s.Loss = loss
-	values := make([][]float64, len(t.params))
-	for i, p := range t.params {
-		values[i] = floats(grads[p.Name], nil)
-		for _, v := range values[i] {
-			s.GradNorm += v * v
-		}
-	}
-	s.GradNorm = math.Sqrt(s.GradNorm)
-	if math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return s, fmt.Errorf("step %d: the loss is %v", s.Step, loss)
-	}
-	if math.IsNaN(s.GradNorm) || math.IsInf(s.GradNorm, 0) {
-		return s, fmt.Errorf("step %d: the norm of the gradients is %v", s.Step, s.GradNorm)
-	}
-	scale := 1.0
-	if c := t.cfg.ClipNorm; c > 0 {
-		scale = min(1, c/(s.GradNorm+1e-6))
-	}
-	t.step++
-	t.rule.step()
-	var w []float64
-	for i, p := range t.params {
-		if scale != 1 {
-			for k := range values[i] {
-				values[i][k] *= scale
+	var grads []*tensor.Tensor
+	draws := t.at.Draws
+	buffers := map[string]*tensor.Tensor{} // as they are to become
+	for i, b := range batches {
+		loss, out, err := t.run(ctx, t.train, b)
+		if err == nil {
+			if s.Loss += loss / float64(len(batches)); math.IsNaN(loss) || math.IsInf(loss, 0) {
+				err = fmt.Errorf("the loss is %v", loss)
 			}
 		}
-		w = floats(p.Value, w)
-		t.rule.update(i, w, values[i], s.LR)
-		store(p.Value, w)
+		if err == nil {
+			grads, err = t.gather(out, i == 0, len(batches) > 1)
+		}
+		if err != nil {
+			t.at.Draws = draws
+			return fail(err)
+		}
+		t.at.Draws++
+		t.moveStatistics(out, buffers)
+	}
+	squares, clipped := t.measure(grads, 1/(t.at.Scale*float64(len(batches))))
+	s.GradNorm = math.Sqrt(squares)
+	if math.IsNaN(squares) || math.IsInf(squares, 0) {
+		if t.at.Scale == 1 || t.cfg.LossScale != 0 {
+			t.at.Draws = draws
+			return fail(fmt.Errorf("the norm of the gradients is %v", s.GradNorm))
+		}
+		s.Skipped, s.GradNorm = true, 0
+		t.at.Scale, t.at.Grown = t.at.Scale/2, 0
+		if t.at.Scale < 1 {
+			return fail(fmt.Errorf("gradients are not finite however small the scale of the loss"))
+		}
+	}
+	for name, v := range buffers {
+		copy(t.buffers[name].Bytes(), v.Bytes())
+	}
+	t.at.Steps++
+	if !s.Skipped {
+		scale := 1.0
+		if c := t.cfg.ClipNorm; c > 0 {
+			scale = min(1, c/(math.Sqrt(clipped)+1e-6))
+		}
+		t.at.Updates++
+		t.update(grads, t.cfg.Optimizer.rule(t.at.Updates, s.LR), scale)
+		if t.at.Grown++; t.at.Scale != 1 && t.cfg.LossScale == 0 && t.at.Grown == 2000 {
+			t.at.Scale, t.at.Grown = t.at.Scale*2, 0
+		}
 	}
 	s.Time = time.Since(begin)
 	return s, nil
@@ -352,7 +562,75 @@ func (t *Trainer) Fit(ctx context.Context, batches iter.Seq2[Batch, error]) iter
 	}
 }
 
-// StateDict is [Names.StateDict] of the tuned model.
-func (t *Trainer) StateDict() (dict map[string]*tensor.Tensor, lost []string, err error) {
-	return t.names.StateDict(t.Model())
+// moveStatistics moves running statistics towards a batch's, in next or, where they are not there yet, from what they are.
+func (t *Trainer) moveStatistics(out map[string]tensor.Value, next map[string]*tensor.Tensor) {
+	for _, b := range t.norms {
+		for i, name := range []string{b.mean, b.variance} {
+			if name == "" {
+				continue
+			}
+			if next[name] == nil {
+				next[name] = t.buffers[name].Clone()
+			}
+			running := next[name]
+			for k, v := range tensor.Data[float64](out[b.stats[i]].(*tensor.Tensor)) {
+				tensor.SetFloat64At(running, k, b.momentum*v+(1-b.momentum)*tensor.Float64At(running, k))
+			}
+		}
+	}
+}
+
+// Validated tells the trainer a validation loss. It reports whether that is the best so far, and then keeps the weights
+// for [Trainer.RestoreBest]. A [ReduceLROnPlateau] goes by it.
+func (t *Trainer) Validated(loss float64) (best bool) {
+	if s, ok := t.plateauOf(); ok {
+		base := t.cfg.Schedule.at(t.cfg.Optimizer.rate(), t.at.Steps/max(1, t.cfg.ScheduleEvery))
+		t.at.Plateau.tell(s, loss, base)
+	}
+	if t.best != nil && !(loss < t.at.Best) || math.IsNaN(loss) {
+		t.at.Worse++
+		return false
+	}
+	t.at.Best, t.at.BestAt, t.at.Worse = loss, t.at.Steps, 0
+	t.best = map[string]*tensor.Tensor{}
+	for name, v := range t.weights() {
+		t.best[name] = v.Clone()
+	}
+	return true
+}
+
+func (t *Trainer) plateauOf() (ReduceLROnPlateau, bool) {
+	s := t.cfg.Schedule
+	if w, ok := s.(Warmup); ok {
+		s = w.Then
+	}
+	p, ok := s.(ReduceLROnPlateau)
+	return p, ok
+}
+
+// SinceBest is how many validation losses have been told since the best one.
+func (t *Trainer) SinceBest() int { return t.at.Worse }
+
+// RestoreBest brings back the weights and running statistics of the best validation loss, and says after which step
+// that was. Without one it does nothing.
+func (t *Trainer) RestoreBest() (step int) {
+	for name, v := range t.weights() {
+		if b := t.best[name]; b != nil {
+			copy(v.Bytes(), b.Bytes())
+		}
+	}
+	t.narrow()
+	return t.at.BestAt
+}
+
+// weights is what training changes in the model, by kind and name.
+func (t *Trainer) weights() map[string]*tensor.Tensor {
+	w := make(map[string]*tensor.Tensor, len(t.params)+len(t.buffers))
+	for _, p := range t.params {
+		w["parameter/"+p.Name] = p.master
+	}
+	for name, v := range t.buffers {
+		w["buffer/"+name] = v
+	}
+	return w
 }

@@ -170,6 +170,13 @@ func inferBatchNorm(n *Node) ([]Info, error) {
 func channelStats[T kernel.Float](p *kernel.Pool, x []T, n, ch, inner int) (mean, variance []T) {
 	mean, variance = make([]T, ch), make([]T, ch)
 	count := float64(max(1, n*inner))
+	channelMoments(p, x, n, ch, inner, func(k int, m, squares float64) { mean[k], variance[k] = T(m), T(squares/count) })
+	return mean, variance
+}
+
+// channelMoments gives f the mean of each channel k and the sum of the squares of the differences from it.
+func channelMoments[T kernel.Float](p *kernel.Pool, x []T, n, ch, inner int, f func(k int, mean, squares float64)) {
+	count := float64(max(1, n*inner))
 	p.For(ch, 1+16384/max(1, n*inner), func(lo, hi int) {
 		for k := lo; k < hi; k++ {
 			var sum, sq float64
@@ -185,10 +192,9 @@ func channelStats[T kernel.Float](p *kernel.Pool, x []T, n, ch, inner int) (mean
 					sq += d * d
 				}
 			}
-			mean[k], variance[k] = T(m), T(sq/count)
+			f(k, m, sq)
 		}
 	})
-	return mean, variance
 }
 
 func invStd[T kernel.Float](variance []T, eps float64) []T {

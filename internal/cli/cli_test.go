@@ -77,7 +77,7 @@ func TestFinetuneConfig(t *testing.T) {
 	for text, says := range map[string]string{
 		full + "optimiser: {}\n":    "optimiser",
 		"model: m\n":                "key out is missing",
-		full + "mode: train\n":      "not supported",
+		full + "mode: fast\n":       "none of",
 		full + "steps: -1\n":        "positive",
 		full + "epochs: [1, 2]\n":   "cannot unmarshal",
 		full + "data: {bogus: 1}\n": "already defined",

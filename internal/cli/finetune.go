@@ -79,7 +79,7 @@ var configKeys = map[string]string{
 	"optimizer.dampening": "dampening", "optimizer.nesterov": "Nesterov momentum", "optimizer.weight_decay": "weight decay",
 	"optimizer.betas": "Adam's betas: [0.9, 0.999]", "optimizer.eps": "epsilon", "optimizer.alpha": "RMSprop's alpha",
 	"optimizer.centered": "centred RMSprop", "optimizer.lr_decay": "Adagrad's decay", "optimizer.initial_accumulator_value": "Adagrad's start",
-	"mode": "as_exported", "trainable": "globs over parameter names: [\"fc.*\"]", "clip_norm": "greatest norm of the gradients",
+	"mode": "as_exported, train or eval: how batch norms and dropout behave", "trainable": "globs over parameter names: [\"fc.*\"]", "clip_norm": "greatest norm of the gradients",
 	"epochs": "times over the data", "steps": "steps, in place of epochs", "patience": "stop after so many epochs without a better validation loss",
 	"threads": "threads, 0 for all cores", "log": "a line of JSON a step", "plot": "a PNG of the losses",
 }
@@ -124,8 +124,10 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 			return nil, fmt.Errorf("key %s is missing", need.key)
 		}
 	}
-	if c.Mode != "" && c.Mode != "as_exported" {
-		return nil, fmt.Errorf("mode %q is not supported: only as_exported is", c.Mode)
+	switch finetune.Mode(c.Mode) {
+	case "", finetune.AsExported, finetune.Train, finetune.Eval:
+	default:
+		return nil, fmt.Errorf("mode %q is none of as_exported, train, eval", c.Mode)
 	}
 	if c.Data.BatchSize == 0 {
 		c.Data.BatchSize = 16
@@ -248,7 +250,7 @@ func tune(ctx context.Context, c *config, out, status io.Writer) error {
 			return err
 		}
 	}
-	t, err := finetune.New(m, finetune.Config{Loss: loss, Optimizer: opt, Trainable: c.Trainable, ClipNorm: c.ClipNorm, Threads: c.Threads})
+	t, err := finetune.New(m, finetune.Config{Loss: loss, Optimizer: opt, Trainable: c.Trainable, Mode: finetune.Mode(c.Mode), Seed: c.Data.Seed, ClipNorm: c.ClipNorm, Threads: c.Threads})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,219 @@
+package finetune
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Mode says whether batch norms and dropout behave as in training or as in inference.
+type Mode string
+
+const (
+	// AsExported leaves each as the file has it.
+	AsExported Mode = "as_exported"
+	// Train is PyTorch's train(): batch norms use the batch's statistics and move the running ones, dropout drops.
+	Train Mode = "train"
+	// Eval is PyTorch's eval(): running statistics, no dropout.
+	Eval Mode = "eval"
+)
+
+// Inputs that the training graph has beside the model's own.
+const (
+	seedInput  = "retune::seed"  // what dropout draws by
+	scaleInput = "retune::scale" // what the loss is multiplied by before its gradient is taken
+)
+
+// batchNorm is a batch norm that uses the batch's statistics.
+type batchNorm struct {
+	node           *onnx.Node
+	momentum       float64 // PyTorch's: the share of the batch
+	mean, variance string  // the initializers of the running statistics, "" where they are none
+	stats          [2]string
+}
+
+// setMode makes the batch norms and dropouts of m, of which infos tells, behave as mode asks. It lists the batch norms
+// that then train. Dropout that drops is replaced by our own, which draws by the input [seedInput].
+func setMode(m *onnx.Model, infos map[*onnx.Value]ops.Info, mode Mode) ([]batchNorm, error) {
+	e := &modeEdit{model: m, infos: infos, mode: mode, outputs: map[*onnx.Value]bool{}}
+	m.Graph.Walk(func(g *onnx.Graph) {
+		for _, v := range g.Outputs {
+			e.outputs[v] = true
+		}
+	})
+	var err error
+	m.Graph.Walk(func(g *onnx.Graph) {
+		for _, n := range g.Nodes {
+			if err != nil || onnx.CanonicalDomain(n.Domain) != "" {
+				continue
+			}
+			switch n.Op {
+			case "BatchNormalization":
+				err = e.batchNorm(g, n)
+			case "Dropout":
+				err = e.dropout(g, n)
+			}
+			if err != nil {
+				err = ops.Errorf(n, "mode %s: %w", mode, err)
+			}
+		}
+	})
+	return e.norms, err
+}
+
+type modeEdit struct {
+	model   *onnx.Model
+	infos   map[*onnx.Value]ops.Info
+	mode    Mode
+	outputs map[*onnx.Value]bool
+	norms   []batchNorm
+	seed    *onnx.Value
+	streams int64
+}
+
+// since is the version of the operator's definition that is in force at n.
+func (e *modeEdit) since(n *onnx.Node) int {
+	opset := n.Opset
+	if opset == 0 {
+		opset = e.model.OpsetVersion("")
+	}
+	_, since := ops.Lookup("", n.Op, int(opset))
+	return since
+}
+
+// drop takes away n's outputs from the first-th, which no one may read.
+func (e *modeEdit) drop(n *onnx.Node, first int) error {
+	for i := first; i < len(n.Outputs); i++ {
+		if v := n.Outputs[i]; v != nil && (len(v.Users()) > 0 || e.outputs[v]) {
+			return fmt.Errorf("output %q is read, which only the other mode has", v.Name)
+		}
+	}
+	n.Outputs = n.Outputs[:min(first, len(n.Outputs))]
+	return nil
+}
+
+func (e *modeEdit) batchNorm(g *onnx.Graph, n *onnx.Node) error {
+	since := e.since(n)
+	training := since >= 14 && n.Int("training_mode", 0) != 0 || since < 14 && len(n.Outputs) > 1
+	switch {
+	case e.mode == Train && !training:
+		if since < 9 && n.Int("spatial", 1) == 0 {
+			return fmt.Errorf("statistics of each element (spatial 0) are not supported in training")
+		}
+		if err := e.drop(n, 1); err != nil {
+			return err
+		}
+		for _, old := range []string{"spatial", "is_test", "consumed_inputs"} {
+			n.DelAttr(old)
+		}
+		n.SetAttr(ops.IntAttr("training_mode", 1))
+		n.Opset, training = ops.GradOpset, true
+	case e.mode == Eval && training:
+		if err := e.drop(n, 1); err != nil {
+			return err
+		}
+		if since >= 14 {
+			n.DelAttr("training_mode")
+		}
+		training = false
+	}
+	if !training {
+		return nil
+	}
+	if g != e.model.Graph {
+		return fmt.Errorf("training is not supported in a subgraph, where the running statistics cannot be written back")
+	}
+	b := batchNorm{node: n, momentum: 1 - decimal(n.Float("momentum", 0.9))}
+	if mean, variance := n.Input(3), n.Input(4); mean != nil && mean.Const != nil && variance != nil && variance.Const != nil {
+		b.mean, b.variance = mean.Name, variance.Name
+	}
+	e.norms = append(e.norms, b)
+	return nil
+}
+
+// decimal is the number that was meant by an attribute: files have 0.9 as the float32 next to it.
+func decimal(f float32) float64 {
+	v, _ := strconv.ParseFloat(strconv.FormatFloat(float64(f), 'g', -1, 32), 64)
+	return v
+}
+
+func (e *modeEdit) dropout(g *onnx.Graph, n *onnx.Node) error {
+	since := e.since(n)
+	on := since < 7 && n.Int("is_test", 0) == 0
+	if t := n.Input(2); since >= 12 && t != nil {
+		c := e.infos[t].Const
+		if t.Const != nil {
+			c = t.Const
+		}
+		if c == nil && e.mode == AsExported {
+			return nil // decided as it runs
+		}
+		on = c != nil && c.Len() == 1 && tensor.Float64At(c, 0) != 0
+	}
+	switch e.mode {
+	case Train:
+		on = true
+	case Eval:
+		on = false
+		if since < 7 {
+			n.SetAttr(ops.IntAttr("is_test", 1))
+		} else if since >= 12 && n.Input(2) != nil {
+			n.SetInput(2, nil)
+		}
+	}
+	if !on {
+		return nil
+	}
+	for in := g; in.Outer != nil; in = e.graphOf(in.Outer) {
+		if in.Outer.Op != "If" {
+			return fmt.Errorf("dropout in the body of a %s is not supported in training: each turn would drop the same", in.Outer.Op)
+		}
+	}
+	if since < 10 {
+		if err := e.drop(n, 1); err != nil { // a mask of floats
+			return err
+		}
+	}
+	var ratio *onnx.Value
+	if since >= 12 {
+		ratio = n.Input(1)
+	}
+	if ratio == nil {
+		r := 0.5
+		if since < 12 {
+			r = decimal(n.Float("ratio", 0.5))
+		}
+		ratio = e.model.Graph.AddInit(e.model.Graph.FreshName("retune::ratio"), tensor.Scalar(r))
+	}
+	if e.seed == nil {
+		e.seed = &onnx.Value{Name: seedInput, Type: &onnx.Type{Elem: tensor.Int64, Shape: []onnx.Dim{}}}
+		e.model.Graph.Inputs = append(e.model.Graph.Inputs, e.seed)
+	}
+	x := n.Input(0)
+	for i := range n.Inputs {
+		n.SetInput(i, nil)
+	}
+	n.Inputs = nil
+	for i, v := range []*onnx.Value{x, ratio, e.seed} {
+		n.SetInput(i, v)
+	}
+	n.Op, n.Domain, n.Opset = "SeededDropout", ops.Internal, ops.GradOpset
+	n.Attrs = []*onnx.Attribute{ops.IntAttr("stream", e.streams)}
+	e.streams++
+	return nil
+}
+
+// graphOf is the graph that n is a node of.
+func (e *modeEdit) graphOf(n *onnx.Node) *onnx.Graph {
+	var found *onnx.Graph
+	e.model.Graph.Walk(func(g *onnx.Graph) {
+		if slices.Contains(g.Nodes, n) {
+			found = g
+		}
+	})
+	return found
+}

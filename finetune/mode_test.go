@@ -1,0 +1,279 @@
+package finetune
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+	"github.com/retune-go/retune/tensor/npy"
+)
+
+// The convnet was exported in training mode and for inference with its batch norms kept, and PyTorch trained both: each
+// file follows either recording, if it is told to. Running statistics end as PyTorch's, in the file as it was exported.
+func TestModesFollowPyTorch(t *testing.T) {
+	const train, eval = "../models/convnet", "../models/convnet_preserved"
+	stats, err := npy.ReadNPZ(filepath.Join(train, "running_stats.npz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	moved := func(t *testing.T, optimizer string, tr *Trainer) {
+		if optimizer != "sgd_momentum" {
+			return
+		}
+		checked := 0
+		for name, want := range stats {
+			if strings.HasSuffix(name, "num_batches_tracked") {
+				continue
+			}
+			if _, _, err := tensor.Compare(tr.Model().Graph.Init(name).Const, want, 1e-5, 1e-6); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			checked++
+		}
+		if checked != 4 {
+			t.Errorf("%d running statistics", checked)
+		}
+	}
+	// The exporter ran the model once before it wrote the file for training, which moved its statistics.
+	training, inference := load(t, train), load(t, eval)
+	for _, v := range training.Graph.Inits {
+		if strings.Contains(v.Name, "running") {
+			v.Const = inference.Graph.Init(v.Name).Const
+		}
+	}
+	kept := func(t *testing.T, _ string, tr *Trainer) {
+		for _, v := range inference.Graph.Inits {
+			if strings.Contains(v.Name, "running") && !same(v.Const, tr.Model().Graph.Init(v.Name).Const) {
+				t.Errorf("%s has moved in inference", v.Name)
+			}
+		}
+	}
+	t.Run("as exported", func(t *testing.T) { follow(t, training, train, AsExported, moved) })
+	t.Run("train", func(t *testing.T) {
+		follow(t, inference, train, Train, func(t *testing.T, optimizer string, tr *Trainer) {
+			moved(t, optimizer, tr)
+			for _, n := range tr.Model().Graph.Nodes {
+				if n.Op == "BatchNormalization" && (n.Int("training_mode", 0) != 0 || len(n.Outputs) != 1 || n.Opset != 0) {
+					t.Errorf("the tuned model's %s is no longer for inference", n.Name)
+				}
+			}
+		})
+	})
+	t.Run("eval", func(t *testing.T) { follow(t, training, eval, Eval, kept) })
+}
+
+// Validation in train mode is PyTorch's after eval(): with the statistics as they run by then.
+func TestValidationHasNoTrainingBehaviour(t *testing.T) {
+	dir := "../models/convnet_preserved"
+	m := load(t, dir)
+	arrays, err := npy.ReadNPZ(filepath.Join(dir, "train_batches.npz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := NewDataset(arrays, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Loss: CrossEntropy{Output: "logits", Target: "target"}, Optimizer: SGD{LR: 0.05}, Mode: Train}
+	tr, err := New(m, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	for b := range d.Batches(32, nil) {
+		if _, err := tr.Step(context.Background(), b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := New(tr.Model(), Config{Loss: cfg.Loss, Optimizer: cfg.Optimizer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	for b := range d.Batches(100, nil) {
+		got, err := tr.Loss(context.Background(), b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want, err := again.Loss(context.Background(), b); err != nil || math.Abs(got-want) > 1e-6 {
+			t.Errorf("validation gives %v, the tuned model %v (%v)", got, want, err)
+		}
+	}
+}
+
+// dropped is y = weight · dropout(x) at an opset; the loss is MSE against y's target.
+func dropped(t *testing.T, opset int64, training bool) *onnx.Model {
+	t.Helper()
+	b := onnx.NewBuilder("dropped", opset)
+	x := b.Input("x", tensor.Float32, 64, 100)
+	w := b.Init("weight", tensor.New(slices.Repeat([]float32{1}, 100), 100))
+	var attrs []*onnx.Attribute
+	in := []*onnx.Value{x}
+	switch {
+	case opset >= 12:
+		in = append(in, b.Const(tensor.Scalar(float32(0.25))))
+		if training {
+			in = append(in, b.Const(tensor.Scalar(true)))
+		}
+	case opset < 7 && !training:
+		attrs = append(attrs, onnx.IntAttr("is_test", 1))
+		fallthrough
+	default:
+		attrs = append(attrs, onnx.FloatAttr("ratio", 0.25))
+	}
+	y := b.Op("Mul", b.Node("Dropout", in, attrs...), w)
+	if opset < 7 {
+		y.Def().SetAttr(onnx.IntAttr("broadcast", 1))
+	}
+	b.Output("y", y, tensor.Float32, 64, 100)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestDropout(t *testing.T) {
+	ctx := context.Background()
+	batch := Batch{"x": tensor.New(slices.Repeat([]float32{1}, 6400), 64, 100), "target": tensor.New(make([]float32, 6400), 64, 100)}
+	for _, c := range []struct {
+		opset    int64
+		training bool // in the file
+		mode     Mode
+		on       bool
+	}{
+		{6, false, AsExported, false}, {6, true, AsExported, true}, {6, true, Eval, false}, {6, false, Train, true},
+		{7, false, AsExported, false}, {7, false, Train, true}, {10, false, Train, true},
+		{12, false, AsExported, false}, {13, true, AsExported, true}, {13, true, Eval, false}, {22, false, Train, true}, {22, true, Train, true},
+	} {
+		t.Run(fmt.Sprint(c.opset, c.training, c.mode), func(t *testing.T) {
+			m := dropped(t, c.opset, c.training)
+			make := func(seed uint64) *Trainer {
+				tr, err := New(m, Config{Loss: MSE{Output: "y", Target: "target"}, Optimizer: SGD{LR: 1e-9}, Mode: c.mode, Seed: seed})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(tr.Close)
+				return tr
+			}
+			a, b, other := make(1), make(1), make(2)
+			// With x = weight = 1 and a target of 0 the loss is the mean of (mask/0.75)², and weight k's gradient twice the
+			// sum of column k of that over the number of elements.
+			loss, grads, err := a.Gradients(ctx, batch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept := loss * 0.75 * 0.75
+			if !c.on {
+				kept = 1
+				if loss != 1 {
+					t.Fatalf("the loss is %v without dropout", loss)
+				}
+			} else if math.Abs(kept-0.75) > 0.025 || kept == 0.75 {
+				t.Fatalf("%.4f of the elements are kept, not about 0.75", kept)
+			}
+			sum := 0.0
+			for _, g := range tensor.Float64s(grads["weight"]) {
+				sum += g
+			}
+			if math.Abs(sum-2*loss) > 1e-5 {
+				t.Errorf("the gradients' sum is %v, the loss %v: another mask", sum, loss)
+			}
+			var losses []float64
+			for range 3 {
+				s, err := a.Step(ctx, batch)
+				if err != nil {
+					t.Fatal(err)
+				}
+				again, err := b.Step(ctx, batch)
+				if err != nil || again.Loss != s.Loss {
+					t.Errorf("one seed gives losses %v and %v (%v)", s.Loss, again.Loss, err)
+				}
+				losses = append(losses, s.Loss)
+			}
+			if s, err := other.Step(ctx, batch); err != nil || c.on == (s.Loss == losses[0]) || c.on == (losses[0] == losses[1]) {
+				t.Errorf("losses %v, and %v of another seed (%v)", losses, s.Loss, err)
+			}
+			if v, err := a.Loss(ctx, batch); err != nil || c.mode == Train && math.Abs(v-1) > 1e-4 {
+				t.Errorf("validation loss %v (%v)", v, err)
+			}
+			for _, n := range a.Model().Graph.Nodes {
+				if n.Domain != "" {
+					t.Errorf("the tuned model has a %s", n.Op)
+				}
+			}
+		})
+	}
+}
+
+// What training cannot do right is refused.
+func TestModesRefused(t *testing.T) {
+	one := tensor.New([]float32{1})
+	build := func(opset int64, f func(b *onnx.Builder, x *onnx.Value) *onnx.Value) *onnx.Model {
+		b := onnx.NewBuilder("m", opset)
+		x := b.Input("x", tensor.Float32, 4, 1, 2)
+		b.Output("y", f(b, b.Op("Mul", x, b.Init("w", one.Clone()))), tensor.Float32, 4, 1, 2)
+		m, err := b.Model()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	norm := func(b *onnx.Builder, x *onnx.Value, outs int, attrs ...*onnx.Attribute) []*onnx.Value {
+		in := []*onnx.Value{x}
+		for i := range 4 {
+			in = append(in, b.Init(fmt.Sprint("p", i, len(b.Graph().Inits)), one.Clone()))
+		}
+		return b.Multi("BatchNormalization", outs, in, attrs...)
+	}
+	within := func(b *onnx.Builder, x *onnx.Value, f func(s *onnx.Builder) *onnx.Value) *onnx.Value {
+		s := b.Sub("body")
+		s.Output("inner", f(s), tensor.Float32, 4, 1, 2)
+		e := b.Sub("other")
+		e.Output("same", e.Op("Identity", x), tensor.Float32, 4, 1, 2)
+		return b.Node("If", []*onnx.Value{b.Const(tensor.Scalar(true))}, onnx.GraphAttr("then_branch", s.Graph()), onnx.GraphAttr("else_branch", e.Graph()))
+	}
+	for _, c := range []struct {
+		name string
+		mode Mode
+		m    *onnx.Model
+		want string
+	}{
+		{"subgraph", Train, build(17, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return within(b, x, func(s *onnx.Builder) *onnx.Value { return norm(s, x, 1)[0] })
+		}), "in a subgraph"},
+		{"outputs", Eval, build(17, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			o := norm(b, x, 3, onnx.IntAttr("training_mode", 1))
+			return b.Op("Add", o[0], o[1])
+		}), "is read"},
+		{"spatial", Train, build(7, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return norm(b, x, 1, onnx.IntAttr("spatial", 0))[0]
+		}), "spatial 0"},
+		{"no such mode", "fast", build(17, func(b *onnx.Builder, x *onnx.Value) *onnx.Value { return b.Op("Relu", x) }), "none of"},
+	} {
+		tr, err := New(c.m, Config{Loss: MSE{Output: "y", Target: "t"}, Optimizer: SGD{}, Mode: c.mode})
+		if err == nil {
+			tr.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: want an error with %q, got %v", c.name, c.want, err)
+		}
+	}
+	// One value a channel has no variance.
+	m := build(17, func(b *onnx.Builder, x *onnx.Value) *onnx.Value { return norm(b, x, 1)[0] })
+	tr, err := New(m, Config{Loss: MSE{Output: "y", Target: "t"}, Optimizer: SGD{}, Mode: Train})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	single := tensor.New([]float32{1}, 1, 1, 1)
+	if _, err := tr.Step(context.Background(), Batch{"x": single, "t": single}); err == nil {
+		t.Error("a batch of one value was trained on")
+	}
+}
