@@ -587,7 +587,7 @@ func (t *Trainer) Validated(loss float64) (best bool) {
 		base := t.cfg.Schedule.at(t.cfg.Optimizer.rate(), t.at.Steps/max(1, t.cfg.ScheduleEvery))
 		t.at.Plateau.tell(s, loss, base)
 	}
-	if t.best != nil && !(loss < t.at.Best) || math.IsNaN(loss) {
+	if t.best != nil && !(loss < t.at.Best) || math.IsNaN(loss) || math.IsInf(loss, 0) {
 		t.at.Worse++
 		return false
 	}
