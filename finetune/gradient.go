@@ -20,27 +20,7 @@ func Gradient(m *onnx.Model, loss *onnx.Value, wrt []*onnx.Value) (map[*onnx.Val
 	if err != nil {
 		return nil, err
 	}
-	return gradient(newBuilder(m, infos), loss, wrt)
-}
-
-// newBuilder makes a builder of gradient nodes with names that m does not have.
-func newBuilder(m *onnx.Model, infos map[*onnx.Value]ops.Info) *ops.Grad {
-	taken := map[string]bool{}
-	m.Graph.Walk(func(g *onnx.Graph) {
-		for v := range g.Values() {
-			taken[v.Name] = true
-		}
-	})
-	next := 0
-	return &ops.Grad{Graph: m.Graph, Infos: infos, Opset: func(domain string) int { return int(m.OpsetVersion(domain)) }, Names: func(hint string) string {
-		for {
-			next++
-			if name := fmt.Sprintf("grad::%s_%d", hint, next); !taken[name] {
-				taken[name] = true
-				return name
-			}
-		}
-	}}
+	return gradient(ops.NewGrad(m, infos), loss, wrt)
 }
 
 func gradient(g *ops.Grad, loss *onnx.Value, wrt []*onnx.Value) (map[*onnx.Value]*onnx.Value, error) {

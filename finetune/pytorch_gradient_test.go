@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
 	"github.com/retune-go/retune/runtime"
 	"github.com/retune-go/retune/tensor"
 	"github.com/retune-go/retune/tensor/npy"
@@ -175,7 +176,7 @@ func sumGradients(t *testing.T, dir string, m *onnx.Model) (map[string]*tensor.T
 			wrt = append(wrt, v)
 		}
 	}
-	g := newBuilder(work, infos)
+	g := ops.NewGrad(work, infos)
 	loss := g.Node("ReduceSum", 1, []*onnx.Value{work.Graph.Outputs[0]})[0]
 	loss = g.Op("Squeeze", loss)
 	grads, err := gradient(g, loss, wrt)

@@ -287,7 +287,7 @@ func (t *Trainer) withLoss(mode Mode, ties []tie) (*lossGraph, error) {
 	if infos, err = runtime.Infer(m); err != nil {
 		return nil, err
 	}
-	l.builder = newBuilder(m, infos)
+	l.builder = ops.NewGrad(m, infos)
 	l.loss, err = t.cfg.Loss.build(l.builder, m)
 	return l, err
 }

@@ -24,6 +24,26 @@ type Grad struct {
 	parts map[*onnx.Value][]*onnx.Value // what adds up to a value's gradient
 }
 
+// NewGrad makes a builder of gradient nodes for m's top graph, of whose values infos tells, with names that m does not have.
+func NewGrad(m *onnx.Model, infos map[*onnx.Value]Info) *Grad {
+	taken := map[string]bool{}
+	m.Graph.Walk(func(g *onnx.Graph) {
+		for v := range g.Values() {
+			taken[v.Name] = true
+		}
+	})
+	next := 0
+	return &Grad{Graph: m.Graph, Infos: infos, Opset: func(domain string) int { return int(m.OpsetVersion(domain)) }, Names: func(hint string) string {
+		for {
+			next++
+			if name := fmt.Sprintf("grad::%s_%d", hint, next); !taken[name] {
+				taken[name] = true
+				return name
+			}
+		}
+	}}
+}
+
 // Err is the first error of an emitted node.
 func (g *Grad) Err() error { return g.err }
 

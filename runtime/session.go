@@ -103,13 +103,17 @@ func (s *Session) Inputs() []Port { return s.inputs }
 // Outputs lists what [Session.Run] gives.
 func (s *Session) Outputs() []Port { return s.outputs }
 
-// resolve inlines m's functions and sees to it that every operator is supported.
+// resolve inlines m's functions, expands its gradients and sees to it that every operator is supported.
 func resolve(m *onnx.Model) (*onnx.Model, error) {
 	if len(m.Functions) > 0 {
 		var err error
 		if m, err = onnx.InlineFunctions(m); err != nil {
 			return nil, err
 		}
+	}
+	m, err := expandGradients(m)
+	if err != nil {
+		return nil, err
 	}
 	return m, unsupported(m)
 }

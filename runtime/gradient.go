@@ -1,0 +1,118 @@
+package runtime
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
+)
+
+// trainingDomain is the domain of the standard's operator Gradient.
+const trainingDomain = "ai.onnx.preview.training"
+
+// expandGradients puts the nodes that compute a gradient in the place of each Gradient node of m's top graph, in a copy of m. A Gradient
+// node names values of its own graph, so it is no operator that a kernel could stand for.
+func expandGradients(m *onnx.Model) (*onnx.Model, error) {
+	isGradient := func(n *onnx.Node) bool { return n.Domain == trainingDomain && n.Op == "Gradient" }
+	if m.OpsetVersion(trainingDomain) != 1 || !slices.ContainsFunc(m.Graph.Nodes, isGradient) {
+		return m, nil
+	}
+	m = m.Clone()
+	for {
+		i := slices.IndexFunc(m.Graph.Nodes, isGradient)
+		if i < 0 {
+			return m, nil
+		}
+		if err := expandGradient(m, m.Graph.Nodes[i]); err != nil {
+			return nil, ops.Errorf(m.Graph.Nodes[i], "%w", err)
+		}
+	}
+}
+
+func expandGradient(m *onnx.Model, n *onnx.Node) error {
+	values := map[string]*onnx.Value{}
+	for v := range m.Graph.Values() {
+		values[v.Name] = v
+	}
+	strs := func(name string) (out []string) {
+		if a := n.Attr(name); a != nil {
+			for _, s := range a.Strings {
+				out = append(out, string(s))
+			}
+		}
+		return out
+	}
+	xs := strs("xs")
+	y := values[n.Str("y", "")]
+	if y == nil {
+		return fmt.Errorf("attribute y: there is no value %q", n.Str("y", ""))
+	}
+	names := append(slices.Clone(xs), strs("zs")...)
+	if len(names) != len(n.Inputs) || len(xs) != len(n.Outputs) {
+		return fmt.Errorf("%d inputs and %d outputs for %d names in xs and %d in zs", len(n.Inputs), len(n.Outputs), len(xs), len(names)-len(xs))
+	}
+	for i, name := range names {
+		if n.Inputs[i] == nil || values[name] != n.Inputs[i] {
+			return fmt.Errorf("input %d is not the value %q itself: gradients at other values than the graph's own are not supported", i, name)
+		}
+	}
+
+	// The graph of what y hangs on is all that is differentiated.
+	need, part := map[*onnx.Value]bool{y: true}, &onnx.Graph{Name: m.Graph.Name, Inputs: m.Graph.Inputs, Inits: slices.Clone(m.Graph.Inits), Outputs: []*onnx.Value{y}}
+	for _, node := range slices.Backward(m.Graph.Nodes) {
+		if !slices.ContainsFunc(node.Outputs, func(v *onnx.Value) bool { return v != nil && need[v] }) {
+			continue
+		}
+		part.Nodes = append(part.Nodes, node)
+		for _, v := range node.Inputs {
+			need[v] = true
+		}
+		for _, g := range node.Graphs() {
+			for _, v := range g.Captures() {
+				need[v] = true
+			}
+		}
+	}
+	slices.Reverse(part.Nodes)
+	own := len(part.Nodes)
+	infos, err := Infer(&onnx.Model{IRVersion: m.IRVersion, Opsets: m.Opsets, Graph: part})
+	if err != nil {
+		return err
+	}
+	for _, x := range n.Inputs { // y need not hang on all of them
+		if _, ok := infos[x]; !ok {
+			infos[x] = ops.InfoOfType(x.Type)
+		}
+	}
+	g := ops.NewGrad(m, infos)
+	g.Graph = part
+	if !g.Info(y).DType.IsFloat() {
+		return fmt.Errorf("%q is no floating-point tensor", y.Name)
+	}
+	seed := g.ExpandTo(g.Like(y, 1), y)
+	grads, err := g.Backward(part, map[*onnx.Value][]*onnx.Value{y: {seed}}, n.Inputs[:len(xs)])
+	if err != nil {
+		return err
+	}
+	for i, out := range slices.Clone(n.Outputs) {
+		if out == nil {
+			continue
+		}
+		d := grads[n.Inputs[i]]
+		if d == nil {
+			d = g.Zeros(n.Inputs[i])
+		}
+		if err := g.Err(); err != nil {
+			return err
+		}
+		same := onnx.NewNode("Identity", []*onnx.Value{d})
+		same.Name, same.Opset = out.Name, ops.GradOpset
+		n.SetOutput(i, nil)
+		same.AddOutput(out)
+		part.Nodes = append(part.Nodes, same)
+	}
+	m.Graph.Remove(n)
+	m.Graph.Nodes, m.Graph.Inits = append(m.Graph.Nodes, part.Nodes[own:]...), part.Inits
+	return m.Graph.Sort()
+}
