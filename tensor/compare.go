@@ -70,15 +70,54 @@ func (c *comparison) values(got, want Value) error {
 		if g.Keys == nil || w.Keys == nil {
 			return errors.New("a map has no keys")
 		}
-		if err := c.tensors(g.Keys, w.Keys); err != nil {
+		order, err := sameKeys(g.Keys, w.Keys)
+		if err != nil {
 			return fmt.Errorf("keys of the map: %w", err)
 		}
-		if err := c.values(g.Values, w.Values); err != nil {
+		values := g.Values
+		if t, ok := values.(*Tensor); ok && t != nil && t.Len() == len(order) {
+			values = t.pick(order)
+		}
+		if err := c.values(values, w.Values); err != nil {
 			return fmt.Errorf("values of the map: %w", err)
 		}
 		return nil
 	}
 	return errors.New("there is nothing to compare with")
+}
+
+// sameKeys is where each key of want stands in got: a map has no order.
+func sameKeys(got, want *Tensor) ([]int, error) {
+	if got.dtype != want.dtype || got.Len() != want.Len() {
+		return nil, fmt.Errorf("want %s, got %s", want, got)
+	}
+	at := make(map[string]int, got.Len())
+	for i := range got.Len() {
+		at[text(got, i)] = i
+	}
+	order := make([]int, want.Len())
+	for i := range order {
+		j, ok := at[text(want, i)]
+		if !ok {
+			return nil, fmt.Errorf("%s is missing", quoted(want, i))
+		}
+		order[i] = j
+	}
+	return order, nil
+}
+
+// pick is the elements of t, which is 1-D, in another order.
+func (t *Tensor) pick(order []int) *Tensor {
+	out := t.Clone()
+	size := t.dtype.Size()
+	for i, j := range order {
+		if t.dtype == String {
+			out.strs[i] = t.strs[j]
+		} else {
+			copy(out.buf[i*size:(i+1)*size], t.buf[j*size:(j+1)*size])
+		}
+	}
+	return out
 }
 
 func kindOf(v Value) string {

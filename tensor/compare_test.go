@@ -63,3 +63,19 @@ func TestCompare(t *testing.T) {
 		t.Errorf("want the greatest differences 3 and 0.25, got %v and %v", a, r)
 	}
 }
+
+func TestMapsHaveNoOrder(t *testing.T) {
+	a := &Map{Keys: New([]string{"x", "y"}), Values: New([]float32{1, 2})}
+	b := &Map{Keys: New([]string{"y", "x"}), Values: New([]float32{2, 1})}
+	if _, _, err := Compare(a, b, 0, 0); err != nil {
+		t.Error(err)
+	}
+	b.Values = New([]float32{1, 2})
+	if _, _, err := Compare(a, b, 0, 0); err == nil {
+		t.Error("maps of different values compare equal")
+	}
+	b.Keys = New([]string{"y", "z"})
+	if _, _, err := Compare(a, b, 0, 0); err == nil {
+		t.Error("maps of different keys compare equal")
+	}
+}

@@ -166,7 +166,8 @@ func writeOutputs(w io.Writer, s *runtime.Session, outs map[string]tensor.Value,
 	for _, p := range s.Outputs() {
 		t, ok := outs[p.Name].(*tensor.Tensor)
 		if !ok {
-			fmt.Fprintf(table, "%s\t%s\n", p.Name, outs[p.Name].Kind())
+			fmt.Fprintf(table, "%s\t%s\t\t%s\n", p.Name, outs[p.Name].Kind(), describe(outs[p.Name]))
+			result[p.Name] = asJSONValue(outs[p.Name])
 			continue
 		}
 		if dir != "" {
@@ -175,19 +176,8 @@ func writeOutputs(w io.Writer, s *runtime.Session, outs map[string]tensor.Value,
 				return err
 			}
 		}
-		values := make([]string, 0, 8)
-		for i := range min(t.Len(), 8) {
-			if t.DType() == tensor.String {
-				values = append(values, strconv.Quote(tensor.Data[string](t)[i]))
-			} else {
-				values = append(values, strconv.FormatFloat(tensor.Float64At(t, i), 'g', 6, 64))
-			}
-		}
-		if t.Len() > 8 {
-			values = append(values, "…")
-		}
-		fmt.Fprintf(table, "%s\t%s\t%v\t%s\n", p.Name, t.DType(), t.Shape(), strings.Join(values, " "))
-		result[p.Name] = map[string]any{"type": t.DType().String(), "shape": t.Shape(), "values": values}
+		fmt.Fprintf(table, "%s\t%s\t%v\t%s\n", p.Name, t.DType(), t.Shape(), strings.Join(elements(t), " "))
+		result[p.Name] = asJSONValue(t)
 	}
 	if asJSON {
 		return json.NewEncoder(w).Encode(result)
