@@ -422,9 +422,15 @@ func maxRuns[T kernel.Float](out, row, runs []T, spans []span3, dil int) {
 	} else {
 		runs = row
 	}
+	lo, hi := 0, len(spans) // the whole windows
+	for lo < hi && spans[lo].count < taps {
+		lo++
+	}
+	for hi > lo && spans[hi-1].count < taps {
+		hi--
+	}
 	for o, sp := range spans {
-		if sp.count == taps && taps > 0 {
-			out[o] = runs[sp.lo]
+		if o >= lo && o < hi {
 			continue
 		}
 		top := T(math.Inf(-1))
@@ -437,6 +443,20 @@ func maxRuns[T kernel.Float](out, row, runs []T, spans []span3, dil int) {
 			}
 		}
 		out[o] = top
+	}
+	switch {
+	case hi-lo < 2:
+		for o := lo; o < hi; o++ {
+			out[o] = runs[spans[o].lo]
+		}
+	case spans[lo+1].lo == spans[lo].lo+1:
+		copy(out[lo:hi], runs[spans[lo].lo:])
+	case spans[lo+1].lo == spans[lo].lo+2:
+		kernel.Deinterleave(out[lo:hi], row, runs[spans[lo].lo:spans[hi-1].lo+1]) // row has done its service
+	default:
+		for o := lo; o < hi; o++ {
+			out[o] = runs[spans[o].lo]
+		}
 	}
 }
 

@@ -49,10 +49,11 @@ func outSize(in, pad, kernel, dil, stride int) int {
 
 // PackedConv is the weights of a convolution laid out for the kernels once. It
 // holds for any N, H, W and padding of the same convolution, and may be used by
-// many goroutines at once.
+// many goroutines at once. The weights must stay as they are.
 type PackedConv[T Float] struct {
 	depthwise []T             // M×KH×KW, or nil
 	groups    []*PackedAOf[T] // (M/Group)×(C/Group·KH·KW) each
+	plain     []T             // the weights as they came
 }
 
 // PackConvWeights packs w, M×(C/Group)×KH×KW.
@@ -65,7 +66,7 @@ func PackConvWeights[T Float](cv Conv2D, w []T) *PackedConv[T] {
 	if cv.depthwise() {
 		return &PackedConv[T]{depthwise: append([]T(nil), w[:cv.M*k]...)}
 	}
-	pc := &PackedConv[T]{groups: make([]*PackedAOf[T], cv.Group)}
+	pc := &PackedConv[T]{groups: make([]*PackedAOf[T], cv.Group), plain: w}
 	for g := range pc.groups {
 		pc.groups[g] = PackA(false, rows, k, w[g*rows*k:], k)
 	}
@@ -125,6 +126,10 @@ func convImage[T Float](p *Pool, cv Conv2D, n int, y, x []T, w *PackedConv[T], e
 	}
 	for g, pa := range w.groups {
 		off := (n*cv.M + g*rows) * pix
+		if im == nil && pix <= narrowest { // as of a squeezed image: dot products with the weights as they lie
+			GemmEpilogue(p, false, false, rows, pix, pa.k, 1, w.plain[g*rows*pa.k:], pa.k, image[g*chans*pix:], pix, 0, y[off:], pix, ep.part(g*rows, off, pix))
+			continue
+		}
 		pr := newProduct(pa.kern, rows, pix, pa.k, 1, 0, y[off:], pix, ep.part(g*rows, off, pix))
 		pr.packedA = pa.panels
 		if im == nil {

@@ -157,3 +157,26 @@ func BenchmarkConv(b *testing.B) {
 		}
 	}
 }
+
+func TestDeinterleave(t *testing.T) {
+	for n := range 70 {
+		src := make([]float32, n)
+		for i := range src {
+			src[i] = float32(i + 1)
+		}
+		for _, short := range []int{0, 1, 5} {
+			even, odd := make([]float32, max(0, (n+1)/2-short)+2), make([]float32, max(0, n/2-short)+2)
+			Deinterleave(even[:len(even)-2], odd[:len(odd)-2], src)
+			for i, v := range even {
+				if want := float32(2*i + 1); i < len(even)-2 && v != want || i >= len(even)-2 && v != 0 {
+					t.Fatalf("n %d, short %d: even[%d] is %v", n, short, i, v)
+				}
+			}
+			for i, v := range odd {
+				if want := float32(2*i + 2); i < len(odd)-2 && v != want || i >= len(odd)-2 && v != 0 {
+					t.Fatalf("n %d, short %d: odd[%d] is %v", n, short, i, v)
+				}
+			}
+		}
+	}
+}

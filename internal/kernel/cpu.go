@@ -52,6 +52,8 @@ type vectorKernels struct {
 	minReduce func(x []float32) float32
 	expSum    func(dst, x []float32, shift float32) float32
 
+	deinterleave func(even, odd, src *float32, n int) // n a multiple of 8
+
 	dot4   func(dst, x, y *float32, ldy, n int) // ldy in bytes
 	gather func(dst, src *float32, rows *int32, n int, chunks *chunk, nchunks, stride int)
 	taps   func(dst, src *float32, n, rows, dstLD, srcLD int, offsets *int32, weights *float32, ntaps int, bias float32)

@@ -24,7 +24,7 @@ const (
 )
 
 // activationOps maps the activations without parameters to their functions.
-var activationOps = map[Activation]unaryOp{
+var activationOps = [...]unaryOp{
 	ActRelu:      opRelu,
 	ActSigmoid:   opSigmoid,
 	ActTanh:      opTanh,

@@ -49,6 +49,15 @@ func fillFrame[T Float](cv Conv2D, f frame, dst, x []T) {
 			}
 			continue
 		}
+		if cv.StrideW == 2 && cv.PadLeft >= 0 && (cv.PadLeft+1)/2 <= f.phase {
+			// Pixel 0 comes at column PadLeft, which is of the even phase or the odd one.
+			even, odd := row[(cv.PadLeft+1)/2:f.phase], row[f.phase+cv.PadLeft/2:]
+			if cv.PadLeft%2 == 1 {
+				even, odd = odd, even
+			}
+			Deinterleave(even, odd, src)
+			continue
+		}
 		for s := range cv.StrideW {
 			out := row[s*f.phase:][:f.phase]
 			// Element q is pixel q·StrideW + s - PadLeft.
@@ -58,6 +67,23 @@ func fillFrame[T Float](cv Conv2D, f frame, dst, x []T) {
 				q++
 			}
 		}
+	}
+}
+
+// Deinterleave sets even[i] = src[2·i] and odd[i] = src[2·i+1] as far as src and each of them goes.
+func Deinterleave[T Float](even, odd, src []T) {
+	even, odd = even[:min(len(even), (len(src)+1)/2)], odd[:min(len(odd), len(src)/2)]
+	i := 0
+	if is32[T]() && vector.deinterleave != nil {
+		if i = min(len(even), len(odd)) &^ 7; i > 0 {
+			vector.deinterleave(&f32(even)[0], &f32(odd)[0], &f32(src)[0], i)
+		}
+	}
+	for k := i; k < len(even); k++ {
+		even[k] = src[2*k]
+	}
+	for k := i; k < len(odd); k++ {
+		odd[k] = src[2*k+1]
 	}
 }
 

@@ -64,6 +64,35 @@ done:
 	VZEROUPPER
 	RET
 
+// func deinterleaveAVX2(even *float32, odd *float32, src *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·deinterleaveAVX2(SB), NOSPLIT, $0-32
+	MOVQ even+0(FP), AX
+	MOVQ odd+8(FP), CX
+	MOVQ src+16(FP), DX
+	MOVQ n+24(FP), BX
+	SUBQ $0x08, BX
+	JL   done
+
+loop:
+	VMOVUPS (DX), Y0
+	VMOVUPS 32(DX), Y1
+	VSHUFPS $0x88, Y1, Y0, Y2
+	VPERMPD $0xd8, Y2, Y2
+	VMOVUPS Y2, (AX)
+	ADDQ    $0x20, AX
+	VSHUFPS $0xdd, Y1, Y0, Y0
+	VPERMPD $0xd8, Y0, Y0
+	VMOVUPS Y0, (CX)
+	ADDQ    $0x20, CX
+	ADDQ    $0x40, DX
+	SUBQ    $0x08, BX
+	JGE     loop
+
+done:
+	VZEROUPPER
+	RET
+
 // func copyRows6AVX2(dst *float32, src *float32, ld int, n int, panels int, stride int)
 // Requires: AVX
 TEXT ·copyRows6AVX2(SB), NOSPLIT, $0-48

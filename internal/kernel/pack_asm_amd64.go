@@ -10,6 +10,11 @@ package kernel
 //go:noescape
 func transpose4AVX2(dst, src *float32, ld, n, stride int)
 
+// deinterleaveAVX2 sets even[i] = src[2·i] and odd[i] = src[2·i+1] for i < n, a multiple of 8.
+//
+//go:noescape
+func deinterleaveAVX2(even, odd, src *float32, n int)
+
 // copyRows6AVX2 sets dst[q·stride+i·6+j] = src[i·ld+q·6+j] for q < panels, i < n, j < 6.
 // panels is not 0.
 //

@@ -277,6 +277,7 @@ var vectorAVX512 = vectorKernels{
 	toBFloat16:   toBFloat16AVX512,
 	gather:       gatherAVX512,
 	taps:         tapsAVX512,
+	deinterleave: deinterleaveAVX2,
 }
 
 // expAVX2 sets dst[i] for i < len(x).
@@ -552,4 +553,5 @@ var vectorAVX2 = vectorKernels{
 	toBFloat16:   toBFloat16AVX2,
 	gather:       gatherAVX2,
 	taps:         tapsAVX2,
+	deinterleave: deinterleaveAVX2,
 }

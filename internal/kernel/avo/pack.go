@@ -10,9 +10,40 @@ import (
 // pack writes the copies of matrices into panels.
 func pack(u *unit) {
 	transpose4(u)
+	deinterleave(u)
 	for _, w := range []int{6, 12, 16, 32} {
 		copyRows(u, w)
 	}
+}
+
+// deinterleave parts the float32s at even places from those at odd ones, eight of each at a time.
+func deinterleave(u *unit) {
+	u.fn("deinterleaveAVX2", "(even, odd, src *float32, n int)",
+		"deinterleaveAVX2 sets even[i] = src[2·i] and odd[i] = src[2·i+1] for i < n, a multiple of 8.")
+	even, odd := u.Load(u.Param("even"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("odd"), u.GP64()).(reg.GPVirtual)
+	src, n := u.Load(u.Param("src"), u.GP64()).(reg.GPVirtual), u.Load(u.Param("n"), u.GP64()).(reg.GPVirtual)
+	u.SUBQ(operand.Imm(8), n)
+	u.JL(operand.LabelRef("done"))
+	u.Label("loop")
+	a, b := u.YMM(), u.YMM()
+	u.VMOVUPS(operand.Mem{Base: src}, a)
+	u.VMOVUPS(operand.Mem{Base: src, Disp: 32}, b)
+	for _, to := range []struct {
+		p    reg.GPVirtual
+		pick uint64
+	}{{even, 0x88}, {odd, 0xdd}} {
+		y := u.YMM()
+		u.VSHUFPS(operand.Imm(to.pick), b, a, y) // of each half of a and b by turns
+		u.VPERMPD(operand.Imm(0xd8), y, y)
+		u.VMOVUPS(y, operand.Mem{Base: to.p})
+		u.ADDQ(operand.Imm(32), to.p)
+	}
+	u.ADDQ(operand.Imm(64), src)
+	u.SUBQ(operand.Imm(8), n)
+	u.JGE(operand.LabelRef("loop"))
+	u.Label("done")
+	u.VZEROUPPER()
+	u.RET()
 }
 
 // transpose4 copies four rows of float32 to four columns.
