@@ -421,7 +421,7 @@ func convForward[T kernel.Float](c *Ctx, s *convShape, y, x, w []T, packed func(
 		if packed != nil {
 			pc = packed()
 		} else {
-			pc = kernel.PackConvWeights(cv, w)
+			pc = kernel.PackConvWeights(cv, w, false)
 		}
 		kernel.Conv(c.Pool, cv, y, x, pc, ep)
 		return nil
@@ -529,7 +529,7 @@ func constConv[T kernel.Float](n *Node) func() *kernel.PackedConv[T] {
 	if len(ws) == 4 {
 		cv.KH = ws[2]
 	}
-	return sync.OnceValue(func() *kernel.PackedConv[T] { return kernel.PackConvWeights(cv, tensor.Data[T](w)) })
+	return sync.OnceValue(func() *kernel.PackedConv[T] { return kernel.PackConvWeights(cv, tensor.Data[T](w), true) })
 }
 
 func sameFloats(c *Ctx, inputs int) error {

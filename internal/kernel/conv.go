@@ -1,6 +1,9 @@
 package kernel
 
-import "fmt"
+import (
+	"fmt"
+	"sync"
+)
 
 // Conv2D is the shape of a two-dimensional convolution, NCHW:
 //
@@ -52,12 +55,15 @@ func outSize(in, pad, kernel, dil, stride int) int {
 // many goroutines at once. The weights must stay as they are.
 type PackedConv[T Float] struct {
 	depthwise []T             // M×KH×KW, or nil
-	groups    []*PackedAOf[T] // (M/Group)×(C/Group·KH·KW) each
+	panels    func() []*PackedAOf[T] // by group, (M/Group)×(C/Group·KH·KW) each, made when they are first needed
+	constant  bool            // whether to spend time once for less in each run
 	plain     []T             // the weights as they came
+	tiled     winogradWeights // made when they are first needed
 }
 
-// PackConvWeights packs w, M×(C/Group)×KH×KW.
-func PackConvWeights[T Float](cv Conv2D, w []T) *PackedConv[T] {
+// PackConvWeights packs w, M×(C/Group)×KH×KW. constant says that many convolutions will use them: then those of 3×3 that gain by it are
+// computed by Winograd's method, for which w is transformed.
+func PackConvWeights[T Float](cv Conv2D, w []T, constant bool) *PackedConv[T] {
 	cv = cv.norm()
 	rows, k := cv.M/cv.Group, cv.C/cv.Group*cv.KH*cv.KW
 	if len(w) < cv.M*k {
@@ -66,10 +72,14 @@ func PackConvWeights[T Float](cv Conv2D, w []T) *PackedConv[T] {
 	if cv.depthwise() {
 		return &PackedConv[T]{depthwise: append([]T(nil), w[:cv.M*k]...)}
 	}
-	pc := &PackedConv[T]{groups: make([]*PackedAOf[T], cv.Group), plain: w}
-	for g := range pc.groups {
-		pc.groups[g] = PackA(false, rows, k, w[g*rows*k:], k)
-	}
+	pc := &PackedConv[T]{plain: w[:cv.M*k], constant: constant}
+	pc.panels = sync.OnceValue(func() []*PackedAOf[T] {
+		groups := make([]*PackedAOf[T], cv.Group)
+		for g := range groups {
+			groups[g] = PackA(false, rows, k, w[g*rows*k:], k)
+		}
+		return groups
+	})
 	return pc
 }
 
@@ -116,20 +126,30 @@ func Conv[T Float](p *Pool, cv Conv2D, y, x []T, w *PackedConv[T], ep *EpilogueO
 
 // convImage computes image n of Y.
 func convImage[T Float](p *Pool, cv Conv2D, n int, y, x []T, w *PackedConv[T], ep *EpilogueOf[T]) {
+	if w.constant && is32[T]() && cv.winograd() {
+		w.tiled.once.Do(func() { w.tiled.transform(cv.M, cv.C, f32(w.plain)) })
+		ep32, _ := any(ep).(*Epilogue)
+		convWinograd(p, cv, f32(y), f32(x), &w.tiled, ep32, n)
+		return
+	}
 	oh, ow := cv.OutSize()
 	rows, pix, chans := cv.M/cv.Group, oh*ow, cv.C/cv.Group
 	image := x[n*cv.C*cv.H*cv.W:][:cv.C*cv.H*cv.W]
+	if cv.pointwise() && pix <= narrowest { // a squeezed image: dot products with the weights as they lie
+		for g := range cv.Group {
+			off := (n*cv.M + g*rows) * pix
+			GemmEpilogue(p, false, false, rows, pix, chans, 1, w.plain[g*rows*chans:], chans, image[g*chans*pix:], pix, 0, y[off:], pix, ep.part(g*rows, off, pix))
+		}
+		return
+	}
+	groups := w.panels()
 	var im *im2colSource[T]
 	if !cv.pointwise() {
-		im = newIm2col(p, cv, image, w.groups[0].kern.cols)
+		im = newIm2col(p, cv, image, groups[0].kern.cols)
 		defer im.recycle()
 	}
-	for g, pa := range w.groups {
+	for g, pa := range groups {
 		off := (n*cv.M + g*rows) * pix
-		if im == nil && pix <= narrowest { // as of a squeezed image: dot products with the weights as they lie
-			GemmEpilogue(p, false, false, rows, pix, pa.k, 1, w.plain[g*rows*pa.k:], pa.k, image[g*chans*pix:], pix, 0, y[off:], pix, ep.part(g*rows, off, pix))
-			continue
-		}
 		pr := newProduct(pa.kern, rows, pix, pa.k, 1, 0, y[off:], pix, ep.part(g*rows, off, pix))
 		pr.packedA = pa.panels
 		if im == nil {

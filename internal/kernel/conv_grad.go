@@ -20,7 +20,7 @@ func ConvGradInput[T Float](p *Pool, cv Conv2D, dx, dy, w []T) {
 	// Turning the weights round takes M·k copies and saves adding up pix·k columns.
 	case cv.StrideH == 1 && cv.StrideW == 1 && !cv.pointwise() && cv.M <= cv.N*pix*cv.Group:
 		back := cv.reversed()
-		Conv(p, back, dx, dy, PackConvWeights(back, reverseWeights(p, cv, w)), nil)
+		Conv(p, back, dx, dy, PackConvWeights(back, reverseWeights(p, cv, w), false), nil)
 		return
 	case cv.depthwise():
 		depthwiseGradInput(p, cv, dx, dy, w)

@@ -75,7 +75,7 @@ func testConv[T Float](t *testing.T, p *Pool, cv Conv2D, eps float64) {
 	for i := range y {
 		y[i] = T(math.NaN())
 	}
-	packed := PackConvWeights(cv, w)
+	packed := PackConvWeights(cv, w, false)
 	Conv(p, cv, y, x, packed, nil)
 	near("Conv", y, want)
 
@@ -141,7 +141,7 @@ func BenchmarkConv(b *testing.B) {
 		c := cv.norm()
 		x, w, y := random[float32](c.N*c.C*c.H*c.W), random[float32](c.M*c.C/c.Group*c.KH*c.KW), make([]float32, c.N*c.M*oh*ow)
 		dx, dw := make([]float32, len(x)), make([]float32, len(w))
-		packed := PackConvWeights(cv, w)
+		packed := PackConvWeights(cv, w, false)
 		ep := &Epilogue{RowBias: random[float32](c.M), Act: ActRelu}
 		flops := 2 * float64(len(y)) * float64(c.C/c.Group*c.KH*c.KW)
 		for _, k := range []struct {

@@ -52,7 +52,9 @@ type vectorKernels struct {
 	minReduce func(x []float32) float32
 	expSum    func(dst, x []float32, shift float32) float32
 
-	deinterleave func(even, odd, src *float32, n int) // n a multiple of 8
+	deinterleave   func(even, odd, src *float32, n int) // n a multiple of 8
+	winogradInput  func(dst, src, scratch *float32, row, phase, stride int)
+	winogradOutput func(dst, src, scratch *float32, stride, ld int)
 
 	dot4   func(dst, x, y *float32, ldy, n int) // ldy in bytes
 	gather func(dst, src *float32, rows *int32, n int, chunks *chunk, nchunks, stride int)

@@ -26,6 +26,7 @@ var units = []struct {
 	{"pack", pack},
 	{"vector", vector},
 	{"conv", conv},
+	{"winograd", winograd},
 	{"igemm", igemm},
 }
 
