@@ -54,11 +54,11 @@ func outSize(in, pad, kernel, dil, stride int) int {
 // holds for any N, H, W and padding of the same convolution, and may be used by
 // many goroutines at once. The weights must stay as they are.
 type PackedConv[T Float] struct {
-	depthwise []T             // M×KH×KW, or nil
+	depthwise []T                    // M×KH×KW, or nil
 	panels    func() []*PackedAOf[T] // by group, (M/Group)×(C/Group·KH·KW) each, made when they are first needed
-	constant  bool            // whether to spend time once for less in each run
-	plain     []T             // the weights as they came
-	tiled     winogradWeights // made when they are first needed
+	constant  bool                   // whether to spend time once for less in each run
+	plain     []T                    // the weights as they came
+	tiled     winogradWeights        // made when they are first needed
 }
 
 // PackConvWeights packs w, M×(C/Group)×KH×KW. constant says that many convolutions will use them: then those of 3×3 that gain by it are

@@ -35,7 +35,9 @@ func TestConvWinograd(t *testing.T) {
 				convWinograd(NewPool(2), cv, y, x, &ww, &Epilogue{RowBias: bias, Residual: resid, Act: ActRelu}, n)
 			}
 			wrong, sizes := make([]float64, len(y)), map[[4]int]float64{}
-			tile := func(i int) [4]int { return [4]int{i / (cv.M * oh * ow), i / (oh * ow) % cv.M, i / ow % oh / 4, i % ow / 4} }
+			tile := func(i int) [4]int {
+				return [4]int{i / (cv.M * oh * ow), i / (oh * ow) % cv.M, i / ow % oh / 4, i % ow / 4}
+			}
 			for i, got := range y {
 				n, m, h, c := i/(cv.M*oh*ow), i/(oh*ow)%cv.M, i/ow%oh, i%ow
 				sum := float64(bias[m]) + float64(resid[i])
