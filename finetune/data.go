@@ -56,6 +56,11 @@ func (d *Dataset) Len() int { return d.n }
 // Batches gives the data once, size examples at a time, the last short batch included: in order,
 // or shuffled by rng if it is not nil.
 func (d *Dataset) Batches(size int, rng *rand.Rand) iter.Seq[Batch] {
+	return d.BatchesFrom(0, size, rng)
+}
+
+// BatchesFrom is [Dataset.Batches] without the first ones, as a run that was interrupted goes on.
+func (d *Dataset) BatchesFrom(first, size int, rng *rand.Rand) iter.Seq[Batch] {
 	return func(yield func(Batch) bool) {
 		order := make([]int, d.n)
 		for i := range order {
@@ -64,7 +69,7 @@ func (d *Dataset) Batches(size int, rng *rand.Rand) iter.Seq[Batch] {
 		if rng != nil {
 			rng.Shuffle(d.n, func(i, j int) { order[i], order[j] = order[j], order[i] })
 		}
-		for at := 0; at < d.n; at += size {
+		for at := first * size; at < d.n; at += size {
 			b := Batch{}
 			for name, t := range d.arrays {
 				b[name] = take(t, d.axis[name], order[at:min(at+size, d.n)])

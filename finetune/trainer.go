@@ -47,7 +47,8 @@ type Config struct {
 	// not lost as too small. 0: if float16 weights are trained 65536, and adapted as torch.cuda.amp.GradScaler
 	// does, else 1. Weights of 16 bits have float32 masters that are updated.
 	LossScale float64
-	Threads   int // 0: all cores
+	KeepBest  bool // the weights of the best validation loss, for [Trainer.RestoreBest]
+	Threads   int  // 0: all cores
 }
 
 // Batch is one step's inputs and targets by name.
@@ -100,9 +101,10 @@ type progress struct {
 	Scale   float64 `json:"scale"`   // of the loss
 	Grown   int     `json:"grown"`   // steps since the scale changed
 	Plateau plateau `json:"plateau"`
-	BestAt  int     `json:"best_at"` // the step of the best validation loss, and that loss
+	Told    int     `json:"told"`    // validation losses that were the best so far
+	BestAt  int     `json:"best_at"` // the step of the best one, and that loss
 	Best    float64 `json:"best"`
-	Worse   int     `json:"worse"` // validations since
+	Worse   int     `json:"worse"` // validation losses since
 }
 
 // graphRun is a session and what it takes and gives beside the model's own inputs.
@@ -580,21 +582,24 @@ func (t *Trainer) moveStatistics(out map[string]tensor.Value, next map[string]*t
 	}
 }
 
-// Validated tells the trainer a validation loss. It reports whether that is the best so far, and then keeps the weights
-// for [Trainer.RestoreBest]. A [ReduceLROnPlateau] goes by it.
+// Validated tells the trainer a validation loss, which a [ReduceLROnPlateau] goes by. It reports whether that is the best
+// so far; then [Config.KeepBest] has the weights kept.
 func (t *Trainer) Validated(loss float64) (best bool) {
 	if s, ok := t.plateauOf(); ok {
 		base := t.cfg.Schedule.at(t.cfg.Optimizer.rate(), t.at.Steps/max(1, t.cfg.ScheduleEvery))
 		t.at.Plateau.tell(s, loss, base)
 	}
-	if t.best != nil && !(loss < t.at.Best) || math.IsNaN(loss) || math.IsInf(loss, 0) {
+	if math.IsNaN(loss) || math.IsInf(loss, 0) || t.at.Told > 0 && loss >= t.at.Best {
 		t.at.Worse++
 		return false
 	}
 	t.at.Best, t.at.BestAt, t.at.Worse = loss, t.at.Steps, 0
-	t.best = map[string]*tensor.Tensor{}
-	for name, v := range t.weights() {
-		t.best[name] = v.Clone()
+	t.at.Told++
+	if t.cfg.KeepBest {
+		t.best = map[string]*tensor.Tensor{}
+		for name, v := range t.weights() {
+			t.best[name] = v.Clone()
+		}
 	}
 	return true
 }
@@ -612,15 +617,18 @@ func (t *Trainer) plateauOf() (ReduceLROnPlateau, bool) {
 func (t *Trainer) SinceBest() int { return t.at.Worse }
 
 // RestoreBest brings back the weights and running statistics of the best validation loss, and says after which step
-// that was. Without one it does nothing.
-func (t *Trainer) RestoreBest() (step int) {
+// that was; ok is false if none were kept.
+func (t *Trainer) RestoreBest() (step int, ok bool) {
+	if t.best == nil {
+		return 0, false
+	}
 	for name, v := range t.weights() {
 		if b := t.best[name]; b != nil {
 			copy(v.Bytes(), b.Bytes())
 		}
 	}
 	t.narrow()
-	return t.at.BestAt
+	return t.at.BestAt, true
 }
 
 // weights is what training changes in the model, by kind and name.

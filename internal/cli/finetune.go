@@ -1,185 +1,25 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"strings"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"gopkg.in/yaml.v3"
 
 	"github.com/retune-go/retune/finetune"
 	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
 	"github.com/retune-go/retune/tensor/npy"
+	"github.com/retune-go/retune/tensor/safetensors"
 )
-
-// config is the file that retune finetune reads.
-type config struct {
-	Model string `yaml:"model"`
-	Out   string `yaml:"out"`
-	Data  struct {
-		Train     string         `yaml:"train"`
-		Valid     string         `yaml:"valid"`
-		BatchAxis map[string]int `yaml:"batch_axis"`
-		BatchSize int            `yaml:"batch_size"`
-		Shuffle   bool           `yaml:"shuffle"`
-		Seed      uint64         `yaml:"seed"`
-	} `yaml:"data"`
-	Loss struct {
-		Kind           string    `yaml:"kind"`
-		Output         string    `yaml:"output"`
-		Target         string    `yaml:"target"`
-		IgnoreIndex    *int64    `yaml:"ignore_index"`
-		Weight         []float64 `yaml:"weight"`
-		LabelSmoothing float64   `yaml:"label_smoothing"`
-		Delta          float64   `yaml:"delta"`
-	} `yaml:"loss"`
-	Optimizer struct {
-		Kind        string     `yaml:"kind"`
-		LR          float64    `yaml:"lr"`
-		Momentum    float64    `yaml:"momentum"`
-		Dampening   float64    `yaml:"dampening"`
-		Nesterov    bool       `yaml:"nesterov"`
-		WeightDecay *float64   `yaml:"weight_decay"`
-		Betas       [2]float64 `yaml:"betas"`
-		Eps         float64    `yaml:"eps"`
-		Alpha       float64    `yaml:"alpha"`
-		Centered    bool       `yaml:"centered"`
-		LRDecay     float64    `yaml:"lr_decay"`
-		Initial     float64    `yaml:"initial_accumulator_value"`
-	} `yaml:"optimizer"`
-	Mode      string   `yaml:"mode"`
-	Trainable []string `yaml:"trainable"`
-	ClipNorm  float64  `yaml:"clip_norm"`
-	Epochs    int      `yaml:"epochs"`
-	Steps     int      `yaml:"steps"`
-	Patience  int      `yaml:"patience"`
-	Threads   int      `yaml:"threads"`
-	Log       string   `yaml:"log"`
-	Plot      string   `yaml:"plot"`
-}
-
-// configKeys are the keys that flags can set, and what they mean.
-var configKeys = map[string]string{
-	"model": "the ONNX model to tune", "out": "where the tuned model is written",
-	"data.train": ".npz of training arrays", "data.valid": ".npz of validation arrays",
-	"data.batch_axis": "axis of the examples, by array, where it is not the first: {x: 1}",
-	"data.batch_size": "examples a batch", "data.shuffle": "shuffle before each epoch", "data.seed": "seed of the shuffle",
-	"loss.kind": "cross_entropy, nll, mse, l1, huber or bce_with_logits", "loss.output": "the model output that the loss reads",
-	"loss.target": "the array that it should be", "loss.ignore_index": "targets that do not count",
-	"loss.weight": "a weight for each class", "loss.label_smoothing": "share of the target given to all classes", "loss.delta": "where huber turns linear",
-	"optimizer.kind": "sgd, adam, adamw, rmsprop or adagrad", "optimizer.lr": "learning rate", "optimizer.momentum": "momentum",
-	"optimizer.dampening": "dampening", "optimizer.nesterov": "Nesterov momentum", "optimizer.weight_decay": "weight decay",
-	"optimizer.betas": "Adam's betas: [0.9, 0.999]", "optimizer.eps": "epsilon", "optimizer.alpha": "RMSprop's alpha",
-	"optimizer.centered": "centred RMSprop", "optimizer.lr_decay": "Adagrad's decay", "optimizer.initial_accumulator_value": "Adagrad's start",
-	"mode": "as_exported, train or eval: how batch norms and dropout behave", "trainable": "globs over parameter names: [\"fc.*\"]", "clip_norm": "greatest norm of the gradients",
-	"epochs": "times over the data", "steps": "steps, in place of epochs", "patience": "stop after so many epochs without a better validation loss",
-	"threads": "threads, 0 for all cores", "log": "a line of JSON a step", "plot": "a PNG of the losses",
-}
-
-// parseConfig reads the file and lays the flags over it. A key that does not exist is an error.
-func parseConfig(data []byte, set map[string]string) (*config, error) {
-	tree := map[string]any{}
-	if err := yaml.Unmarshal(data, &tree); err != nil {
-		return nil, err
-	}
-	for key, text := range set {
-		var v any
-		if err := yaml.Unmarshal([]byte(text), &v); err != nil {
-			return nil, fmt.Errorf("--%s: %w", key, err)
-		}
-		at := tree
-		parts := strings.Split(key, ".")
-		for _, p := range parts[:len(parts)-1] {
-			sub, ok := at[p].(map[string]any)
-			if !ok {
-				sub = map[string]any{}
-				at[p] = sub
-			}
-			at = sub
-		}
-		at[parts[len(parts)-1]] = v
-	}
-	text, err := yaml.Marshal(tree)
-	if err != nil {
-		return nil, err
-	}
-	var c config
-	dec := yaml.NewDecoder(bytes.NewReader(text))
-	dec.KnownFields(true)
-	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	for _, need := range []struct{ key, value string }{
-		{"model", c.Model}, {"out", c.Out}, {"data.train", c.Data.Train}, {"loss.kind", c.Loss.Kind},
-		{"loss.output", c.Loss.Output}, {"loss.target", c.Loss.Target}, {"optimizer.kind", c.Optimizer.Kind}} {
-		if need.value == "" {
-			return nil, fmt.Errorf("key %s is missing", need.key)
-		}
-	}
-	switch finetune.Mode(c.Mode) {
-	case "", finetune.AsExported, finetune.Train, finetune.Eval:
-	default:
-		return nil, fmt.Errorf("mode %q is none of as_exported, train, eval", c.Mode)
-	}
-	if c.Data.BatchSize == 0 {
-		c.Data.BatchSize = 16
-	}
-	if c.Data.BatchSize < 0 || c.Epochs < 0 || c.Steps < 0 {
-		return nil, errors.New("batch_size, epochs and steps must be positive")
-	}
-	if c.Epochs == 0 && c.Steps == 0 {
-		c.Epochs = 1
-	}
-	return &c, nil
-}
-
-func (c *config) loss() (finetune.Loss, error) {
-	l := c.Loss
-	switch l.Kind {
-	case "cross_entropy":
-		return finetune.CrossEntropy{Output: l.Output, Target: l.Target, IgnoreIndex: l.IgnoreIndex, Weight: l.Weight, LabelSmoothing: l.LabelSmoothing}, nil
-	case "nll":
-		return finetune.NLL{Output: l.Output, Target: l.Target, IgnoreIndex: l.IgnoreIndex, Weight: l.Weight}, nil
-	case "mse":
-		return finetune.MSE{Output: l.Output, Target: l.Target}, nil
-	case "l1":
-		return finetune.L1{Output: l.Output, Target: l.Target}, nil
-	case "huber":
-		return finetune.Huber{Output: l.Output, Target: l.Target, Delta: l.Delta}, nil
-	case "bce_with_logits":
-		return finetune.BCEWithLogits{Output: l.Output, Target: l.Target}, nil
-	}
-	return nil, fmt.Errorf("loss.kind %q is none of cross_entropy, nll, mse, l1, huber, bce_with_logits", l.Kind)
-}
-
-func (c *config) optimizer() (finetune.Optimizer, error) {
-	o := c.Optimizer
-	decay := 0.0
-	if o.WeightDecay != nil {
-		decay = *o.WeightDecay
-	}
-	switch o.Kind {
-	case "sgd":
-		return finetune.SGD{LR: o.LR, Momentum: o.Momentum, Dampening: o.Dampening, Nesterov: o.Nesterov, WeightDecay: decay}, nil
-	case "adam":
-		return finetune.Adam{LR: o.LR, Betas: o.Betas, Eps: o.Eps, WeightDecay: decay}, nil
-	case "adamw":
-		return finetune.AdamW{LR: o.LR, Betas: o.Betas, Eps: o.Eps, WeightDecay: decay, NoDecay: o.WeightDecay != nil && decay == 0}, nil
-	case "rmsprop":
-		return finetune.RMSprop{LR: o.LR, Alpha: o.Alpha, Eps: o.Eps, WeightDecay: decay, Momentum: o.Momentum, Centered: o.Centered}, nil
-	case "adagrad":
-		return finetune.Adagrad{LR: o.LR, LRDecay: o.LRDecay, WeightDecay: decay, Initial: o.Initial, Eps: o.Eps}, nil
-	}
-	return nil, fmt.Errorf("optimizer.kind %q is none of sgd, adam, adamw, rmsprop, adagrad", o.Kind)
-}
 
 func dataset(path string, axis map[string]int) (*finetune.Dataset, error) {
 	arrays, err := npy.ReadNPZ(path)
@@ -226,101 +66,266 @@ func finetuneCommand() *cobra.Command {
 	return cmd
 }
 
+// tuning is one run of the command.
+type tuning struct {
+	*config
+	trainer      *finetune.Trainer
+	train, valid *finetune.Dataset
+	perEpoch     int // steps
+	steps        int
+	out          io.Writer
+	log          *json.Encoder
+	bar          *progressbar.ProgressBar
+	curves       map[string][]finetune.Point
+}
+
 // tune does what the configuration says. The tuned model is written once training is over.
 func tune(ctx context.Context, c *config, out, status io.Writer) error {
-	loss, err := c.loss()
-	if err != nil {
-		return usageError{err}
-	}
-	opt, err := c.optimizer()
-	if err != nil {
-		return usageError{err}
-	}
-	m, err := onnx.Load(c.Model)
-	if err != nil {
+	r := &tuning{config: c, out: out, curves: map[string][]finetune.Point{}}
+	if err := r.prepare(); err != nil {
 		return err
 	}
-	train, err := dataset(c.Data.Train, c.Data.BatchAxis)
-	if err != nil {
-		return err
-	}
-	var valid *finetune.Dataset
-	if c.Data.Valid != "" {
-		if valid, err = dataset(c.Data.Valid, c.Data.BatchAxis); err != nil {
+	defer r.trainer.Close()
+	if c.Resume != "" {
+		if err := r.resume(); err != nil {
 			return err
 		}
 	}
-	t, err := finetune.New(m, finetune.Config{Loss: loss, Optimizer: opt, Trainable: c.Trainable, Mode: finetune.Mode(c.Mode), Seed: c.Data.Seed, ClipNorm: c.ClipNorm, Threads: c.Threads})
-	if err != nil {
-		return err
-	}
-	defer t.Close()
-	var log *json.Encoder
 	if c.Log != "" {
-		f, err := os.Create(c.Log)
+		how := os.O_CREATE | os.O_WRONLY | os.O_TRUNC
+		if c.Resume != "" {
+			how = os.O_CREATE | os.O_WRONLY | os.O_APPEND
+		}
+		f, err := os.OpenFile(c.Log, how, 0o644)
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		log = json.NewEncoder(f)
+		r.log = json.NewEncoder(f)
 	}
-	perEpoch := (train.Len() + c.Data.BatchSize - 1) / c.Data.BatchSize
-	steps := c.Steps
-	if steps == 0 {
-		steps = c.Epochs * perEpoch
+	r.bar = progressbar.NewOptions(r.steps, progressbar.OptionSetWriter(status), progressbar.OptionSetDescription("tuning"), progressbar.OptionClearOnFinish())
+	_ = r.bar.Set(r.trainer.Steps())
+	for r.trainer.Steps() < r.steps && !r.stopped() {
+		if err := r.epoch(ctx); err != nil {
+			return err
+		}
 	}
-	bar := progressbar.NewOptions(steps, progressbar.OptionSetWriter(status), progressbar.OptionSetDescription("tuning"), progressbar.OptionClearOnFinish())
-	curves := map[string][]finetune.Point{}
-	rng := rand.New(rand.NewPCG(c.Data.Seed, 0))
-	done, best, bad := 0, 0.0, 0
-	for done < steps {
-		var shuffle *rand.Rand
-		if c.Data.Shuffle {
-			shuffle = rng
+	if r.stopped() {
+		fmt.Fprintf(out, "stopped: no better validation loss for %d epochs\n", r.trainer.SinceBest())
+	}
+	return r.write()
+}
+
+// prepare reads the files and makes the trainer.
+func (r *tuning) prepare() error {
+	loss, err := r.config.loss()
+	if err != nil {
+		return usageError{err}
+	}
+	opt, err := r.config.optimizer()
+	if err != nil {
+		return usageError{err}
+	}
+	m, err := onnx.Load(r.Model)
+	if err != nil {
+		return err
+	}
+	if r.train, err = dataset(r.Data.Train, r.Data.BatchAxis); err != nil {
+		return err
+	}
+	if r.Data.Valid != "" {
+		if r.valid, err = dataset(r.Data.Valid, r.Data.BatchAxis); err != nil {
+			return err
 		}
-		for b := range train.Batches(c.Data.BatchSize, shuffle) {
-			if done == steps {
-				break
-			}
-			s, err := t.Step(ctx, b)
-			if err != nil {
-				return err
-			}
-			done++
-			_ = bar.Add(1)
-			curves["train"] = append(curves["train"], finetune.Point{Step: s.Step, Loss: s.Loss})
-			if log != nil {
-				if err := log.Encode(map[string]any{"step": s.Step, "loss": s.Loss, "lr": s.LR, "grad_norm": s.GradNorm, "ms": float64(s.Time.Nanoseconds()) / 1e6}); err != nil {
-					return err
-				}
-			}
-		}
-		if valid == nil {
-			continue
-		}
-		v, err := meanLoss(ctx, t, valid, c.Data.BatchSize)
+	}
+	batches := (r.train.Len() + r.Data.BatchSize - 1) / r.Data.BatchSize
+	r.perEpoch = (batches + r.Accumulate - 1) / r.Accumulate
+	if r.steps = r.Steps; r.steps == 0 {
+		r.steps = r.Epochs * r.perEpoch
+	}
+	every, total := 1, r.steps
+	if r.Schedule.Per == "epoch" {
+		every, total = r.perEpoch, (r.steps+r.perEpoch-1)/r.perEpoch
+	}
+	schedule, err := r.config.schedule(total)
+	if err != nil {
+		return usageError{err}
+	}
+	var names finetune.Names
+	if r.Names != "" {
+		text, err := os.ReadFile(r.Names)
 		if err != nil {
 			return err
 		}
-		curves["valid"] = append(curves["valid"], finetune.Point{Step: done, Loss: v})
-		fmt.Fprintf(out, "step %d: validation loss %.6f\n", done, v)
-		if len(curves["valid"]) == 1 || v < best {
-			best, bad = v, 0
-		} else if bad++; c.Patience > 0 && bad >= c.Patience {
-			fmt.Fprintf(out, "stopped: no better validation loss for %d epochs\n", bad)
-			break
+		if names, err = finetune.ParseNames(text); err != nil {
+			return fmt.Errorf("%s: %w", r.Names, err)
 		}
 	}
-	if c.Plot != "" {
-		if err := finetune.PlotLosses(c.Plot, c.Model, curves); err != nil {
+	r.trainer, err = finetune.New(m, finetune.Config{
+		Loss: loss, Optimizer: opt, Trainable: r.Trainable, Names: names, Mode: finetune.Mode(r.Mode), Seed: r.Data.Seed,
+		Schedule: schedule, ScheduleEvery: every, L1: r.L1, L2: r.L2, ClipValue: r.ClipValue, ClipNorm: r.ClipNorm,
+		LossScale: r.LossScale, KeepBest: r.wantsBest(), Threads: r.Threads,
+	})
+	return err
+}
+
+func (r *tuning) wantsBest() bool {
+	if r.RestoreBest != nil {
+		return *r.RestoreBest
+	}
+	return r.Patience > 0
+}
+
+// note is what a checkpoint says of the batches, which a run that resumes must take as the first did.
+func (r *tuning) note() string {
+	return fmt.Sprintf("%d examples, batch_size %d, accumulate %d, shuffle %v, seed %d", r.train.Len(), r.Data.BatchSize, r.Accumulate, r.Data.Shuffle, r.Data.Seed)
+}
+
+func (r *tuning) resume() error {
+	note, err := r.trainer.Restore(r.Resume)
+	if err == nil && note != r.note() {
+		err = fmt.Errorf("checkpoint %s: it was made with %s, not %s", r.Resume, note, r.note())
+	}
+	if err == nil {
+		fmt.Fprintf(r.out, "resumed after step %d\n", r.trainer.Steps())
+	}
+	return err
+}
+
+func (r *tuning) stopped() bool { return r.Patience > 0 && r.trainer.SinceBest() >= r.Patience }
+
+// epoch trains from where the trainer is to the end of that epoch, and validates.
+func (r *tuning) epoch(ctx context.Context) error {
+	done := r.trainer.Steps()
+	var shuffle *rand.Rand
+	if r.Data.Shuffle { // an order for each epoch, so that it is found again on resuming
+		shuffle = rand.New(rand.NewPCG(r.Data.Seed, uint64(done/r.perEpoch)))
+	}
+	first := done % r.perEpoch * r.Accumulate
+	for group := range groups(r.train.BatchesFrom(first, r.Data.BatchSize, shuffle), r.Accumulate) {
+		s, err := r.trainer.Step(ctx, group...)
+		if err != nil {
+			if ctx.Err() != nil {
+				err = errors.Join(err, r.save())
+			}
+			return err
+		}
+		_ = r.bar.Add(1)
+		r.curves["train"] = append(r.curves["train"], finetune.Point{Step: s.Step, Loss: s.Loss})
+		if r.log != nil {
+			line := map[string]any{"step": s.Step, "loss": s.Loss, "lr": s.LR, "grad_norm": s.GradNorm, "ms": float64(s.Time.Nanoseconds()) / 1e6}
+			if s.Skipped {
+				line["skipped"] = true
+			}
+			if err := r.log.Encode(line); err != nil {
+				return err
+			}
+		}
+		end := s.Step%r.perEpoch == 0 || s.Step == r.steps
+		if end && r.valid != nil {
+			if err := r.validate(ctx); err != nil {
+				return err
+			}
+		}
+		if end && r.CheckpointEvery == 0 || s.Step == r.steps || r.CheckpointEvery > 0 && s.Step%r.CheckpointEvery == 0 || end && r.stopped() {
+			if err := r.save(); err != nil {
+				return err
+			}
+		}
+		if s.Step == r.steps {
+			return nil
+		}
+	}
+	return nil
+}
+
+// groups gives n batches at a time; the last ones may be fewer.
+func groups(batches iter.Seq[finetune.Batch], n int) iter.Seq[[]finetune.Batch] {
+	return func(yield func([]finetune.Batch) bool) {
+		var group []finetune.Batch
+		for b := range batches {
+			if group = append(group, b); len(group) == n {
+				if !yield(group) {
+					return
+				}
+				group = nil
+			}
+		}
+		if len(group) > 0 {
+			yield(group)
+		}
+	}
+}
+
+func (r *tuning) validate(ctx context.Context) error {
+	v, err := meanLoss(ctx, r.trainer, r.valid, r.Data.BatchSize)
+	if err != nil {
+		return err
+	}
+	r.trainer.Validated(v)
+	r.curves["valid"] = append(r.curves["valid"], finetune.Point{Step: r.trainer.Steps(), Loss: v})
+	fmt.Fprintf(r.out, "step %d: validation loss %.6f\n", r.trainer.Steps(), v)
+	return nil
+}
+
+func (r *tuning) save() error {
+	if r.Checkpoint == "" {
+		return nil
+	}
+	return r.trainer.Save(r.Checkpoint, r.note())
+}
+
+// write brings the results to their files.
+func (r *tuning) write() error {
+	if r.wantsBest() {
+		if step, ok := r.trainer.RestoreBest(); ok && step < r.trainer.Steps() {
+			fmt.Fprintf(r.out, "the weights of step %d, which had the best validation loss, are written\n", step)
+		}
+	}
+	if r.Plot != "" {
+		if err := finetune.PlotLosses(r.Plot, r.Model, r.curves); err != nil {
 			return err
 		}
 	}
-	if err := onnx.Save(c.Out, t.Model()); err != nil {
+	if err := onnx.Save(r.Out, r.trainer.Model()); err != nil {
 		return err
 	}
-	last := curves["train"][len(curves["train"])-1]
-	fmt.Fprintf(out, "%d steps, loss %.6f to %.6f; wrote %s\n", done, curves["train"][0].Loss, last.Loss, c.Out)
+	if losses := r.curves["train"]; len(losses) > 0 {
+		fmt.Fprintf(r.out, "%d steps, loss %.6f to %.6f; wrote %s\n", r.trainer.Steps(), losses[0].Loss, losses[len(losses)-1].Loss, r.Out)
+	} else {
+		fmt.Fprintf(r.out, "%d steps were done already; wrote %s\n", r.trainer.Steps(), r.Out)
+	}
+	if r.OutStateDict == "" {
+		return nil
+	}
+	return r.writeStateDict()
+}
+
+// writeStateDict writes the weights under PyTorch's names and in its layout, where names say which they are.
+func (r *tuning) writeStateDict() error {
+	f := &safetensors.File{Tensors: map[string]*tensor.Tensor{}, Metadata: map[string]string{"format": "pt"}}
+	whose := "the model's own names and in its layout: key names would say which are PyTorch's"
+	var lost []string
+	if r.Names != "" {
+		var err error
+		if f.Tensors, lost, err = r.trainer.StateDict(); err != nil {
+			return err
+		}
+		whose = "PyTorch's names"
+	} else {
+		for _, v := range r.trainer.Model().Graph.Inits {
+			if v.Const.DType().IsFloat() {
+				f.Tensors[v.Name] = v.Const
+			}
+		}
+	}
+	if err := f.Write(r.OutStateDict); err != nil {
+		return err
+	}
+	fmt.Fprintf(r.out, "wrote %s: %d tensors by %s\n", r.OutStateDict, len(f.Tensors), whose)
+	if len(lost) > 0 {
+		fmt.Fprintf(r.out, "the model does not hold %s\n", strings.Join(lost, ", "))
+	}
 	return nil
 }
 

@@ -1,0 +1,277 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/retune-go/retune/finetune"
+)
+
+// config is the file that retune finetune reads.
+type config struct {
+	Model string `yaml:"model"`
+	Out   string `yaml:"out"`
+	Data  struct {
+		Train     string         `yaml:"train"`
+		Valid     string         `yaml:"valid"`
+		BatchAxis map[string]int `yaml:"batch_axis"`
+		BatchSize int            `yaml:"batch_size"`
+		Shuffle   bool           `yaml:"shuffle"`
+		Seed      uint64         `yaml:"seed"`
+	} `yaml:"data"`
+	Loss struct {
+		Kind           string    `yaml:"kind"`
+		Output         string    `yaml:"output"`
+		Target         string    `yaml:"target"`
+		IgnoreIndex    *int64    `yaml:"ignore_index"`
+		Weight         []float64 `yaml:"weight"`
+		LabelSmoothing float64   `yaml:"label_smoothing"`
+		Delta          float64   `yaml:"delta"`
+	} `yaml:"loss"`
+	Optimizer struct {
+		Kind        string     `yaml:"kind"`
+		LR          float64    `yaml:"lr"`
+		Momentum    float64    `yaml:"momentum"`
+		Dampening   float64    `yaml:"dampening"`
+		Nesterov    bool       `yaml:"nesterov"`
+		WeightDecay *float64   `yaml:"weight_decay"`
+		Betas       [2]float64 `yaml:"betas"`
+		Eps         float64    `yaml:"eps"`
+		Alpha       float64    `yaml:"alpha"`
+		Centered    bool       `yaml:"centered"`
+		LRDecay     float64    `yaml:"lr_decay"`
+		Initial     float64    `yaml:"initial_accumulator_value"`
+	} `yaml:"optimizer"`
+	Schedule        schedule `yaml:"schedule"`
+	Mode            string   `yaml:"mode"`
+	Names           string   `yaml:"names"`
+	Trainable       []string `yaml:"trainable"`
+	L1              float64  `yaml:"l1"`
+	L2              float64  `yaml:"l2"`
+	ClipValue       float64  `yaml:"clip_value"`
+	ClipNorm        float64  `yaml:"clip_norm"`
+	LossScale       float64  `yaml:"loss_scale"`
+	Accumulate      int      `yaml:"accumulate"`
+	Epochs          int      `yaml:"epochs"`
+	Steps           int      `yaml:"steps"`
+	Patience        int      `yaml:"patience"`
+	RestoreBest     *bool    `yaml:"restore_best"`
+	Checkpoint      string   `yaml:"checkpoint"`
+	CheckpointEvery int      `yaml:"checkpoint_every"`
+	Resume          string   `yaml:"resume"`
+	Threads         int      `yaml:"threads"`
+	Log             string   `yaml:"log"`
+	Plot            string   `yaml:"plot"`
+	OutStateDict    string   `yaml:"out_state_dict"`
+}
+
+// schedule has the keys of PyTorch's schedulers, each kind those that it knows.
+type schedule struct {
+	Kind        string  `yaml:"kind"`
+	Per         string  `yaml:"per"`
+	Warmup      int     `yaml:"warmup"`
+	WarmupStart float64 `yaml:"warmup_start"`
+	StepSize    int     `yaml:"step_size"`
+	Gamma       float64 `yaml:"gamma"`
+	Milestones  []int   `yaml:"milestones"`
+	TMax        int     `yaml:"t_max"`
+	EtaMin      float64 `yaml:"eta_min"`
+	StartFactor float64 `yaml:"start_factor"`
+	EndFactor   float64 `yaml:"end_factor"`
+	TotalIters  int     `yaml:"total_iters"`
+	MaxLR       float64 `yaml:"max_lr"`
+	TotalSteps  int     `yaml:"total_steps"`
+	PctStart    float64 `yaml:"pct_start"`
+	DivFactor   float64 `yaml:"div_factor"`
+	FinalDiv    float64 `yaml:"final_div_factor"`
+	Factor      float64 `yaml:"factor"`
+	Patience    *int    `yaml:"patience"`
+	Threshold   float64 `yaml:"threshold"`
+	Cooldown    int     `yaml:"cooldown"`
+	MinLR       float64 `yaml:"min_lr"`
+	Eps         float64 `yaml:"eps"`
+}
+
+// configKeys are the keys that flags can set, and what they mean.
+var configKeys = map[string]string{
+	"model": "the ONNX model to tune", "out": "where the tuned model is written",
+	"data.train": ".npz of training arrays", "data.valid": ".npz of validation arrays",
+	"data.batch_axis": "axis of the examples, by array, where it is not the first: {x: 1}",
+	"data.batch_size": "examples a batch", "data.shuffle": "shuffle before each epoch", "data.seed": "seed of the shuffle",
+	"loss.kind": "cross_entropy, nll, mse, l1, huber or bce_with_logits", "loss.output": "the model output that the loss reads",
+	"loss.target": "the array that it should be", "loss.ignore_index": "targets that do not count",
+	"loss.weight": "a weight for each class", "loss.label_smoothing": "share of the target given to all classes", "loss.delta": "where huber turns linear",
+	"optimizer.kind": "sgd, adam, adamw, rmsprop or adagrad", "optimizer.lr": "learning rate", "optimizer.momentum": "momentum",
+	"optimizer.dampening": "dampening", "optimizer.nesterov": "Nesterov momentum", "optimizer.weight_decay": "weight decay",
+	"optimizer.betas": "Adam's betas: [0.9, 0.999]", "optimizer.eps": "epsilon", "optimizer.alpha": "RMSprop's alpha",
+	"optimizer.centered": "centred RMSprop", "optimizer.lr_decay": "Adagrad's decay", "optimizer.initial_accumulator_value": "Adagrad's start",
+	"mode": "as_exported, train or eval: how batch norms and dropout behave", "names": "JSON that says which initializer holds which PyTorch parameter",
+	"trainable": "globs over parameter names: [\"fc.*\"]", "l1": "weight of the sum of the weights' magnitudes", "l2": "weight of the sum of their squares",
+	"clip_value": "greatest magnitude of a gradient's element", "clip_norm": "greatest norm of the gradients",
+	"loss_scale": "factor of the loss in the gradients, 0: adapted for float16 weights", "accumulate": "batches to a step",
+	"epochs": "times over the data", "steps": "steps, in place of epochs", "patience": "stop after so many epochs without a better validation loss",
+	"restore_best": "write the weights of the best validation loss; true if there is a patience",
+	"checkpoint":   "file to go on from later", "checkpoint_every": "steps between checkpoints, 0: each epoch", "resume": "checkpoint to go on from",
+	"threads": "threads, 0 for all cores", "log": "a line of JSON a step", "plot": "a PNG of the losses",
+	"out_state_dict": "where the weights are written as .safetensors, by PyTorch's names if names are given",
+	"schedule.kind":  "step, multistep, exponential, cosine, linear, one_cycle or reduce_on_plateau", "schedule.per": "what moves the schedule: step or epoch",
+	"schedule.warmup": "steps of a linear warm-up before it", "schedule.warmup_start": "share of the rate that the warm-up begins with",
+	"schedule.step_size": "of step", "schedule.gamma": "of step, multistep and exponential", "schedule.milestones": "of multistep: [30, 80]",
+	"schedule.t_max": "of cosine; all of the training", "schedule.eta_min": "of cosine", "schedule.start_factor": "of linear", "schedule.end_factor": "of linear",
+	"schedule.total_iters": "of linear", "schedule.max_lr": "of one_cycle; the optimizer's rate", "schedule.total_steps": "of one_cycle; all of the training",
+	"schedule.pct_start": "of one_cycle", "schedule.div_factor": "of one_cycle", "schedule.final_div_factor": "of one_cycle",
+	"schedule.factor": "of reduce_on_plateau", "schedule.patience": "of reduce_on_plateau, in validations", "schedule.threshold": "of reduce_on_plateau, relative",
+	"schedule.cooldown": "of reduce_on_plateau", "schedule.min_lr": "of reduce_on_plateau", "schedule.eps": "of reduce_on_plateau",
+}
+
+// parseConfig reads the file and lays the flags over it. A key that does not exist is an error.
+func parseConfig(data []byte, set map[string]string) (*config, error) {
+	tree := map[string]any{}
+	if err := yaml.Unmarshal(data, &tree); err != nil {
+		return nil, err
+	}
+	for key, text := range set {
+		var v any
+		if err := yaml.Unmarshal([]byte(text), &v); err != nil {
+			return nil, fmt.Errorf("--%s: %w", key, err)
+		}
+		at := tree
+		parts := strings.Split(key, ".")
+		for _, p := range parts[:len(parts)-1] {
+			sub, ok := at[p].(map[string]any)
+			if !ok {
+				sub = map[string]any{}
+				at[p] = sub
+			}
+			at = sub
+		}
+		at[parts[len(parts)-1]] = v
+	}
+	text, err := yaml.Marshal(tree)
+	if err != nil {
+		return nil, err
+	}
+	var c config
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec.KnownFields(true)
+	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	for _, need := range []struct{ key, value string }{
+		{"model", c.Model}, {"out", c.Out}, {"data.train", c.Data.Train}, {"loss.kind", c.Loss.Kind},
+		{"loss.output", c.Loss.Output}, {"loss.target", c.Loss.Target}, {"optimizer.kind", c.Optimizer.Kind}} {
+		if need.value == "" {
+			return nil, fmt.Errorf("key %s is missing", need.key)
+		}
+	}
+	switch finetune.Mode(c.Mode) {
+	case "", finetune.AsExported, finetune.Train, finetune.Eval:
+	default:
+		return nil, fmt.Errorf("mode %q is none of as_exported, train, eval", c.Mode)
+	}
+	if c.Data.BatchSize == 0 {
+		c.Data.BatchSize = 16
+	}
+	if c.Accumulate == 0 {
+		c.Accumulate = 1
+	}
+	for key, v := range map[string]int{"data.batch_size": c.Data.BatchSize, "epochs": c.Epochs, "steps": c.Steps, "accumulate": c.Accumulate,
+		"patience": c.Patience, "checkpoint_every": c.CheckpointEvery, "schedule.warmup": c.Schedule.Warmup} {
+		if v < 0 {
+			return nil, fmt.Errorf("%s must be positive", key)
+		}
+	}
+	if c.Data.Valid == "" && (c.Patience > 0 || c.RestoreBest != nil && *c.RestoreBest || c.Schedule.Kind == "reduce_on_plateau") {
+		return nil, errors.New("patience, restore_best and reduce_on_plateau go by a validation loss: key data.valid is missing")
+	}
+	if c.CheckpointEvery > 0 && c.Checkpoint == "" {
+		return nil, errors.New("key checkpoint is missing: checkpoint_every has no file")
+	}
+	if c.Epochs == 0 && c.Steps == 0 {
+		c.Epochs = 1
+	}
+	return &c, nil
+}
+
+func (c *config) loss() (finetune.Loss, error) {
+	l := c.Loss
+	switch l.Kind {
+	case "cross_entropy":
+		return finetune.CrossEntropy{Output: l.Output, Target: l.Target, IgnoreIndex: l.IgnoreIndex, Weight: l.Weight, LabelSmoothing: l.LabelSmoothing}, nil
+	case "nll":
+		return finetune.NLL{Output: l.Output, Target: l.Target, IgnoreIndex: l.IgnoreIndex, Weight: l.Weight}, nil
+	case "mse":
+		return finetune.MSE{Output: l.Output, Target: l.Target}, nil
+	case "l1":
+		return finetune.L1{Output: l.Output, Target: l.Target}, nil
+	case "huber":
+		return finetune.Huber{Output: l.Output, Target: l.Target, Delta: l.Delta}, nil
+	case "bce_with_logits":
+		return finetune.BCEWithLogits{Output: l.Output, Target: l.Target}, nil
+	}
+	return nil, fmt.Errorf("loss.kind %q is none of cross_entropy, nll, mse, l1, huber, bce_with_logits", l.Kind)
+}
+
+func (c *config) optimizer() (finetune.Optimizer, error) {
+	o := c.Optimizer
+	decay := 0.0
+	if o.WeightDecay != nil {
+		decay = *o.WeightDecay
+	}
+	switch o.Kind {
+	case "sgd":
+		return finetune.SGD{LR: o.LR, Momentum: o.Momentum, Dampening: o.Dampening, Nesterov: o.Nesterov, WeightDecay: decay}, nil
+	case "adam":
+		return finetune.Adam{LR: o.LR, Betas: o.Betas, Eps: o.Eps, WeightDecay: decay}, nil
+	case "adamw":
+		return finetune.AdamW{LR: o.LR, Betas: o.Betas, Eps: o.Eps, WeightDecay: decay, NoDecay: o.WeightDecay != nil && decay == 0}, nil
+	case "rmsprop":
+		return finetune.RMSprop{LR: o.LR, Alpha: o.Alpha, Eps: o.Eps, WeightDecay: decay, Momentum: o.Momentum, Centered: o.Centered}, nil
+	case "adagrad":
+		return finetune.Adagrad{LR: o.LR, LRDecay: o.LRDecay, WeightDecay: decay, Initial: o.Initial, Eps: o.Eps}, nil
+	}
+	return nil, fmt.Errorf("optimizer.kind %q is none of sgd, adam, adamw, rmsprop, adagrad", o.Kind)
+}
+
+// schedule makes the schedule of the learning rate for that many steps (or epochs), nil if it stays.
+func (c *config) schedule(total int) (finetune.Schedule, error) {
+	s := &c.Schedule
+	whole := func(v int) int {
+		if v == 0 {
+			return total - s.Warmup
+		}
+		return v
+	}
+	var made finetune.Schedule
+	switch s.Kind {
+	case "":
+	case "step":
+		made = finetune.StepLR{Size: s.StepSize, Gamma: s.Gamma}
+	case "multistep":
+		made = finetune.MultiStepLR{Milestones: s.Milestones, Gamma: s.Gamma}
+	case "exponential":
+		made = finetune.ExponentialLR{Gamma: s.Gamma}
+	case "cosine":
+		made = finetune.CosineAnnealingLR{TMax: whole(s.TMax), EtaMin: s.EtaMin}
+	case "linear":
+		made = finetune.LinearLR{Start: s.StartFactor, End: s.EndFactor, Total: s.TotalIters}
+	case "one_cycle":
+		made = finetune.OneCycleLR{Max: s.MaxLR, Total: whole(s.TotalSteps), PctStart: s.PctStart, Div: s.DivFactor, FinalDiv: s.FinalDiv}
+	case "reduce_on_plateau":
+		made = finetune.ReduceLROnPlateau{Factor: s.Factor, Patience: s.Patience, Threshold: s.Threshold, Cooldown: s.Cooldown, MinLR: s.MinLR, Eps: s.Eps}
+	default:
+		return nil, fmt.Errorf("schedule.kind %q is none of step, multistep, exponential, cosine, linear, one_cycle, reduce_on_plateau", s.Kind)
+	}
+	if s.Per != "" && s.Per != "step" && s.Per != "epoch" {
+		return nil, fmt.Errorf("schedule.per %q is neither step nor epoch", s.Per)
+	}
+	if s.Warmup > 0 {
+		made = finetune.Warmup{Steps: s.Warmup, Start: s.WarmupStart, Then: made}
+	}
+	return made, nil
+}
