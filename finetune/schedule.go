@@ -103,7 +103,7 @@ func (s OneCycleLR) at(base float64, k int) float64 {
 	up := or(s.PctStart, 0.3)*float64(s.Total) - 1
 	end := float64(s.Total - 1)
 	switch x := float64(k); {
-	case x <= up:
+	case x <= up && up > 0:
 		return anneal(first, top, x/up)
 	case x >= end:
 		return last
