@@ -98,7 +98,7 @@ func (e *modeEdit) drop(n *onnx.Node, first int) error {
 
 func (e *modeEdit) batchNorm(g *onnx.Graph, n *onnx.Node) error {
 	since := e.since(n)
-	training := since >= 14 && n.Int("training_mode", 0) != 0 || since < 14 && len(n.Outputs) > 1
+	training := trains(n, since)
 	switch {
 	case e.mode == Train && !training:
 		if since < 9 && n.Int("spatial", 1) == 0 {
@@ -128,11 +128,43 @@ func (e *modeEdit) batchNorm(g *onnx.Graph, n *onnx.Node) error {
 		return fmt.Errorf("training is not supported in a subgraph, where the running statistics cannot be written back")
 	}
 	b := batchNorm{node: n, momentum: 1 - decimal(n.Float("momentum", 0.9))}
-	if mean, variance := n.Input(3), n.Input(4); mean != nil && mean.Const != nil && variance != nil && variance.Const != nil {
-		b.mean, b.variance = mean.Name, variance.Name
+	for i, name := range []*string{&b.mean, &b.variance} {
+		v := n.Input(3 + i)
+		if v != nil && v.Def() != nil {
+			return fmt.Errorf("the running statistic %q is a node's output, not an initializer, and cannot be written back", v.Name)
+		}
+		if v != nil && v.Const != nil {
+			*name = v.Name
+		}
 	}
 	e.norms = append(e.norms, b)
 	return nil
+}
+
+// trains reports whether a batch norm of that version uses the batch's statistics.
+func trains(n *onnx.Node, since int) bool {
+	if since >= 14 {
+		return n.Int("training_mode", 0) != 0
+	}
+	return len(n.Outputs) > 1
+}
+
+// untieStatistics gives the batch norms that will train running statistics of their own: those of new modules are
+// equal, and an exporter then writes the first ones and Identities of them.
+func untieStatistics(m *onnx.Model, mode Mode) {
+	for _, n := range slices.Clone(m.Graph.Nodes) {
+		if n.Op != "BatchNormalization" || onnx.CanonicalDomain(n.Domain) != "" || mode == Eval {
+			continue
+		}
+		if _, since := ops.Lookup("", n.Op, int(m.OpsetVersion(""))); mode == AsExported && !trains(n, since) {
+			continue
+		}
+		for i := 3; i < 5; i++ {
+			if v := n.Input(i); v != nil && v.Def() != nil && isCopy(v.Def()) {
+				ownInitializer(m.Graph, v.Def())
+			}
+		}
+	}
 }
 
 // decimal is the number that was meant by an attribute: files have 0.9 as the float32 next to it.

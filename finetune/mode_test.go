@@ -212,6 +212,42 @@ func TestDropout(t *testing.T) {
 	}
 }
 
+// Batch norms that were new when they were exported have one running mean and its Identity: each gets its own.
+func TestEqualStatisticsAreUntied(t *testing.T) {
+	b := onnx.NewBuilder("norms", 17)
+	x := b.Op("Mul", b.Input("x", tensor.Float32, "n", 1), b.Init("w", tensor.New([]float32{1})))
+	p := func(name string, v float32) *onnx.Value { return b.Init(name, tensor.New([]float32{v})) }
+	mean, variance := p("mean1", 0), p("var1", 1)
+	y := b.Op("BatchNormalization", x, p("scale1", 3), p("bias1", 2), mean, variance)
+	y = b.Op("BatchNormalization", y, p("scale2", 1), p("bias2", 0), b.Op("Identity", mean), b.Op("Identity", variance))
+	b.Output("y", y, tensor.Float32, "n", 1)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := trainer(t, m, Config{Mode: Train, Optimizer: SGD{}})
+	in := Batch{"x": tensor.New([]float32{1, 2, 3, 6}, 4, 1), "t": tensor.New(make([]float32, 4), 4, 1)}
+	if _, err := tr.Step(context.Background(), in); err != nil {
+		t.Fatal(err)
+	}
+	// The first sees mean 3 and variance 14/3, the second 2 and 9·4/3.
+	var got []float64
+	for _, n := range tr.Model().Graph.Nodes {
+		if n.Op == "Identity" {
+			t.Error("an Identity is left")
+		}
+		if n.Op == "BatchNormalization" {
+			got = append(got, tensor.Float64At(n.Input(3).Const, 0), tensor.Float64At(n.Input(4).Const, 0))
+		}
+	}
+	if want := []float64{0.3, 0.9 + 1.4/3, 0.2, 0.9 + 1.2}; len(got) != 4 || apart(got, want) > 1e-4 {
+		t.Errorf("running statistics %v, want %v", got, want)
+	}
+	if err := onnx.Check(tr.Model()); err != nil {
+		t.Error(err)
+	}
+}
+
 // What training cannot do right is refused.
 func TestModesRefused(t *testing.T) {
 	one := tensor.New([]float32{1})
@@ -255,6 +291,11 @@ func TestModesRefused(t *testing.T) {
 		{"spatial", Train, build(7, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			return norm(b, x, 1, onnx.IntAttr("spatial", 0))[0]
 		}), "spatial 0"},
+		{"constant", Train, build(17, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			c := b.Node("Constant", nil, onnx.TensorAttr("value", one.Clone()))
+			p := b.Init("p", one.Clone())
+			return b.Op("BatchNormalization", x, p, p, c, c)
+		}), "not an initializer"},
 		{"no such mode", "fast", build(17, func(b *onnx.Builder, x *onnx.Value) *onnx.Value { return b.Op("Relu", x) }), "none of"},
 	} {
 		tr, err := New(c.m, Config{Loss: MSE{Output: "y", Target: "t"}, Optimizer: SGD{}, Mode: c.mode})

@@ -143,20 +143,31 @@ func (n Names) StateDict(m *onnx.Model) (dict map[string]*tensor.Tensor, lost []
 func (n Names) untie(g *onnx.Graph) Names {
 	n = maps.Clone(n)
 	for _, node := range slices.Clone(g.Nodes) {
-		in, out := node.Input(0), node.Output(0)
-		if node.Op != "Identity" || onnx.CanonicalDomain(node.Domain) != "" || in == nil || in.Const == nil || out == nil {
+		if !isCopy(node) {
 			continue
 		}
-		if o, ok := n[out.Name]; ok && o.Initializer == in.Name {
-			g.Remove(node)
-			node.SetOutput(0, nil)
-			out.Const, out.Type = in.Const.Clone(), onnx.TypeOfTensor(in.Const)
-			g.Inits = append(g.Inits, out)
+		out := node.Outputs[0]
+		if o, ok := n[out.Name]; ok && o.Initializer == node.Inputs[0].Name {
+			ownInitializer(g, node)
 			o.Initializer, o.Also = out.Name, nil
 			n[out.Name] = o
 		}
 	}
 	return n
+}
+
+// isCopy reports whether n is the Identity of an initializer.
+func isCopy(n *onnx.Node) bool {
+	return n.Op == "Identity" && onnx.CanonicalDomain(n.Domain) == "" && n.Input(0) != nil && n.Input(0).Const != nil && n.Output(0) != nil
+}
+
+// ownInitializer puts an initializer in place of the Identity of one.
+func ownInitializer(g *onnx.Graph, n *onnx.Node) {
+	of, v := n.Inputs[0].Const, n.Outputs[0]
+	g.Remove(n)
+	n.SetOutput(0, nil)
+	v.Const, v.Type = of.Clone(), onnx.TypeOfTensor(of)
+	g.Inits = append(g.Inits, v)
 }
 
 // tie is one parameter that the exporter wrote out twice: copy is of, as it is or transposed.

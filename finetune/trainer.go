@@ -27,7 +27,7 @@ type Config struct {
 	Trainable []string
 	// Names, if there are any, say which PyTorch parameter is where. One that the exporter wrote out twice is
 	// then trained as one, and several that it merged into an initializer and its Identity each for itself:
-	// those are the only nodes that the tuned model lacks.
+	// the tuned model has initializers in place of those Identities. (So it has for running statistics in any case.)
 	Names Names
 	// Mode is how batch norms and dropout behave in steps: none is [AsExported]. [Trainer.Loss] is without
 	// training behaviour if the mode is [Train], else the mode's too. The tuned model is as exported.
@@ -134,6 +134,7 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	t := &Trainer{cfg: cfg, buffers: map[string]*tensor.Tensor{}}
 	t.model = m.Clone()
 	t.names = cfg.Names.untie(t.model.Graph)
+	untieStatistics(t.model, cfg.Mode)
 	if err := t.prepare(); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("finetune: %w", err)
