@@ -1,6 +1,8 @@
 package finetune
 
 import (
+	"errors"
+	"fmt"
 	"math"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -11,6 +13,8 @@ import (
 type Optimizer interface {
 	// rate is the learning rate.
 	rate() float64
+	// check refuses what PyTorch refuses.
+	check() error
 	// slots names what is kept for each element of a parameter, as PyTorch's state_dict does, and says what it begins with.
 	slots() (names []string, initial float64)
 	// rule is the update of step t, counted from 1.
@@ -83,6 +87,38 @@ func (o Adam) rate() float64    { return or(o.LR, 1e-3) }
 func (o AdamW) rate() float64   { return or(o.LR, 1e-3) }
 func (o RMSprop) rate() float64 { return or(o.LR, 1e-2) }
 func (o Adagrad) rate() float64 { return or(o.LR, 1e-2) }
+
+func (o SGD) check() error {
+	if o.Nesterov && (o.Momentum == 0 || o.Dampening != 0) {
+		return errors.New("Nesterov momentum needs a momentum and no dampening")
+	}
+	return notNegative(o.LR, o.Momentum, o.WeightDecay)
+}
+
+func (o Adam) check() error {
+	for _, b := range o.Betas {
+		if b >= 1 {
+			return fmt.Errorf("a beta must be below 1, got %v", b)
+		}
+	}
+	return notNegative(o.LR, o.Betas[0], o.Betas[1], o.Eps, o.WeightDecay)
+}
+
+func (o AdamW) check() error {
+	return Adam{LR: o.LR, Betas: o.Betas, Eps: o.Eps, WeightDecay: o.WeightDecay}.check()
+}
+
+func (o RMSprop) check() error { return notNegative(o.LR, o.Alpha, o.Eps, o.WeightDecay, o.Momentum) }
+func (o Adagrad) check() error { return notNegative(o.LR, o.LRDecay, o.WeightDecay, o.Initial, o.Eps) }
+
+func notNegative(vs ...float64) error {
+	for _, v := range vs {
+		if !(v >= 0) || math.IsInf(v, 1) {
+			return fmt.Errorf("%v is not a finite number of 0 or more", v)
+		}
+	}
+	return nil
+}
 
 func (o SGD) slots() ([]string, float64) {
 	if o.Momentum == 0 {
@@ -196,7 +232,7 @@ func rmsprop[T kernel.Float](o RMSprop, lr float64) update[T] {
 			den := sq[k]
 			if avg != nil {
 				avg[k] = avg[k]*keep + fresh*d
-				den -= avg[k] * avg[k]
+				den = max(0, den-avg[k]*avg[k]) // a variance, but for rounding
 			}
 			den = T(math.Sqrt(float64(den))) + eps
 			if buf != nil {

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/tensor"
 )
 
 // optim is testdata/optim.json: what PyTorch computed.
@@ -107,6 +108,20 @@ func steps[T kernel.Float](t *testing.T, begin []float64, want [][]float64, o Op
 			if math.Abs(float64(w[k])-v) > 1e-6*max(1, math.Abs(v)) {
 				t.Fatalf("%T step %d: %v, PyTorch %v", w, step+1, w, want[step])
 			}
+		}
+	}
+}
+
+func TestOptimizersRefused(t *testing.T) {
+	for _, c := range []Config{
+		{Optimizer: SGD{LR: -1}}, {Optimizer: SGD{Nesterov: true}}, {Optimizer: SGD{Nesterov: true, Momentum: 1, Dampening: 1}}, {Optimizer: Adam{Betas: [2]float64{0.9, 1}}},
+		{Optimizer: Adam{Betas: [2]float64{-0.1, 0.9}}}, {Optimizer: AdamW{WeightDecay: -1}}, {Optimizer: RMSprop{Eps: math.NaN()}}, {Optimizer: Adagrad{LR: math.Inf(1)}},
+		{Optimizer: SGD{}, L1: -1}, {Optimizer: SGD{}, ClipValue: -1}, {Optimizer: SGD{}, Schedule: StepLR{}}, {},
+	} {
+		c.Loss = MSE{Output: "y", Target: "t"}
+		if tr, err := New(linear(t, tensor.Float32), c); err == nil {
+			tr.Close()
+			t.Errorf("%+v was taken", c)
 		}
 	}
 }

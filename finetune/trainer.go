@@ -126,6 +126,12 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	default:
 		return nil, fmt.Errorf("finetune: mode %q is none of %s, %s, %s", cfg.Mode, AsExported, Train, Eval)
 	}
+	if err := cfg.Optimizer.check(); err != nil {
+		return nil, fmt.Errorf("finetune: optimizer: %w", err)
+	}
+	if err := notNegative(cfg.L1, cfg.L2, cfg.ClipValue, cfg.ClipNorm, cfg.LossScale); err != nil {
+		return nil, fmt.Errorf("finetune: penalties, clipping and the loss's scale: %w", err)
+	}
 	if cfg.Schedule != nil {
 		if err := cfg.Schedule.check(); err != nil {
 			return nil, fmt.Errorf("finetune: %w", err)

@@ -2,7 +2,10 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -83,6 +86,42 @@ func TestFinetuneResumes(t *testing.T) {
 		if code != 1 || !strings.Contains(stderr, c.says) {
 			t.Errorf("%s: exit %d: %s", c.flag, code, stderr)
 		}
+	}
+}
+
+// cancels is a status writer that ends a context when it has been written to a number of times.
+type cancels struct {
+	left   int
+	cancel func()
+}
+
+func (c *cancels) Write(b []byte) (int, error) {
+	if c.left--; c.left == 0 {
+		c.cancel()
+	}
+	return len(b), nil
+}
+
+// An interrupted run leaves a checkpoint to go on from, and no model.
+func TestFinetuneInterrupted(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	mustTune(t, append(tuneArgs(dir, "whole"), "--epochs", "2"))
+	c, err := parseConfig(nil, map[string]string{"model": convnet + "/model.onnx", "out": file("part.onnx"), "data.train": convnet + "/train_batches.npz", "data.batch_size": "50",
+		"data.shuffle": "true", "loss.kind": "cross_entropy", "loss.output": "logits", "loss.target": "target", "optimizer.kind": "adam", "mode": "train", "epochs": "2", "checkpoint": file("c")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	if err := tune(ctx, c, io.Discard, &cancels{10, cancel}); !errors.Is(err, context.Canceled) {
+		t.Fatalf("an interrupted run gives %v", err)
+	}
+	if _, err := os.Stat(file("part.onnx")); err == nil {
+		t.Error("an interrupted run wrote a model")
+	}
+	out := mustTune(t, append(tuneArgs(dir, "part"), "--epochs", "2", "--resume", file("c")))
+	if strings.HasPrefix(out, "resumed after step 0\n") || !bytes.Equal(contents(t, dir, "whole.onnx"), contents(t, dir, "part.onnx")) {
+		t.Errorf("the resumed run's model is another: %s", out)
 	}
 }
 
