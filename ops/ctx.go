@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/tensor"
@@ -177,9 +178,7 @@ func viaFloat32(k Kernel, half tensor.DType) Kernel {
 				if err != nil {
 					return err
 				}
-				if err := tensor.ConvertInto(f, t, true); err != nil {
-					return err
-				}
+				c.widen(f, t)
 				w.Ins[i] = f
 			}
 		}
@@ -210,12 +209,37 @@ func viaFloat32(k Kernel, half tensor.DType) Kernel {
 					return err
 				}
 			}
-			if err := tensor.ConvertInto(want, f, true); err != nil {
-				return err
-			}
+			c.narrow(want, f)
 		}
 		return nil
 	}
+}
+
+// halfGrain is how many elements of a conversion one thread takes at a time.
+const halfGrain = 1 << 15
+
+// widen converts float16s or bfloat16s to the float32s that they are.
+func (c *Ctx) widen(dst, src *tensor.Tensor) {
+	to, from, f := tensor.Data[float32](dst), halfBits(src), kernel.Float16ToFloat32
+	if src.DType() == tensor.BFloat16 {
+		f = kernel.BFloat16ToFloat32
+	}
+	c.Pool.For(len(to), halfGrain, func(lo, hi int) { f(to[lo:hi], from[lo:hi]) })
+}
+
+// narrow rounds float32s to float16s or bfloat16s.
+func (c *Ctx) narrow(dst, src *tensor.Tensor) {
+	to, from, f := halfBits(dst), tensor.Data[float32](src), kernel.Float32ToFloat16
+	if dst.DType() == tensor.BFloat16 {
+		f = kernel.Float32ToBFloat16
+	}
+	c.Pool.For(len(to), halfGrain, func(lo, hi int) { f(to[lo:hi], from[lo:hi]) })
+}
+
+// halfBits is the elements of a float16 or bfloat16 tensor as their bits.
+func halfBits(t *tensor.Tensor) []uint16 {
+	b := t.Bytes()
+	return unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(b))), len(b)/2)
 }
 
 // viaFloat64 runs k, a float64 kernel, on a copy of input 0, which holds integers, and converts output 0 back.
