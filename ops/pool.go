@@ -374,68 +374,72 @@ func maxPool[T float32 | float64 | int8 | uint8](lowest T) Kernel {
 // maxPoolRows pools without indices: a row of windows is first the largest of its rows of the input, element by element, then
 // of that the largest of each run of the window's width, of which each stride's is taken.
 func maxPoolRows[T kernel.Float](p *kernel.Pool, s *poolShape, y, x []T) {
-	ni, no, width := s.inSize(), s.outSize(), s.in[2]
+	ni, no, width, spans := s.inSize(), s.outSize(), s.in[2], s.spans[2]
+	runs := newMaxRuns(spans, width, s.dil[2])
 	p.For(s.planes, 1+2048/max(1, ni), func(lo, hi int) {
-		row, runs := make([]T, width), make([]T, width)
+		room := make([]T, 3*width)
+		row, tops, odd := room[:width], room[width:2*width], room[2*width:]
 		for plane := lo; plane < hi; plane++ {
 			in, out := x[plane*ni:(plane+1)*ni], y[plane*no:(plane+1)*no]
 			for _, d := range s.spans[0] {
 				for _, h := range s.spans[1] {
-					first := true
+					var src []T // the largest of the rows so far
 					for i := range d.count {
 						for j := range h.count {
-							src := in[((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*width:][:width]
-							if first {
-								copy(row, src)
-								first = false
-							} else {
-								kernel.Max(row, row, src)
+							next := in[((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*width:][:width]
+							if src == nil {
+								src = next
+								continue
 							}
+							kernel.Max(row, src, next)
+							src = row
 						}
 					}
-					if first { // the window lies in the padding
-						for o := range s.out[2] {
+					if src == nil { // the window lies in the padding
+						for o := range spans {
 							out[o] = T(math.Inf(-1))
 						}
 					} else {
-						maxRuns(out[:s.out[2]], row, runs, s.spans[2], s.dil[2])
+						maxOfRuns(runs, out[:len(spans)], src, tops, odd)
 					}
-					out = out[s.out[2]:]
+					out = out[len(spans):]
 				}
 			}
 		}
 	})
 }
 
-// maxRuns gives the largest element of each span of row. runs is room for as many elements.
-func maxRuns[T kernel.Float](out, row, runs []T, spans []span3, dil int) {
-	taps := 0
+// maxRuns is the windows along a row: taps elements, dil apart, each, but for those before lo and from hi on, which the
+// edges cut; the whole ones are step apart.
+type maxRuns struct {
+	spans                          []span3
+	taps, dil, whole, lo, hi, step int
+}
+
+func newMaxRuns(spans []span3, width, dil int) *maxRuns {
+	r := &maxRuns{spans: spans, dil: dil, hi: len(spans)}
 	for _, sp := range spans {
-		taps = max(taps, sp.count)
+		r.taps = max(r.taps, sp.count)
 	}
-	whole := len(row) - (taps-1)*dil // positions at which a whole window fits
-	if taps > 1 && whole > 0 {
-		kernel.Max(runs[:whole], row[:whole], row[dil:][:whole])
-		for t := 2; t < taps; t++ {
-			kernel.Max(runs[:whole], runs[:whole], row[t*dil:][:whole])
-		}
-	} else {
-		runs = row
+	r.whole = width - (r.taps-1)*dil
+	for r.lo < r.hi && spans[r.lo].count < r.taps {
+		r.lo++
 	}
-	lo, hi := 0, len(spans) // the whole windows
-	for lo < hi && spans[lo].count < taps {
-		lo++
+	for r.hi > r.lo && spans[r.hi-1].count < r.taps {
+		r.hi--
 	}
-	for hi > lo && spans[hi-1].count < taps {
-		hi--
+	if r.hi-r.lo > 1 {
+		r.step = spans[r.lo+1].lo - spans[r.lo].lo
 	}
-	for o, sp := range spans {
-		if o >= lo && o < hi {
-			continue
-		}
-		top := T(math.Inf(-1))
+	return r
+}
+
+// maxOfRuns gives the largest element of each window of row. tops and odd are room for a row each.
+func maxOfRuns[T kernel.Float](r *maxRuns, out, row, tops, odd []T) {
+	edge := func(o int) {
+		sp, top := r.spans[o], T(math.Inf(-1))
 		for t := range sp.count {
-			if v := row[sp.lo+t*dil]; v > top || v != v {
+			if v := row[sp.lo+t*r.dil]; v > top || v != v {
 				top = v
 			}
 			if top != top {
@@ -444,18 +448,33 @@ func maxRuns[T kernel.Float](out, row, runs []T, spans []span3, dil int) {
 		}
 		out[o] = top
 	}
-	switch {
-	case hi-lo < 2:
-		for o := lo; o < hi; o++ {
-			out[o] = runs[spans[o].lo]
+	for o := range r.lo {
+		edge(o)
+	}
+	for o := r.hi; o < len(out); o++ {
+		edge(o)
+	}
+	if r.lo == r.hi {
+		return
+	}
+	if r.taps > 1 {
+		n := r.whole
+		kernel.Max(tops[:n], row[:n], row[r.dil:][:n])
+		for t := 2; t < r.taps; t++ {
+			kernel.Max(tops[:n], tops[:n], row[t*r.dil:][:n])
 		}
-	case spans[lo+1].lo == spans[lo].lo+1:
-		copy(out[lo:hi], runs[spans[lo].lo:])
-	case spans[lo+1].lo == spans[lo].lo+2:
-		kernel.Deinterleave(out[lo:hi], row, runs[spans[lo].lo:spans[hi-1].lo+1]) // row has done its service
+		row = tops
+	}
+	out = out[r.lo:r.hi]
+	from := r.spans[r.lo].lo
+	switch r.step {
+	case 1:
+		copy(out, row[from:])
+	case 2:
+		kernel.Deinterleave(out, odd, row[from:][:2*len(out)-1])
 	default:
-		for o := lo; o < hi; o++ {
-			out[o] = runs[spans[o].lo]
+		for o := range out {
+			out[o] = row[from+o*r.step]
 		}
 	}
 }
