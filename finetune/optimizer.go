@@ -194,16 +194,13 @@ func adam[T kernel.Float](o Adam, keep float64, t int, lr float64) update[T] {
 	root := T(math.Sqrt(1 - math.Pow(beta2, float64(t))))
 	decay, kept := T(o.WeightDecay), T(keep)
 	return func(w, g []T, s *[maxSlots][]T) {
-		m, v := s[0][:len(w)], s[1][:len(w)]
-		for k, p := range w {
-			d := g[k]
-			if decay != 0 {
-				d += decay * p
-			}
-			m[k] = m[k]*b1 + a1*d
-			v[k] = v[k]*b2 + a2*d*d
-			w[k] = p*kept - stepSize*m[k]/(T(math.Sqrt(float64(v[k])))/root+eps)
+		m, v := s[0], s[1]
+		if decay != 0 {
+			kernel.Axpy(g, decay, w)
 		}
+		kernel.Blend(m, g, b1, a1)
+		kernel.BlendSquare(v, g, b2, a2)
+		kernel.AdamStep(w, m, v, kept, stepSize, root, eps)
 	}
 }
 

@@ -124,8 +124,12 @@ func measure[T kernel.Float](cfg *Config, inverse T, g, w []T) (squares, clipped
 			g[k] += d
 		}
 	}
-	for _, d := range g {
-		squares += float64(d) * float64(d)
+	// The sum of a chunk may be made in the gradients' own arithmetic, unless that is too narrow for it.
+	if squares = float64(kernel.Dot(g, g)); !(squares > 1e-30 && squares < 1e30) {
+		squares = 0
+		for _, d := range g {
+			squares += float64(d) * float64(d)
+		}
 	}
 	if cfg.ClipValue <= 0 {
 		return squares, squares

@@ -475,19 +475,16 @@ func (q *rnnProblem[T]) forward(d int) *rnnTape[T] {
 	if q.p != nil {
 		peep = q.p[d*3*H : (d+1)*3*H]
 	}
-	rp := kernel.PackB(true, H, GH, r, H)
-	var rzr, rh *kernel.PackedBOf[T]
+	var rp, rh *kernel.PackedBOf[T]
 	if q.kind == "GRU" {
-		rzr, rh = kernel.PackB(true, H, 2*H, r, H), kernel.PackB(true, H, H, r[2*H*H:], H)
+		rp, rh = kernel.PackB(true, H, 2*H, r, H), kernel.PackB(true, H, H, r[2*H*H:], H)
+	} else {
+		rp = kernel.PackB(true, H, GH, r, H)
 	}
 	for s := range q.T {
 		gates := tp.gates[s*B*GH : (s+1)*B*GH]
 		prev, next := tp.h[s*B*H:(s+1)*B*H], tp.h[(s+1)*B*H:(s+2)*B*H]
-		if q.kind == "GRU" {
-			kernel.GemmPackedB(q.pool, false, B, 1, prev, H, rzr, 1, gates, GH, nil)
-		} else {
-			kernel.GemmPackedB(q.pool, false, B, 1, prev, H, rp, 1, gates, GH, nil)
-		}
+		kernel.GemmPackedB(q.pool, false, B, 1, prev, H, rp, 1, gates, GH, nil)
 		if tp.pre != nil {
 			copy(tp.pre[s*B*GH:], gates)
 		}
@@ -710,7 +707,17 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 		return dy * slope(a, tp.gates[at])
 	}
 	drh := make([]T, B*H)
+	rows := GH // of R that one product takes
+	var late *kernel.PackedBOf[T]
+	if q.kind == "GRU" && !q.linearReset {
+		rows, late = 2*H, kernel.PackB(false, H, H, r[2*H*H:], H)
+	}
+	back := kernel.PackB(false, rows, H, r, H)
 	for s := q.T - 1; s >= 0; s-- {
+		product := kernel.GemmPackedB[T]
+		if s%2 == 1 {
+			product = kernel.GemmPackedBBack[T]
+		}
 		dg := dGates[s*B*GH : (s+1)*B*GH]
 		dr := dRec[s*B*GH : (s+1)*B*GH]
 		for b := range B {
@@ -736,6 +743,11 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 			case "LSTM":
 				hc, cp, cn := tp.hc[(s*B+b)*H:][:H], tp.c[(s*B+b)*H:][:H], tp.c[((s+1)*B+b)*H:][:H]
 				dcr := dc[b*H : (b+1)*H]
+				clear(out)
+				if q.defaultActs && peep == nil {
+					kernel.LSTMCellGrad(H, gs, cp, hc, row, dcr, g)
+					continue
+				}
 				for j := range H {
 					i, og, f, gg := gs[j], gs[H+j], gs[2*H+j], gs[3*H+j]
 					do := gate(acts[0], row[j]*hc[j], at+H+j)
@@ -762,9 +774,12 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 						dPeep[2*H+j] += df * cp[j]
 					}
 				}
-				clear(out)
 			case "GRU":
 				rec := tp.rec[(s*B+b)*H:][:H]
+				if q.defaultActs && q.linearReset {
+					kernel.GRUCellGrad(H, gs, rec, hp, row, g, dr[b*GH:(b+1)*GH], out)
+					continue
+				}
 				for j := range H {
 					z, rr, n := gs[j], gs[H+j], gs[2*H+j]
 					dn := gate(acts[1], row[j]*(1-z), at+2*H+j)
@@ -780,11 +795,11 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 		}
 		switch {
 		case q.kind != "GRU":
-			kernel.Gemm(q.pool, false, false, B, H, GH, 1, dg, GH, r, H, 1, dhPrev, H)
+			product(q.pool, false, B, 1, dg, GH, back, 1, dhPrev, H, nil)
 		case q.linearReset:
-			kernel.Gemm(q.pool, false, false, B, H, GH, 1, dr, GH, r, H, 1, dhPrev, H)
+			product(q.pool, false, B, 1, dr, GH, back, 1, dhPrev, H, nil)
 		default:
-			kernel.Gemm(q.pool, false, false, B, H, H, 1, dg[2*H:], GH, r[2*H*H:], H, 0, drh, H)
+			product(q.pool, false, B, 1, dg[2*H:], GH, late, 0, drh, H, nil)
 			for b := range B {
 				if s >= q.lens[b] {
 					continue
@@ -795,7 +810,7 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 					dhPrev[b*H+j] += drh[b*H+j] * tp.gates[at+H+j]
 				}
 			}
-			kernel.Gemm(q.pool, false, false, B, H, 2*H, 1, dg, GH, r, H, 1, dhPrev, H)
+			product(q.pool, false, B, 1, dg, GH, back, 1, dhPrev, H, nil)
 		}
 		dh, dhPrev = dhPrev, dh
 	}

@@ -94,3 +94,37 @@ func gruBlend[T Float](z, n, prev, hidden []T) {
 	Sub(hidden, prev, n)
 	MulAdd(hidden, z, hidden, n)
 }
+
+// LSTMCellGrad is the gradient of [LSTMCell] without peepholes: from dh, that of hidden, and dc, that of c', those of the pre-activations
+// (dGates, length 4h) and, in place of dc, that of c. gates and tanhC are what the cell left.
+func LSTMCellGrad[T Float](h int, gates, c, tanhC, dh, dc, dGates []T) {
+	i, o, f, g := gates[:h], gates[h:][:h], gates[2*h:][:h], gates[3*h:][:h]
+	di, do, df, dg := dGates[:h], dGates[h:][:h], dGates[2*h:][:h], dGates[3*h:][:h]
+	c, tanhC, dh, dc = c[:h], tanhC[:h], dh[:h], dc[:h]
+	for j, d := range dh {
+		t := tanhC[j]
+		do[j] = d * t * o[j] * (1 - o[j])
+		e := dc[j] + d*o[j]*(1-t*t)
+		di[j] = e * g[j] * i[j] * (1 - i[j])
+		df[j] = e * c[j] * f[j] * (1 - f[j])
+		dg[j] = e * i[j] * (1 - g[j]*g[j])
+		dc[j] = e * f[j]
+	}
+}
+
+// GRUCellGrad is the gradient of [GRUCell]: from dh, that of hidden, those of the input's share of the pre-activations (dGates) and of the
+// recurrent product's (dRec), 3h each, and what comes to prev directly. gates is what the cell left, rec what it was given.
+func GRUCellGrad[T Float](h int, gates, rec, prev, dh, dGates, dRec, dPrev []T) {
+	z, r, n := gates[:h], gates[h:][:h], gates[2*h:][:h]
+	dz, dr, dn := dGates[:h], dGates[h:][:h], dGates[2*h:][:h]
+	ez, er, en := dRec[:h], dRec[h:][:h], dRec[2*h:][:h]
+	rec, prev, dh, dPrev = rec[:h], prev[:h], dh[:h], dPrev[:h]
+	for j, d := range dh {
+		a := d * (1 - z[j]) * (1 - n[j]*n[j])
+		b := d * (prev[j] - n[j]) * z[j] * (1 - z[j])
+		e := a * rec[j] * r[j] * (1 - r[j])
+		dz[j], dr[j], dn[j] = b, e, a
+		ez[j], er[j], en[j] = b, e, a*r[j]
+		dPrev[j] = d * z[j]
+	}
+}

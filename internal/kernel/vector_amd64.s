@@ -2663,6 +2663,145 @@ done:
 	VZEROUPPER
 	RET
 
+// func blendAVX512(x []float32, y []float32, a float32, b float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·blendAVX512(SB), NOSPLIT, $0-56
+	MOVQ         x_len+8(FP), AX
+	MOVQ         x_base+0(FP), CX
+	MOVQ         y_base+24(FP), DX
+	VBROADCASTSS a+48(FP), Z0
+	VBROADCASTSS b+52(FP), Z1
+	SUBQ         $+16, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (CX), Z2
+	VMOVUPS     (DX), Z3
+	VMULPS      Z0, Z2, Z2
+	VMOVUPS     Z2, Z2
+	VFMADD231PS Z1, Z3, Z2
+	VMOVUPS     Z2, (CX)
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	SUBQ        $+16, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+16, AX
+	JZ          done
+	MOVQ        $0x00000001, BX
+	SHLXQ       AX, BX, BX
+	DECQ        BX
+	KMOVW       BX, K1
+	VMOVUPS.Z   (CX), K1, Z2
+	VMOVUPS.Z   (DX), K1, Z3
+	VMULPS      Z0, Z2, Z0
+	VMOVUPS     Z0, Z0
+	VFMADD231PS Z1, Z3, Z0
+	VMOVUPS     Z0, K1, (CX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func blendSquareAVX512(x []float32, y []float32, a float32, b float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·blendSquareAVX512(SB), NOSPLIT, $0-56
+	MOVQ         x_len+8(FP), AX
+	MOVQ         x_base+0(FP), CX
+	MOVQ         y_base+24(FP), DX
+	VBROADCASTSS a+48(FP), Z0
+	VBROADCASTSS b+52(FP), Z1
+	SUBQ         $+16, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (CX), Z2
+	VMOVUPS     (DX), Z3
+	VMULPS      Z1, Z3, Z4
+	VMULPS      Z0, Z2, Z2
+	VMOVUPS     Z2, Z2
+	VFMADD231PS Z3, Z4, Z2
+	VMOVUPS     Z2, (CX)
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	SUBQ        $+16, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+16, AX
+	JZ          done
+	MOVQ        $0x00000001, BX
+	SHLXQ       AX, BX, BX
+	DECQ        BX
+	KMOVW       BX, K1
+	VMOVUPS.Z   (CX), K1, Z2
+	VMOVUPS.Z   (DX), K1, Z3
+	VMULPS      Z1, Z3, Z1
+	VMULPS      Z0, Z2, Z0
+	VMOVUPS     Z0, Z0
+	VFMADD231PS Z3, Z1, Z0
+	VMOVUPS     Z0, K1, (CX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamStepAVX512(w []float32, m []float32, s []float32, keep float32, step float32, root float32, eps float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·adamStepAVX512(SB), NOSPLIT, $0-88
+	MOVQ         w_len+8(FP), AX
+	MOVQ         w_base+0(FP), CX
+	MOVQ         m_base+24(FP), DX
+	MOVQ         s_base+48(FP), BX
+	VBROADCASTSS keep+72(FP), Z0
+	VBROADCASTSS step+76(FP), Z1
+	VBROADCASTSS root+80(FP), Z2
+	VBROADCASTSS eps+84(FP), Z3
+	SUBQ         $+16, AX
+	JL           tail
+
+loop:
+	VMOVUPS (CX), Z4
+	VMOVUPS (DX), Z5
+	VMOVUPS (BX), Z6
+	VSQRTPS Z6, Z6
+	VDIVPS  Z2, Z6, Z6
+	VADDPS  Z3, Z6, Z6
+	VMULPS  Z0, Z4, Z4
+	VMULPS  Z1, Z5, Z5
+	VDIVPS  Z6, Z5, Z5
+	VSUBPS  Z5, Z4, Z4
+	VMOVUPS Z4, (CX)
+	ADDQ    $+64, CX
+	ADDQ    $+64, DX
+	ADDQ    $+64, BX
+	SUBQ    $+16, AX
+	JGE     loop
+
+tail:
+	ADDQ      $+16, AX
+	JZ        done
+	MOVQ      $0x00000001, SI
+	SHLXQ     AX, SI, SI
+	DECQ      SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (CX), K1, Z4
+	VMOVUPS.Z (DX), K1, Z5
+	VMOVUPS.Z (BX), K1, Z6
+	VSQRTPS   Z6, Z6
+	VDIVPS    Z2, Z6, Z2
+	VADDPS    Z3, Z2, Z2
+	VMULPS    Z0, Z4, Z0
+	VMULPS    Z1, Z5, Z1
+	VDIVPS    Z2, Z1, Z1
+	VSUBPS    Z1, Z0, Z0
+	VMOVUPS   Z0, K1, (CX)
+
+done:
+	VZEROUPPER
+	RET
+
 // func sumAVX512(x []float32) float32
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, SSE
 TEXT ·sumAVX512(SB), NOSPLIT, $0-28
@@ -5288,6 +5427,145 @@ tail:
 	VMOVUPS     Y2, Y2
 	VFMADD231PS Y0, Y3, Y2
 	VMASKMOVPS  Y2, Y1, (CX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func blendAVX2(x []float32, y []float32, a float32, b float32)
+// Requires: AVX, FMA3
+TEXT ·blendAVX2(SB), NOSPLIT, $0-56
+	MOVQ         x_len+8(FP), AX
+	MOVQ         x_base+0(FP), CX
+	MOVQ         y_base+24(FP), DX
+	VBROADCASTSS a+48(FP), Y0
+	VBROADCASTSS b+52(FP), Y1
+	SUBQ         $+8, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (CX), Y2
+	VMOVUPS     (DX), Y3
+	VMULPS      Y0, Y2, Y2
+	VMOVUPS     Y2, Y2
+	VFMADD231PS Y1, Y3, Y2
+	VMOVUPS     Y2, (CX)
+	ADDQ        $+32, CX
+	ADDQ        $+32, DX
+	SUBQ        $+8, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+8, AX
+	JZ          done
+	LEAQ        tailMask<>+32(SB), BX
+	SHLQ        $0x02, AX
+	SUBQ        AX, BX
+	VMOVUPS     (BX), Y2
+	VMASKMOVPS  (CX), Y2, Y3
+	VMASKMOVPS  (DX), Y2, Y4
+	VMULPS      Y0, Y3, Y0
+	VMOVUPS     Y0, Y0
+	VFMADD231PS Y1, Y4, Y0
+	VMASKMOVPS  Y0, Y2, (CX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func blendSquareAVX2(x []float32, y []float32, a float32, b float32)
+// Requires: AVX, FMA3
+TEXT ·blendSquareAVX2(SB), NOSPLIT, $0-56
+	MOVQ         x_len+8(FP), AX
+	MOVQ         x_base+0(FP), CX
+	MOVQ         y_base+24(FP), DX
+	VBROADCASTSS a+48(FP), Y0
+	VBROADCASTSS b+52(FP), Y1
+	SUBQ         $+8, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (CX), Y2
+	VMOVUPS     (DX), Y3
+	VMULPS      Y1, Y3, Y4
+	VMULPS      Y0, Y2, Y2
+	VMOVUPS     Y2, Y2
+	VFMADD231PS Y3, Y4, Y2
+	VMOVUPS     Y2, (CX)
+	ADDQ        $+32, CX
+	ADDQ        $+32, DX
+	SUBQ        $+8, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+8, AX
+	JZ          done
+	LEAQ        tailMask<>+32(SB), BX
+	SHLQ        $0x02, AX
+	SUBQ        AX, BX
+	VMOVUPS     (BX), Y2
+	VMASKMOVPS  (CX), Y2, Y3
+	VMASKMOVPS  (DX), Y2, Y4
+	VMULPS      Y1, Y4, Y1
+	VMULPS      Y0, Y3, Y0
+	VMOVUPS     Y0, Y0
+	VFMADD231PS Y4, Y1, Y0
+	VMASKMOVPS  Y0, Y2, (CX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamStepAVX2(w []float32, m []float32, s []float32, keep float32, step float32, root float32, eps float32)
+// Requires: AVX
+TEXT ·adamStepAVX2(SB), NOSPLIT, $0-88
+	MOVQ         w_len+8(FP), AX
+	MOVQ         w_base+0(FP), CX
+	MOVQ         m_base+24(FP), DX
+	MOVQ         s_base+48(FP), BX
+	VBROADCASTSS keep+72(FP), Y0
+	VBROADCASTSS step+76(FP), Y1
+	VBROADCASTSS root+80(FP), Y2
+	VBROADCASTSS eps+84(FP), Y3
+	SUBQ         $+8, AX
+	JL           tail
+
+loop:
+	VMOVUPS (CX), Y4
+	VMOVUPS (DX), Y5
+	VMOVUPS (BX), Y6
+	VSQRTPS Y6, Y6
+	VDIVPS  Y2, Y6, Y6
+	VADDPS  Y3, Y6, Y6
+	VMULPS  Y0, Y4, Y4
+	VMULPS  Y1, Y5, Y5
+	VDIVPS  Y6, Y5, Y5
+	VSUBPS  Y5, Y4, Y4
+	VMOVUPS Y4, (CX)
+	ADDQ    $+32, CX
+	ADDQ    $+32, DX
+	ADDQ    $+32, BX
+	SUBQ    $+8, AX
+	JGE     loop
+
+tail:
+	ADDQ       $+8, AX
+	JZ         done
+	LEAQ       tailMask<>+32(SB), SI
+	SHLQ       $0x02, AX
+	SUBQ       AX, SI
+	VMOVUPS    (SI), Y4
+	VMASKMOVPS (CX), Y4, Y5
+	VMASKMOVPS (DX), Y4, Y6
+	VMASKMOVPS (BX), Y4, Y7
+	VSQRTPS    Y7, Y7
+	VDIVPS     Y2, Y7, Y2
+	VADDPS     Y3, Y2, Y2
+	VMULPS     Y0, Y5, Y0
+	VMULPS     Y1, Y6, Y1
+	VDIVPS     Y2, Y1, Y1
+	VSUBPS     Y1, Y0, Y0
+	VMASKMOVPS Y0, Y4, (CX)
 
 done:
 	VZEROUPPER

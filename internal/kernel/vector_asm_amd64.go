@@ -174,6 +174,21 @@ func mulAddAVX512(dst, x, y, z []float32)
 //go:noescape
 func axpyAVX512(y, x []float32, a float32)
 
+// blendAVX512 sets x[i] for i < len(x).
+//
+//go:noescape
+func blendAVX512(x, y []float32, a, b float32)
+
+// blendSquareAVX512 sets x[i] for i < len(x).
+//
+//go:noescape
+func blendSquareAVX512(x, y []float32, a, b float32)
+
+// adamStepAVX512 sets w[i] for i < len(w).
+//
+//go:noescape
+func adamStepAVX512(w, m, s []float32, keep, step, root, eps float32)
+
 // sumAVX512 sums over its vectors.
 //
 //go:noescape
@@ -265,6 +280,9 @@ var vectorAVX512 = vectorKernels{
 	affine:         affineAVX512,
 	mulAdd:         mulAddAVX512,
 	axpy:           axpyAVX512,
+	blend:          blendAVX512,
+	blendSquare:    blendSquareAVX512,
+	adamStep:       adamStepAVX512,
 	sum:            sumAVX512,
 	dot:            dotAVX512,
 	maxReduce:      maxReduceAVX512,
@@ -452,6 +470,21 @@ func mulAddAVX2(dst, x, y, z []float32)
 //go:noescape
 func axpyAVX2(y, x []float32, a float32)
 
+// blendAVX2 sets x[i] for i < len(x).
+//
+//go:noescape
+func blendAVX2(x, y []float32, a, b float32)
+
+// blendSquareAVX2 sets x[i] for i < len(x).
+//
+//go:noescape
+func blendSquareAVX2(x, y []float32, a, b float32)
+
+// adamStepAVX2 sets w[i] for i < len(w).
+//
+//go:noescape
+func adamStepAVX2(w, m, s []float32, keep, step, root, eps float32)
+
 // sumAVX2 sums over its vectors.
 //
 //go:noescape
@@ -543,6 +576,9 @@ var vectorAVX2 = vectorKernels{
 	affine:         affineAVX2,
 	mulAdd:         mulAddAVX2,
 	axpy:           axpyAVX2,
+	blend:          blendAVX2,
+	blendSquare:    blendSquareAVX2,
+	adamStep:       adamStepAVX2,
 	sum:            sumAVX2,
 	dot:            dotAVX2,
 	maxReduce:      maxReduceAVX2,
