@@ -2,34 +2,34 @@ package finetune
 
 import (
 	"context"
-	"encoding/json"
 	"math"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
-	"github.com/retune-go/retune/tensor/npy"
 )
+
+// half is v as d, if it is of float32s.
+func half(t *testing.T, v *tensor.Tensor, d tensor.DType) *tensor.Tensor {
+	t.Helper()
+	if v.DType() != tensor.Float32 {
+		return v
+	}
+	h, err := tensor.Convert(v, d, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
 
 // narrowed turns all float32s of a model into d: weights, constants, casts, inputs and outputs.
 func narrowed(t *testing.T, m *onnx.Model, d tensor.DType) {
 	t.Helper()
-	to := func(v *tensor.Tensor) *tensor.Tensor {
-		if v.DType() != tensor.Float32 {
-			return v
-		}
-		h, err := tensor.Convert(v, d, true)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return h
-	}
 	m.Graph.Walk(func(g *onnx.Graph) {
 		for v := range g.Values() {
 			if v.Const != nil {
-				v.Const = to(v.Const)
+				v.Const = half(t, v.Const, d)
 			}
 			if v.Type != nil && v.Type.Elem == tensor.Float32 {
 				v.Type.Elem = d
@@ -38,7 +38,7 @@ func narrowed(t *testing.T, m *onnx.Model, d tensor.DType) {
 		for _, n := range g.Nodes {
 			for _, a := range n.Attrs {
 				if a.T != nil {
-					a.T = to(a.T)
+					a.T = half(t, a.T, d)
 				}
 				if n.Op == "Cast" && a.Name == "to" && a.I == int64(tensor.Float32) {
 					a.I = int64(d)
@@ -66,45 +66,16 @@ func TestHalfModelsLearn(t *testing.T) {
 			dir := filepath.Join("../models", c.name)
 			m := load(t, dir)
 			narrowed(t, m, c.d)
-			arrays, err := npy.ReadNPZ(filepath.Join(dir, "train_batches.npz"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			for name, a := range arrays {
-				if a.DType() == tensor.Float32 {
-					if arrays[name], err = tensor.Convert(a, c.d, true); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			text, err := os.ReadFile(filepath.Join(dir, "curves.json"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var rec recording
-			if err := json.Unmarshal(text, &rec); err != nil {
-				t.Fatal(err)
-			}
-			data, err := NewDataset(arrays, rec.BatchAxis)
-			if err != nil {
-				t.Fatal(err)
-			}
+			rec, data, loss := readRecording(t, dir, func(a *tensor.Tensor) *tensor.Tensor { return half(t, a, c.d) })
 			want := rec.Optimizers["adam"]
-			tr := trainer(t, m, Config{Loss: CrossEntropy{Output: rec.Output, Target: rec.Target}, Optimizer: Adam{LR: want.LR}, LossScale: 1024})
-			const steps = 12
-			worst, done := 0.0, 0
-			for done < steps {
-				for b := range data.Batches(rec.BatchSize, nil) {
-					if done == steps {
-						break
-					}
-					s, err := tr.Step(context.Background(), b)
-					if err != nil {
-						t.Fatal(err)
-					}
-					worst = max(worst, math.Abs(s.Loss-want.Losses[done])/want.Losses[done])
-					done++
+			tr := trainer(t, m, Config{Loss: loss, Optimizer: Adam{LR: want.LR}, LossScale: 1024})
+			worst := 0.0
+			for b := range rec.batches(data, 12) {
+				s, err := tr.Step(context.Background(), b)
+				if err != nil {
+					t.Fatal(err)
 				}
+				worst = max(worst, math.Abs(s.Loss-want.Losses[s.Step-1])/want.Losses[s.Step-1])
 			}
 			t.Logf("losses differ by %.2g of PyTorch's at most", worst)
 			if worst > c.tol {

@@ -3,9 +3,11 @@ package finetune
 import (
 	"context"
 	"encoding/json"
+	"iter"
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,8 +48,9 @@ func load(t *testing.T, dir string) *onnx.Model {
 	return m
 }
 
-// follow trains a model in a mode as PyTorch did by the recording in dir. after sees each trainer that has made all steps.
-func follow(t *testing.T, m *onnx.Model, dir string, mode Mode, after func(t *testing.T, optimizer string, tr *Trainer)) {
+// readRecording reads curves.json and its examples: the data and the loss of the run. each, if it is not nil, may change an array.
+func readRecording(t *testing.T, dir string, each func(*tensor.Tensor) *tensor.Tensor) (rec recording, data *Dataset, loss Loss) {
+	t.Helper()
 	arrays, err := npy.ReadNPZ(filepath.Join(dir, "train_batches.npz"))
 	if err != nil {
 		t.Fatal(err)
@@ -56,22 +59,47 @@ func follow(t *testing.T, m *onnx.Model, dir string, mode Mode, after func(t *te
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rec recording
 	if err := json.Unmarshal(text, &rec); err != nil {
 		t.Fatal(err)
 	}
-	fixed := Batch{}
-	for name, v := range rec.Fixed {
-		fixed[name] = tensor.Scalar(v)
+	if each != nil {
+		for name, a := range arrays {
+			arrays[name] = each(a)
+		}
 	}
-	data, err := NewDataset(arrays, rec.BatchAxis)
-	if err != nil {
+	if data, err = NewDataset(arrays, rec.BatchAxis); err != nil {
 		t.Fatal(err)
 	}
-	var loss Loss = CrossEntropy{Output: rec.Output, Target: rec.Target}
+	loss = CrossEntropy{Output: rec.Output, Target: rec.Target}
 	if rec.Loss == "mse" {
 		loss = MSE{Output: rec.Output, Target: rec.Target}
 	}
+	return rec, data, loss
+}
+
+// batches is the first count batches of the run, which begins again at the end of the data.
+func (r *recording) batches(data *Dataset, count int) iter.Seq[Batch] {
+	return func(yield func(Batch) bool) {
+		for done := 0; done < count; {
+			for b := range data.Batches(r.BatchSize, nil) {
+				if done == count {
+					return
+				}
+				for name, v := range r.Fixed {
+					b[name] = tensor.Scalar(v)
+				}
+				if !yield(b) {
+					return
+				}
+				done++
+			}
+		}
+	}
+}
+
+// follow trains a model in a mode as PyTorch did by the recording in dir. after sees each trainer that has made all steps.
+func follow(t *testing.T, m *onnx.Model, dir string, mode Mode, after func(t *testing.T, optimizer string, tr *Trainer)) {
+	rec, data, loss := readRecording(t, dir, nil)
 	names, ran := readNames(t, dir), 0
 	for name, c := range rec.Optimizers {
 		if strings.HasSuffix(name, "_f64") {
@@ -95,24 +123,16 @@ func follow(t *testing.T, m *onnx.Model, dir string, mode Mode, after func(t *te
 			if testing.Short() {
 				steps = steps[:5]
 			}
-			for done := 0; done < len(steps); {
-				for b := range data.Batches(rec.BatchSize, nil) {
-					if done == len(steps) {
-						break
-					}
-					for k, v := range fixed {
-						b[k] = v
-					}
-					s, err := tr.Step(context.Background(), b)
-					if err != nil {
-						t.Fatal(err)
-					}
-					rel := math.Abs(s.Loss-steps[done]) / math.Abs(steps[done])
-					worst = max(worst, rel)
-					if rel > 1e-4 {
-						t.Fatalf("step %d: loss %v, PyTorch's %v", s.Step, s.Loss, steps[done])
-					}
-					done++
+			for b := range rec.batches(data, len(steps)) {
+				s, err := tr.Step(context.Background(), b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := steps[s.Step-1]
+				rel := math.Abs(s.Loss-want) / math.Abs(want)
+				worst = max(worst, rel)
+				if rel > 1e-4 {
+					t.Fatalf("step %d: loss %v, PyTorch's %v", s.Step, s.Loss, want)
 				}
 			}
 			if after != nil && !testing.Short() {
@@ -123,5 +143,26 @@ func follow(t *testing.T, m *onnx.Model, dir string, mode Mode, after func(t *te
 	}
 	if ran < 2 {
 		t.Errorf("only %d optimizers are recorded", ran)
+	}
+}
+
+// Losses and gradients are the same bits with any number of threads.
+func TestThreadsChangeNothing(t *testing.T) {
+	for _, dir := range exports(t, "curves.json") {
+		rec, data, loss := readRecording(t, dir, nil)
+		var losses [2][]float64
+		for i, threads := range []int{1, 3} {
+			tr := trainer(t, load(t, dir), Config{Loss: loss, Optimizer: Adam{}, Threads: threads})
+			for b := range rec.batches(data, 3) {
+				s, err := tr.Step(context.Background(), b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				losses[i] = append(losses[i], s.Loss, s.GradNorm)
+			}
+		}
+		if !slices.Equal(losses[0], losses[1]) {
+			t.Errorf("%s: losses and norms %v and, with more threads, %v", modelName(dir), losses[0], losses[1])
+		}
 	}
 }
