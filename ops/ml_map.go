@@ -17,7 +17,7 @@ func init() {
 		Op{Domain: mlDomain, Name: "ZipMap", Since: []int{1}, MinIn: 1, Types: []TypeSet{Of(tensor.Float32)},
 			Infer: func(n *Node) ([]Info, error) {
 				_, err := inferRows(n.In[0])
-				return []Info{{Kind: onnx.SequenceType}}, err
+				return []Info{SequenceOf(Info{Kind: onnx.MapType})}, err
 			},
 			Compile: compileZipMap, NoGrad: why},
 		Op{Domain: mlDomain, Name: "CastMap", Since: []int{1}, MinIn: 1,

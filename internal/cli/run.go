@@ -329,10 +329,10 @@ func inspectCommand() *cobra.Command {
 			if err == nil {
 				defer s.Close()
 				for _, p := range s.Inputs() {
-					fmt.Fprintf(w, "input %s %s%v\n", p.Name, p.Info.DType, p.Info.Shape)
+					fmt.Fprintf(w, "input %s %s\n", p.Name, typeName(p.Info))
 				}
 				for _, p := range s.Outputs() {
-					fmt.Fprintf(w, "output %s %s%v\n", p.Name, p.Info.DType, p.Info.Shape)
+					fmt.Fprintf(w, "output %s %s\n", p.Name, typeName(p.Info))
 				}
 			} else {
 				fmt.Fprintf(w, "cannot be run: %v\n", err)

@@ -1,11 +1,33 @@
 package cli
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
 	"github.com/retune-go/retune/tensor"
 )
+
+// typeName is what is known of a value's type and shape.
+func typeName(i ops.Info) string {
+	switch i.Kind {
+	case onnx.SequenceType:
+		if i.Elem != nil && i.Elem.Kind >= 0 {
+			return "sequence of " + typeName(*i.Elem)
+		}
+		return "sequence"
+	case onnx.OptionalType:
+		return "optional"
+	case onnx.MapType:
+		return "map"
+	}
+	if !i.Ranked {
+		return i.DType.String() + " of unknown rank"
+	}
+	return fmt.Sprintf("%s%v", i.DType, i.Shape)
+}
 
 // shown is how many elements of a value are printed.
 const shown = 8
