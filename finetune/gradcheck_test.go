@@ -609,6 +609,9 @@ func (c *gradCase) build(vals map[*gradInput]*tensor.Tensor) (m *onnx.Model, wrt
 		}
 		n := onnx.NewNode(c.op, in, names...)
 		n.Name, n.Domain, n.Attrs = "node", c.domain, c.attrs
+		if c.domain == ops.Internal {
+			n.Opset = ops.GradOpset
+		}
 		outs = b.Add(n)
 	}
 	for i, v := range outs {

@@ -290,7 +290,10 @@ func inferPair(result tensor.DType) func(n *Node) ([]Info, error) {
 		}
 		a, b := n.In[0], n.Info(1)
 		if axis, ok := legacyAxisOf(n); ok && a.Ranked && b.Ranked {
-			b = alignAxis(a, b, axis)
+			var err error
+			if b, err = alignAxis(a, b, axis); err != nil {
+				return nil, err
+			}
 		}
 		out, err := Broadcast(d, a, b)
 		return []Info{out}, err
@@ -314,16 +317,20 @@ func legacyAxisOf(n *Node) (int, bool) {
 }
 
 // alignAxis is the shape of b with the trailing ones that "axis" of opsets 1 and 6 stands for.
-func alignAxis(a, b Info, axis int) Info {
-	if axis < 0 {
-		axis += len(a.Shape)
+func alignAxis(a, b Info, axis int) (Info, error) {
+	at := axis
+	if at < 0 {
+		at += len(a.Shape)
+	}
+	if at < 0 || at > len(a.Shape)-len(b.Shape) {
+		return b, fmt.Errorf("axis %d: shape %v does not lie within %v", axis, b.Shape, a.Shape)
 	}
 	shape := append([]Dim(nil), b.Shape...)
-	for len(shape)+axis < len(a.Shape) {
+	for len(shape)+at < len(a.Shape) {
 		shape = append(shape, D(1))
 	}
 	b.Shape = shape
-	return b
+	return b, nil
 }
 
 // legacyAxis gives input 1 its trailing ones before the kernel sees it.
@@ -337,7 +344,10 @@ func legacyAxis(n *Node, k Kernel) Kernel {
 			return k(c)
 		}
 		b := c.In(1)
-		info := alignAxis(InfoOf(c.In(0), false), InfoOf(b, false), axis)
+		info, err := alignAxis(InfoOf(c.In(0), false), InfoOf(b, false), axis)
+		if err != nil {
+			return err
+		}
 		shape, _ := info.Static()
 		r, err := b.Reshape(shape...)
 		if err != nil {
@@ -370,8 +380,12 @@ func pairOp(name string, since []int, types TypeSet, result tensor.DType, table 
 			if err := g.Err(); err != nil {
 				return nil, err
 			}
+			aligned, err := alignAxis(g.Info(a), g.Info(b), axis)
+			if err != nil {
+				return nil, err
+			}
 			var axes []int64
-			for i := range alignAxis(g.Info(a), g.Info(b), axis).Shape[rank:] {
+			for i := range aligned.Shape[rank:] {
 				axes = append(axes, int64(rank+i))
 			}
 			if axes != nil {

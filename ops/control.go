@@ -11,7 +11,7 @@ import (
 // If, Loop and Scan: operators that run subgraphs.
 func init() {
 	entries := []Op{
-		{Name: "If", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, MinIn: 1, MinOut: 0, MaxOut: -1, Types: []TypeSet{Bools},
+		{Name: "If", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, AnyKind: true, MinIn: 1, MinOut: 0, MaxOut: -1, Types: []TypeSet{Bools},
 			Infer: inferIf, Grad: gradIf, Compile: func(n *Node) (Kernel, error) {
 				if n.Bodies["then_branch"] == nil || n.Bodies["else_branch"] == nil {
 					return nil, fmt.Errorf("attributes then_branch and else_branch must be graphs")
@@ -22,7 +22,7 @@ func init() {
 				}
 				return runIf, nil
 			}},
-		{Name: "Loop", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1, // trip count and condition may be left out
+		{Name: "Loop", Since: []int{1, 11, 13, 16, 19, 21, 23, 24, 25}, AnyKind: true, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1, // trip count and condition may be left out
 			Infer: inferLoop, BodyIn: loopBodyIn, Grad: gradLoop, Compile: func(n *Node) (Kernel, error) {
 				b := n.Bodies["body"]
 				if b == nil || len(n.Inputs) < 2 {
@@ -35,7 +35,7 @@ func init() {
 				}
 				return runLoop, nil
 			}},
-		{Name: "Scan", Since: []int{8, 9, 11, 16, 19, 21, 23, 24, 25}, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1,
+		{Name: "Scan", Since: []int{8, 9, 11, 16, 19, 21, 23, 24, 25}, AnyKind: true, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1,
 			Infer: inferScan, BodyIn: scanBodyIn, Compile: compileScan, Grad: gradScan},
 	}
 	register(entries...)
@@ -44,7 +44,7 @@ func init() {
 		op.Domain, op.Since, op.Grad = Internal, []int{1}, nil
 		register(op)
 	}
-	register(Op{Domain: Internal, Name: "ReverseLoop", Since: []int{1}, MinIn: 1, MaxIn: -1, MinOut: 0, MaxOut: -1,
+	register(Op{Domain: Internal, Name: "ReverseLoop", Since: []int{1}, AnyKind: true, MinIn: 1, MaxIn: -1, MinOut: 0, MaxOut: -1,
 		Infer: inferReverseLoop, BodyIn: reverseLoopBodyIn, Compile: compileReverseLoop})
 }
 
@@ -403,7 +403,7 @@ func compileScan(n *Node) (Kernel, error) {
 		if n.Has(0) {
 			return nil, fmt.Errorf("sequence_lens of opset 8 are not supported")
 		}
-		ins = ins[1:]
+		ins = ins[min(1, len(ins)):]
 	}
 	scanned := int(n.Int("num_scan_inputs", 0))
 	if scanned > len(ins) {

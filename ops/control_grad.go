@@ -29,7 +29,7 @@ func (g *Grad) movingCaptures(graphs ...*onnx.Graph) []*onnx.Value {
 
 // internalize makes n an operator of the internal domain, whose last outputs are what its gradient needs.
 func internalize(n *onnx.Node, outputs int) {
-	n.Domain = Internal
+	n.Domain, n.Opset = Internal, GradOpset
 	for len(n.Outputs) < outputs {
 		n.Outputs = append(n.Outputs, nil)
 	}

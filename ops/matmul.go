@@ -312,6 +312,11 @@ type gemmSpec struct {
 
 func inferGemm(n *Node) ([]Info, error) {
 	a, b := n.In[0], n.In[1]
+	for i, x := range n.In[1:] {
+		if x.DType != a.DType && x.DType != tensor.Undefined && a.DType != tensor.Undefined {
+			return nil, fmt.Errorf("inputs 0 and %d have element types %s and %s", i+1, a.DType, x.DType)
+		}
+	}
 	if !a.Ranked || !b.Ranked {
 		return []Info{Tensor(a.DType, Unknown, Unknown)}, nil
 	}

@@ -20,7 +20,7 @@ func init() {
 				return []Info{SequenceOf(Info{Kind: onnx.MapType})}, err
 			},
 			Compile: compileZipMap, NoGrad: why},
-		Op{Domain: mlDomain, Name: "CastMap", Since: []int{1}, MinIn: 1,
+		Op{Domain: mlDomain, Name: "CastMap", Since: []int{1}, AnyKind: true, MinIn: 1,
 			Infer: func(n *Node) ([]Info, error) {
 				d, width := castMapType(n), Unknown
 				if w := n.Int("max_map", 1); n.Str("map_form", "DENSE") == "SPARSE" && w >= 0 && w <= math.MaxInt32 {
@@ -29,7 +29,7 @@ func init() {
 				return []Info{Tensor(d, D(1), width)}, nil
 			},
 			Compile: compileCastMap, NoGrad: why},
-		Op{Domain: mlDomain, Name: "DictVectorizer", Since: []int{1}, MinIn: 1, // the output's type is that of the map's values
+		Op{Domain: mlDomain, Name: "DictVectorizer", Since: []int{1}, AnyKind: true, MinIn: 1, // the output's type is that of the map's values
 			Infer:   func(n *Node) ([]Info, error) { return []Info{{}}, nil },
 			Compile: compileDictVectorizer, NoGrad: why},
 	)

@@ -26,6 +26,9 @@ type Op struct {
 	MinOut, MaxOut int // numbers of outputs; zero values: exactly 1; MaxOut -1: any
 
 	Types []TypeSet // allowed element types by input; the last also stands for further inputs; 0 or none: any
+	// AnyKind: inputs may be sequences, optionals and maps. Those of other operators are tensors, as far as
+	// kernels are concerned.
+	AnyKind bool
 
 	// Infer says what is known of the outputs from what is known of the inputs. With all
 	// inputs' shapes (and the values that they hang on) known it must give exact shapes, or
@@ -229,6 +232,9 @@ func Errorf(n *onnx.Node, format string, args ...any) error {
 // pads the answer to the number of outputs.
 func (n *Node) InferOutputs() ([]Info, error) {
 	for i, in := range n.In {
+		if in.Kind != onnx.TensorType && !n.Def.AnyKind {
+			return nil, Errorf(n.Node, "input %d is no tensor", i)
+		}
 		if len(n.Def.Types) == 0 || in.DType == tensor.Undefined || n.Inputs[i] == nil {
 			continue
 		}

@@ -30,7 +30,7 @@ func init() {
 				c.SetOut(0, &tensor.Sequence{Elem: tensor.DType(c.Node.Int("dtype", 1))})
 				return nil
 			})},
-		Op{Name: "SequenceConstruct", Since: []int{11}, MinIn: 1, MaxIn: -1,
+		Op{Name: "SequenceConstruct", Since: []int{11}, AnyKind: true, MinIn: 1, MaxIn: -1,
 			Infer: func(n *Node) ([]Info, error) {
 				e := Info{Kind: none}
 				for _, x := range n.In {
@@ -51,7 +51,7 @@ func init() {
 				}
 				return dx, nil
 			}},
-		Op{Name: "SequenceInsert", Since: []int{11}, MinIn: 2, MaxIn: 3,
+		Op{Name: "SequenceInsert", Since: []int{11}, AnyKind: true, MinIn: 2, MaxIn: 3,
 			Infer: func(n *Node) ([]Info, error) {
 				if s := n.In[0]; s.Elem != nil {
 					return []Info{SequenceOf(join(*s.Elem, n.In[1]))}, nil
@@ -77,7 +77,7 @@ func init() {
 				at := g.insertedAt(n)
 				return []*onnx.Value{g.Op("SequenceErase", dy[0], at), g.elementGrad(dy[0], at, n.Inputs[1])}, nil
 			}},
-		Op{Name: "SequenceErase", Since: []int{11}, MinIn: 1, MaxIn: 2, Infer: same,
+		Op{Name: "SequenceErase", Since: []int{11}, AnyKind: true, MinIn: 1, MaxIn: 2, Infer: same,
 			Compile: run(func(c *Ctx) error {
 				s, err := sequence(c, 0)
 				if err != nil {
@@ -95,7 +95,7 @@ func init() {
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 				return []*onnx.Value{g.Internal("SequenceEraseGrad", 1, []*onnx.Value{dy[0], n.Inputs[0], n.Input(1)})[0]}, nil
 			}},
-		Op{Name: "SequenceAt", Since: []int{11}, MinIn: 2, Infer: element,
+		Op{Name: "SequenceAt", Since: []int{11}, AnyKind: true, MinIn: 2, Infer: element,
 			Compile: run(func(c *Ctx) error {
 				s, err := sequence(c, 0)
 				if err != nil {
@@ -111,7 +111,7 @@ func init() {
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 				return []*onnx.Value{g.Internal("SequenceAtGrad", 1, []*onnx.Value{dy[0], n.Inputs[0], n.Inputs[1]})[0]}, nil
 			}},
-		Op{Name: "SequenceLength", Since: []int{11}, MinIn: 1, NoGrad: "it counts", Infer: scalar(tensor.Int64), Compile: run(func(c *Ctx) error {
+		Op{Name: "SequenceLength", Since: []int{11}, AnyKind: true, MinIn: 1, NoGrad: "it counts", Infer: scalar(tensor.Int64), Compile: run(func(c *Ctx) error {
 			s, err := sequence(c, 0)
 			if err != nil {
 				return err
@@ -119,7 +119,7 @@ func init() {
 			c.SetOut(0, tensor.Scalar(int64(len(s.Values))))
 			return nil
 		})},
-		Op{Name: "ConcatFromSequence", Since: []int{11}, MinIn: 1, Infer: inferConcatFromSequence, Compile: run(concatFromSequence),
+		Op{Name: "ConcatFromSequence", Since: []int{11}, AnyKind: true, MinIn: 1, Infer: inferConcatFromSequence, Compile: run(concatFromSequence),
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 				return g.Internal("ConcatFromSequenceGrad", 1, []*onnx.Value{dy[0], n.Inputs[0]},
 					IntAttr("axis", n.Int("axis", 0)), IntAttr("new_axis", n.Int("new_axis", 0))), nil
@@ -133,7 +133,7 @@ func init() {
 				return g.Internal("SplitToSequenceGrad", 1, []*onnx.Value{dy[0], n.Outputs[0], n.Inputs[0]},
 					IntAttr("axis", n.Int("axis", 0)), IntAttr("new_axis", fresh)), nil
 			}},
-		Op{Name: "Optional", Since: []int{15}, MinIn: 0, MaxIn: 1,
+		Op{Name: "Optional", Since: []int{15}, AnyKind: true, MinIn: 0, MaxIn: 1,
 			Infer: func(n *Node) ([]Info, error) {
 				if len(n.In) == 0 {
 					return []Info{{Kind: onnx.OptionalType}}, nil
@@ -145,7 +145,7 @@ func init() {
 				c.SetOut(0, &tensor.Optional{Value: c.Value(0)})
 				return nil
 			}), Grad: passGrad},
-		Op{Name: "OptionalHasElement", Since: []int{15, 18}, MinIn: 0, MaxIn: 1, NoGrad: "it tells whether something is there", Infer: scalar(tensor.Bool), Compile: run(func(c *Ctx) error {
+		Op{Name: "OptionalHasElement", Since: []int{15, 18}, AnyKind: true, MinIn: 0, MaxIn: 1, NoGrad: "it tells whether something is there", Infer: scalar(tensor.Bool), Compile: run(func(c *Ctx) error {
 			v := c.Value(0)
 			if o, ok := v.(*tensor.Optional); ok {
 				v = o.Value
@@ -153,7 +153,7 @@ func init() {
 			c.SetOut(0, tensor.Scalar(v != nil))
 			return nil
 		})},
-		Op{Name: "OptionalGetElement", Since: []int{15, 18}, MinIn: 1,
+		Op{Name: "OptionalGetElement", Since: []int{15, 18}, AnyKind: true, MinIn: 1,
 			Infer: func(n *Node) ([]Info, error) {
 				if n.In[0].Kind != onnx.OptionalType {
 					return []Info{withoutValues([]Info{n.In[0]})[0]}, nil
@@ -175,7 +175,7 @@ func init() {
 				return nil
 			}), Grad: passGrad},
 
-		Op{Domain: Internal, Name: "SequenceZeros", Since: []int{1}, MinIn: 1, Infer: same, Compile: run(func(c *Ctx) error {
+		Op{Domain: Internal, Name: "SequenceZeros", Since: []int{1}, AnyKind: true, MinIn: 1, Infer: same, Compile: run(func(c *Ctx) error {
 			z, err := zerosLike(c, c.Value(0))
 			if err != nil {
 				return err
@@ -183,7 +183,7 @@ func init() {
 			c.SetOut(0, z)
 			return nil
 		})},
-		Op{Domain: Internal, Name: "SequenceAdd", Since: []int{1}, MinIn: 2, Infer: same, Compile: func(n *Node) (Kernel, error) {
+		Op{Domain: Internal, Name: "SequenceAdd", Since: []int{1}, AnyKind: true, MinIn: 2, Infer: same, Compile: func(n *Node) (Kernel, error) {
 			add, _ := Lookup("", "Add", GradOpset)
 			k, err := add.Compile(n)
 			if err != nil {
@@ -199,7 +199,7 @@ func init() {
 			}, nil
 		}},
 		// (gradient of a sequence, position, the element there): the element's gradient.
-		Op{Domain: Internal, Name: "SequenceElementGrad", Since: []int{1}, MinIn: 3,
+		Op{Domain: Internal, Name: "SequenceElementGrad", Since: []int{1}, AnyKind: true, MinIn: 3,
 			Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[2]}), nil },
 			Compile: run(func(c *Ctx) error {
 				s, err := sequence(c, 0)
@@ -220,7 +220,7 @@ func init() {
 				return nil
 			})},
 		// (gradient of an element, the sequence, position): the sequence's gradient.
-		Op{Domain: Internal, Name: "SequenceAtGrad", Since: []int{1}, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
+		Op{Domain: Internal, Name: "SequenceAtGrad", Since: []int{1}, AnyKind: true, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
 			Compile: run(func(c *Ctx) error {
 				s, err := sequence(c, 1)
 				if err != nil {
@@ -236,7 +236,7 @@ func init() {
 				return nil
 			})},
 		// (gradient of the shorter sequence, the longer sequence, position): the longer one's gradient.
-		Op{Domain: Internal, Name: "SequenceEraseGrad", Since: []int{1}, MinIn: 2, MaxIn: 3, Infer: same,
+		Op{Domain: Internal, Name: "SequenceEraseGrad", Since: []int{1}, AnyKind: true, MinIn: 2, MaxIn: 3, Infer: same,
 			Compile: run(func(c *Ctx) error {
 				d, err := sequence(c, 0)
 				if err != nil {
@@ -256,10 +256,10 @@ func init() {
 				return nil
 			})},
 		// (gradient of the joined tensor, the sequence): the sequence's gradient.
-		Op{Domain: Internal, Name: "ConcatFromSequenceGrad", Since: []int{1}, MinIn: 2, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
+		Op{Domain: Internal, Name: "ConcatFromSequenceGrad", Since: []int{1}, AnyKind: true, MinIn: 2, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
 			Compile: run(concatFromSequenceGrad)},
 		// (gradient of the sequence, the sequence, the tensor that was split): the tensor's gradient.
-		Op{Domain: Internal, Name: "SplitToSequenceGrad", Since: []int{1}, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[2]}), nil },
+		Op{Domain: Internal, Name: "SplitToSequenceGrad", Since: []int{1}, AnyKind: true, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[2]}), nil },
 			Compile: run(func(c *Ctx) error {
 				d, err := sequence(c, 0)
 				if err != nil {

@@ -10,7 +10,7 @@ import (
 // SequenceMap runs a subgraph on each element of a sequence, further sequences going along with it and tensors
 // standing still.
 func init() {
-	register(Op{Name: "SequenceMap", Since: []int{17}, MinIn: 1, MaxIn: -1, MinOut: 1, MaxOut: -1,
+	register(Op{Name: "SequenceMap", Since: []int{17}, AnyKind: true, MinIn: 1, MaxIn: -1, MinOut: 1, MaxOut: -1,
 		Infer: inferSequenceMap, BodyIn: sequenceMapBodyIn, Compile: compileSequenceMap,
 		NoGrad: "the gradient of SequenceMap is not implemented; Loop has one"})
 }

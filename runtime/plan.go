@@ -497,6 +497,9 @@ func (f *frame) step(ctx context.Context, mem *ops.Meter, st *planStep, c *ops.C
 		f.vals[slot] = c.Outs[k]
 	}
 	if st.kernel != nil {
+		if allEmpty(c.Outs, st.step.outs) {
+			return nil
+		}
 		if err := st.kernel(c); err != nil {
 			return ops.Errorf(st.node.Node, "%w", err)
 		}
@@ -572,6 +575,11 @@ func (b *bound) Infer(inputs []ops.Info) ([]ops.Info, error) {
 func (b *bound) Run(c *ops.Ctx, inputs []tensor.Value) ([]tensor.Value, error) {
 	if len(inputs) != len(b.prog.inputs) {
 		return nil, fmt.Errorf("subgraph %q takes %d inputs, not %d", b.prog.graph.Name, len(b.prog.inputs), len(inputs))
+	}
+	for i, v := range inputs {
+		if v == nil && b.prog.values[b.prog.inputs[i]].Const == nil {
+			return nil, fmt.Errorf("subgraph %q: input %d is left out", b.prog.graph.Name, i)
+		}
 	}
 	return b.prog.run(c.Context, c.Mem, inputs, b.vals)
 }

@@ -370,7 +370,7 @@ func execute(s *step, c *ops.Ctx) (err error) {
 		}
 		c.Outs[i] = t
 	}
-	if s.kernel != nil {
+	if s.kernel != nil && !allEmpty(c.Outs, s.outs) {
 		if err := s.kernel(c); err != nil {
 			return ops.Errorf(s.node.Node, "%w", err)
 		}
@@ -386,6 +386,23 @@ func execute(s *step, c *ops.Ctx) (err error) {
 		}
 	}
 	return nil
+}
+
+// allEmpty reports whether nothing is left to compute: every output, one at least, is there and has no elements. Other sizes of such
+// a shape may be anything, so that no kernel should loop over them.
+func allEmpty(outs []tensor.Value, slots []int) bool {
+	some := false
+	for i, slot := range slots {
+		if slot < 0 {
+			continue
+		}
+		t, ok := outs[i].(*tensor.Tensor)
+		if !ok || t == nil || t.Len() > 0 {
+			return false
+		}
+		some = true
+	}
+	return some
 }
 
 func panicked(n *onnx.Node, r any) error {

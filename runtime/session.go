@@ -125,6 +125,9 @@ func unsupported(m *onnx.Model) error {
 	m.Graph.Walk(func(g *onnx.Graph) {
 		for _, n := range g.Nodes {
 			_, err := ops.Resolve(n, int(m.OpsetVersion(n.Domain)))
+			if n.Domain == ops.Internal && n.Opset == 0 { // no file says this: what is emitted has a version of its own
+				err = &ops.UnsupportedError{Node: n.Name, Op: n.Op, Domain: n.Domain, Opset: int(m.OpsetVersion(n.Domain))}
+			}
 			var u *ops.UnsupportedError
 			if errors.As(err, &u) {
 				if seen[u.Domain+"."+u.Op]++; seen[u.Domain+"."+u.Op] == 1 {
