@@ -111,6 +111,10 @@ func Conv[T Float](p *Pool, cv Conv2D, y, x []T, w *PackedConv[T], ep *EpilogueO
 		convDepthwise(p, cv, y, x, w.depthwise, ep)
 		return
 	}
+	if cv.smallImages() {
+		convSmall(p, cv, y, x, w, ep)
+		return
+	}
 	if cv.N >= 2*p.Threads() && p.Threads() > 1 {
 		p.For(cv.N, 1, func(lo, hi int) {
 			for n := lo; n < hi; n++ {

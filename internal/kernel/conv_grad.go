@@ -17,6 +17,9 @@ func ConvGradInput[T Float](p *Pool, cv Conv2D, dx, dy, w []T) {
 	case cv.M*pix*k == 0:
 		clear(dx[:cv.N*image])
 		return
+	case cv.smallImages():
+		gradInputSmall(p, cv, dx, dy, w)
+		return
 	// Turning the weights round takes M·k copies and saves adding up pix·k columns.
 	case cv.StrideH == 1 && cv.StrideW == 1 && !cv.pointwise() && cv.M <= cv.N*pix*cv.Group:
 		back := cv.reversed()
@@ -31,19 +34,19 @@ func ConvGradInput[T Float](p *Pool, cv Conv2D, dx, dy, w []T) {
 		clear(dx[:cv.N*image])
 		cols = make([]T, k*pix)
 	}
-	for n := range cv.N {
-		for g := range cv.Group {
-			wg, dyg := w[g*rows*k:], dy[(n*cv.M+g*rows)*pix:]
-			dxg := dx[n*image+g*chans*cv.H*cv.W:]
+	for g := range cv.Group {
+		turned := PackA(true, k, rows, w[g*rows*k:], k)
+		for n := range cv.N {
+			dyg, dxg := dy[(n*cv.M+g*rows)*pix:], dx[n*image+g*chans*cv.H*cv.W:]
 			if cols == nil {
-				Gemm(p, true, false, k, pix, rows, 1, wg, k, dyg, pix, 0, dxg, pix)
+				GemmPackedA(p, false, pix, 1, turned, dyg, pix, 0, dxg, pix, nil)
 				continue
 			}
-			Gemm(p, true, false, k, pix, rows, 1, wg, k, dyg, pix, 0, cols, pix)
+			GemmPackedA(p, false, pix, 1, turned, dyg, pix, 0, cols, pix, nil)
 			taps := cv.KH * cv.KW * pix
 			p.For(chans, max(1, serialWork/max(1, taps)), func(lo, hi int) {
 				for c := lo; c < hi; c++ {
-					col2im(cv, dxg[c*cv.H*cv.W:], cols[c*taps:])
+					col2im(cv, dxg[c*cv.H*cv.W:], cols[c*taps:], pix)
 				}
 			})
 		}
@@ -80,8 +83,8 @@ func reverseWeights[T Float](p *Pool, cv Conv2D, w []T) []T {
 	return out
 }
 
-// col2im adds the columns of one channel back to its plane.
-func col2im[T Float](cv Conv2D, plane, cols []T) {
+// col2im adds the columns of one channel, rows of which are ld apart, back to its plane.
+func col2im[T Float](cv Conv2D, plane, cols []T, ld int) {
 	oh, ow := cv.OutSize()
 	for kh := range cv.KH {
 		for kw := range cv.KW {
@@ -106,7 +109,7 @@ func col2im[T Float](cv Conv2D, plane, cols []T) {
 					at += cv.StrideW
 				}
 			}
-			cols = cols[oh*ow:]
+			cols = cols[min(ld, len(cols)):]
 		}
 	}
 }
@@ -153,6 +156,10 @@ func ConvGradWeight[T Float](p *Pool, cv Conv2D, dw, dy, x []T, accumulate bool)
 	}
 	if cv.depthwise() {
 		depthwiseGradWeight(p, cv, dw, dy, x)
+		return
+	}
+	if cv.smallImages() {
+		gradWeightSmall(p, cv, dw, dy, x)
 		return
 	}
 	kern := activeGemm[T]()
