@@ -1,10 +1,17 @@
 package finetune
 
 import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/plotutil"
 	"gonum.org/v1/plot/vg"
+
+	"github.com/retune-go/retune/internal/wholefile"
 )
 
 // Point is a loss after that many steps.
@@ -13,7 +20,7 @@ type Point struct {
 	Loss float64
 }
 
-// PlotLosses draws curves, each a name and its points, to a PNG (or, by path's ending, SVG or PDF) file.
+// PlotLosses draws the curves "train" and "valid" to a PNG (or, by path's ending, SVG or PDF) file, which is written whole.
 func PlotLosses(path, title string, curves map[string][]Point) error {
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, "step", "loss"
@@ -30,5 +37,13 @@ func PlotLosses(path, title string, curves map[string][]Point) error {
 	if err := plotutil.AddLines(p, args...); err != nil {
 		return err
 	}
-	return p.Save(18*vg.Centimeter, 11*vg.Centimeter, path)
+	format := strings.ToLower(strings.TrimPrefix(filepath.Ext(path), "."))
+	drawing, err := p.WriterTo(18*vg.Centimeter, 11*vg.Centimeter, format)
+	if err != nil {
+		return fmt.Errorf("plot %s: %w", path, err)
+	}
+	return wholefile.Write(path, func(w io.Writer) error {
+		_, err := drawing.WriteTo(w)
+		return err
+	})
 }

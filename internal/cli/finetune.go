@@ -282,11 +282,6 @@ func (r *tuning) write() error {
 			fmt.Fprintf(r.out, "the weights of step %d, which had the best validation loss, are written\n", step)
 		}
 	}
-	if r.Plot != "" {
-		if err := finetune.PlotLosses(r.Plot, r.Model, r.curves); err != nil {
-			return err
-		}
-	}
 	if err := onnx.Save(r.Out, r.trainer.Model()); err != nil {
 		return err
 	}
@@ -295,10 +290,15 @@ func (r *tuning) write() error {
 	} else {
 		fmt.Fprintf(r.out, "%d steps were done already; wrote %s\n", r.trainer.Steps(), r.Out)
 	}
-	if r.OutStateDict == "" {
-		return nil
+	if r.OutStateDict != "" {
+		if err := r.writeStateDict(); err != nil {
+			return err
+		}
 	}
-	return r.writeStateDict()
+	if r.Plot != "" {
+		return finetune.PlotLosses(r.Plot, r.Model, r.curves)
+	}
+	return nil
 }
 
 // writeStateDict writes the weights under PyTorch's names and in its layout, where names say which they are.

@@ -20,8 +20,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/retune-go/retune/internal/wholefile"
 	"github.com/retune-go/retune/tensor"
-	"github.com/retune-go/retune/tensor/internal/wholefile"
 )
 
 const (

@@ -10,8 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/retune-go/retune/internal/wholefile"
 	"github.com/retune-go/retune/tensor"
-	"github.com/retune-go/retune/tensor/internal/wholefile"
 )
 
 // Archive is the arrays of a .npz file.

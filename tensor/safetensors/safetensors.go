@@ -18,8 +18,8 @@ import (
 	"slices"
 	"unsafe"
 
+	"github.com/retune-go/retune/internal/wholefile"
 	"github.com/retune-go/retune/tensor"
-	"github.com/retune-go/retune/tensor/internal/wholefile"
 )
 
 // maxHeader is the reference implementation's limit.
