@@ -248,6 +248,65 @@ func TestEqualStatisticsAreUntied(t *testing.T) {
 	}
 }
 
+// Batch norms of every definition train alike, and infer alike, whatever form the file has.
+func TestModesAtEveryOpset(t *testing.T) {
+	x := tensor.New([]float32{1, -2, 3, 6, 0.5, -1, 2, 4, 1.5, 0, -3, 2}, 3, 2, 2)
+	in := Batch{"x": x, "t": tensor.New(make([]float32, 12), 3, 2, 2)}
+	run := func(opset int64, outs int, mode Mode, attrs ...*onnx.Attribute) []float64 {
+		b := onnx.NewBuilder("norm", opset)
+		v := []*onnx.Value{b.Input("x", tensor.Float32, "n", 2, 2)}
+		for i, p := range [][]float32{{2, 3}, {0.5, -0.5}, {0.25, 0.75}, {1.5, 2.5}} {
+			v = append(v, b.Init(fmt.Sprint("p", i), tensor.New(p)))
+		}
+		attrs = append(attrs, onnx.FloatAttr("momentum", 0.8))
+		b.Output("y", b.Multi("BatchNormalization", outs, v, attrs...)[0], tensor.Float32, "n", 2, 2)
+		m, err := b.Model()
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr := trainer(t, m, Config{Mode: mode, Optimizer: SGD{LR: 0.1}})
+		var all []float64
+		for range 3 {
+			s, err := tr.Step(context.Background(), in)
+			if err != nil {
+				t.Fatalf("opset %d: %v", opset, err)
+			}
+			all = append(all, s.Loss)
+		}
+		v2, err := tr.Loss(context.Background(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 4 {
+			all = append(all, tensor.Float64s(tr.Model().Graph.Init(fmt.Sprint("p", i)).Const)...)
+		}
+		return append(all, v2)
+	}
+	training := onnx.IntAttr("training_mode", 1)
+	for _, mode := range []Mode{Train, Eval} {
+		want := run(15, 1, mode)
+		for name, got := range map[string][]float64{
+			"6":     run(6, 1, mode, onnx.IntAttr("is_test", 1)),
+			"7":     run(7, 1, mode, onnx.IntAttr("spatial", 1)),
+			"9":     run(9, 1, mode),
+			"14":    run(14, 1, mode),
+			"15 on": run(15, 3, mode, training),
+		} {
+			if len(got) != len(want) || apart(got, want) != 0 {
+				t.Errorf("%s, opset %s: %v, want %v", mode, name, got, want)
+			}
+		}
+	}
+	// The old form of training, five outputs, which inference then has not.
+	if got, want := run(9, 5, Eval), run(9, 1, Eval); apart(got, want) != 0 {
+		t.Errorf("five outputs in inference: %v, want %v", got, want)
+	}
+	a, b := run(9, 5, AsExported), run(15, 3, AsExported, training)
+	if apart(a[:11], b[:11]) != 0 {
+		t.Errorf("five outputs: %v, want %v", a, b)
+	}
+}
+
 // What training cannot do right is refused.
 func TestModesRefused(t *testing.T) {
 	one := tensor.New([]float32{1})

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/retune-go/retune/finetune"
 	"github.com/retune-go/retune/internal/cli"
+	"github.com/retune-go/retune/internal/wholefile"
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/runtime"
 	"github.com/retune-go/retune/tensor"
@@ -305,5 +307,8 @@ func compare(ctx context.Context, a, b *onnx.Model, ids []int64, dir string) (fl
 	if err != nil {
 		return 0, err
 	}
-	return worst, os.WriteFile(filepath.Join(dir, "check.json"), data, 0o644)
+	return worst, wholefile.Write(filepath.Join(dir, "check.json"), func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
 }
