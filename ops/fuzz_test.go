@@ -110,7 +110,7 @@ func (d *dice) float() float64 {
 
 // tensor makes a tensor of that type; integers are small or hostile.
 func (d *dice) tensor(t tensor.DType, shape []int) *tensor.Tensor {
-	if n, err := tensor.NumElements(shape); err != nil || n > 1<<12 { // part of a shape with nothing in it
+	if n, err := tensor.NumElements(shape); err != nil || n > 1<<16 { // part of a shape with nothing in it
 		shape = nil
 	}
 	x, err := tensor.Zeros(t, shape...)
@@ -144,6 +144,11 @@ func (d *dice) shape() []int {
 	if len(s) > 0 && d.once(40) { // nothing in it, and still large
 		s[0] = one(d, 1<<20, 1<<40, math.MaxInt>>2)
 		s[len(s)-1] = 0
+	} else if len(s) > 0 && d.once(60) { // what takes the square of it takes too long
+		for i := range s {
+			s[i] = min(s[i], 2)
+		}
+		s[d.below(len(s))] = 1 << 13
 	}
 	return s
 }
