@@ -35,14 +35,12 @@ func init() {
 			},
 			Compile: compileCategoryMapper, NoGrad: "categories are no numbers"},
 		Op{Domain: mlDomain, Name: "FeatureVectorizer", Since: []int{1}, MinIn: 1, MaxIn: -1, Types: []TypeSet{mlNumeric},
-			Infer: inferVectorize, Compile: compileVectorizer, NoGrad: "the gradient of FeatureVectorizer is not implemented"},
-		Op{Domain: mlDomain, Name: "Imputer", Since: []int{1}, MinIn: 1, Types: []TypeSet{mlNumeric}, Infer: SameAs(0), Compile: compileImputer,
-			NoGrad: "the gradient of Imputer is not implemented"},
+			Infer: inferVectorize, Compile: compileVectorizer, Grad: gradVectorizer},
+		Op{Domain: mlDomain, Name: "Imputer", Since: []int{1}, MinIn: 1, Types: []TypeSet{mlNumeric}, Infer: SameAs(0), Compile: compileImputer, Grad: gradImputer},
 		Op{Domain: mlDomain, Name: "LabelEncoder", Since: []int{1, 2, 4}, MinIn: 1,
 			Types: []TypeSet{Of(tensor.String, tensor.Int64, tensor.Float32, tensor.Float64, tensor.Int32, tensor.Int16)},
 			Infer: inferLabelEncoder, Compile: compileLabelEncoder, NoGrad: "labels are no numbers"},
-		Op{Domain: mlDomain, Name: "Normalizer", Since: []int{1}, MinIn: 1, Types: []TypeSet{mlNumeric}, Infer: float, Compile: compileNormalizer,
-			NoGrad: "the gradient of Normalizer is not implemented"},
+		Op{Domain: mlDomain, Name: "Normalizer", Since: []int{1}, MinIn: 1, Types: []TypeSet{mlNumeric}, Infer: float, Compile: compileNormalizer, Grad: gradNormalizer},
 		Op{Domain: mlDomain, Name: "OneHotEncoder", Since: []int{1}, MinIn: 1, Types: []TypeSet{mlNumeric | Of(tensor.String)},
 			Infer: func(n *Node) ([]Info, error) {
 				if !n.In[0].Ranked {
@@ -276,6 +274,36 @@ func compileVectorizer(n *Node) (Kernel, error) {
 	}, a.err
 }
 
+// gradVectorizer cuts the gradient where the inputs were joined.
+func gradVectorizer(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	dx := make([]*onnx.Value, len(n.Inputs))
+	sizes, at := n.Ints("inputdimensions", nil), int64(0)
+	for i, x := range n.Inputs {
+		shape, known := g.Info(x).Static()
+		var width int64
+		switch {
+		case known:
+			_, w, err := vectorRows(shape)
+			if err != nil {
+				return nil, err
+			}
+			if width = int64(w); i < len(sizes) && sizes[i] != width {
+				return nil, fmt.Errorf("the gradient of input %d, %d of whose %d features are used, is not implemented", i, sizes[i], width)
+			}
+		case i < len(sizes): // the reshape below refuses another number than it has
+			width = sizes[i]
+		default:
+			return nil, fmt.Errorf("the gradient needs attribute inputdimensions, or the shape of input %d", i)
+		}
+		if g.DType(x).IsFloat() {
+			part := g.Op("Slice", dy[0], g.Int64s(at), g.Int64s(at+width), g.Int64s(1))
+			dx[i] = g.ReshapeLike(g.Op("CastLike", part, x), x)
+		}
+		at += width
+	}
+	return dx, nil
+}
+
 func compileImputer(n *Node) (Kernel, error) {
 	a := &attrs{n: n}
 	floats, ints := a.floats("imputed_value_floats"), a.ints("imputed_value_int64s")
@@ -320,6 +348,21 @@ func impute[T float32 | float64 | int32 | int64](values []T, old T) Kernel {
 		}
 		return nil
 	}
+}
+
+// gradImputer lets the gradient of what was not replaced through.
+func gradImputer(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	x := n.Inputs[0]
+	if !g.DType(x).IsFloat() {
+		return []*onnx.Value{nil}, nil
+	}
+	var replaced *onnx.Value
+	if old := n.Float("replaced_value_float", 0); old != old {
+		replaced = g.Op("IsNaN", x)
+	} else {
+		replaced = g.Op("Equal", x, g.Like(x, float64(old)))
+	}
+	return []*onnx.Value{g.Op("Where", replaced, g.Like(x, 0), dy[0])}, nil
 }
 
 func compileNormalizer(n *Node) (Kernel, error) {
@@ -375,6 +418,35 @@ func normalizeRows[T kernel.Float](norm int) Kernel {
 		})
 		return nil
 	}
+}
+
+// gradNormalizer: y = x/N(x) has dX = (dY − N'(x)·Σ dY·y)/N, and dX = dY where N is 0.
+func gradNormalizer(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	x := n.Inputs[0]
+	if !g.DType(x).IsFloat() {
+		return []*onnx.Value{nil}, nil
+	}
+	sum := func(v *onnx.Value) *onnx.Value { return g.ReduceSum(v, true, -1) }
+	var norm, slope *onnx.Value
+	switch n.Str("norm", "MAX") {
+	case "L1":
+		norm, slope = sum(g.Op("Abs", x)), g.Op("Sign", x)
+	case "L2":
+		norm = g.Op("Sqrt", sum(g.Mul(x, x)))
+	default:
+		norm = g.With("ReduceMax", nil, x, g.Int64s(-1))
+		top := g.Op("CastLike", g.Op("Equal", x, norm), x)
+		slope = g.Div(top, sum(top))
+	}
+	zero := g.Op("Equal", norm, g.Like(x, 0))
+	norm = g.Op("Where", zero, g.Like(x, 1), norm)
+	y := g.Div(x, norm)
+	if slope == nil {
+		slope = y
+	}
+	slope = g.Op("Where", zero, g.Like(x, 0), slope)
+	d := g.Op("CastLike", dy[0], x)
+	return []*onnx.Value{g.Div(g.Sub(d, g.Mul(slope, sum(g.Mul(d, y)))), norm)}, nil
 }
 
 // scaling is Scaler's attributes.
