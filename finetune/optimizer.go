@@ -90,7 +90,7 @@ func (o Adagrad) rate() float64 { return or(o.LR, 1e-2) }
 
 func (o SGD) check() error {
 	if o.Nesterov && (o.Momentum == 0 || o.Dampening != 0) {
-		return errors.New("Nesterov momentum needs a momentum and no dampening")
+		return errors.New("with Nesterov there must be a momentum and no dampening")
 	}
 	return notNegative(o.LR, o.Momentum, o.WeightDecay)
 }
