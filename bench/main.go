@@ -1,5 +1,5 @@
 // Command bench times Retune beside ONNX Runtime in one process: the same model files, the same inputs, runs of the two by turns, outputs
-// compared. See README.md.
+// compared; and with -train steps of training beside PyTorch's. See README.md.
 package main
 
 import (
@@ -26,50 +26,79 @@ func main() {
 	only := flag.String("only", "", "rows whose name holds this")
 	out := flag.String("json", "", "file for the numbers")
 	busy := flag.Float64("busy", 0.05, "greatest share of the machine that others may take while a row is timed")
+	train := flag.String("train", "", "train.py: time training beside PyTorch instead; its models go to the folder given by -models")
+	python := flag.String("python", "/usr/bin/python3", "the Python that has PyTorch")
 	flag.Parse()
-	if err := run(*library, *folder, *real, *threads, *span, *only, *out, *busy); err != nil {
+	o := options{*library, *folder, *real, *only, *out, *train, *python, *threads, *span, *busy}
+	if err := o.run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(library, folder, real string, threads int, span time.Duration, only, out string, busy float64) error {
-	if err := startORT(library); err != nil {
-		return err
-	}
-	goruntime.GOMAXPROCS(max(threads, 1))
-	rows, err := exported(folder)
-	if err != nil {
-		return err
-	}
-	rows = append(rows, products()...)
-	if real != "" {
-		rows = append(rows, recordedModels(real)...)
-	}
+type options struct {
+	library, folder, real, only, out, train, python string
+	threads                                         int
+	span                                            time.Duration
+	busy                                            float64
+}
+
+func (o *options) run() error {
+	ctx := context.Background()
+	goruntime.GOMAXPROCS(max(o.threads, 1))
 	var results []*result
-	for _, r := range rows {
-		if !strings.Contains(r.name, only) {
-			continue
-		}
-		res, err := r.time(context.Background(), threads, span)
+	note := func(res *result, err error) error {
 		if err != nil {
-			return fmt.Errorf("%s: %w", r.name, err)
+			return err
 		}
-		if res.Others > busy {
-			return fmt.Errorf("%s: other programs took %.0f %% of the machine: no number is reported", r.name, 100*res.Others)
+		if res.Others > o.busy {
+			return fmt.Errorf("%s: other programs took %.0f %% of the machine: no number is reported", res.Row, 100*res.Others)
 		}
 		results = append(results, res)
-		fmt.Fprintf(os.Stderr, "%-36s %9.3f ms  ORT %9.3f ms  ratio %.2f  difference %.1e\n", res.Row, res.Ours.Median, res.ORT.Median, res.Ratio, res.Difference)
+		fmt.Fprintf(os.Stderr, "%-36s %9.3f ms  peer %9.3f ms  ratio %.2f  difference %.1e\n", res.Row, res.Ours.Median, res.Peer.Median, res.Ratio, res.Difference)
+		return nil
 	}
-	table(os.Stdout, results, threads)
-	if out == "" {
+	peer := "ONNX Runtime"
+	if o.train != "" {
+		peer = "PyTorch"
+		for _, row := range trainingRows {
+			if !strings.Contains(row, o.only) {
+				continue
+			}
+			if err := note(timeTraining(ctx, o.python, o.train, row, o.folder, o.span)); err != nil {
+				return fmt.Errorf("%s: %w", row, err)
+			}
+		}
+	} else {
+		if err := startORT(o.library); err != nil {
+			return err
+		}
+		rows, err := exported(o.folder)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, products()...)
+		if o.real != "" {
+			rows = append(rows, recordedModels(o.real)...)
+		}
+		for _, r := range rows {
+			if !strings.Contains(r.name, o.only) {
+				continue
+			}
+			if err := note(r.time(ctx, o.threads, o.span)); err != nil {
+				return fmt.Errorf("%s: %w", r.name, err)
+			}
+		}
+	}
+	table(os.Stdout, peer, results, o.threads)
+	if o.out == "" {
 		return nil
 	}
 	text, err := json.MarshalIndent(results, "", " ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(out, text, 0o644)
+	return os.WriteFile(o.out, text, 0o644)
 }
 
 // times are of runs, in milliseconds.
@@ -83,8 +112,8 @@ type times struct {
 type result struct {
 	Row        string  `json:"row"`
 	Ours       times   `json:"retune"`
-	ORT        times   `json:"onnxruntime"`
-	Ratio      float64 `json:"ratio"` // Retune's median over ONNX Runtime's
+	Peer       times   `json:"peer"`
+	Ratio      float64 `json:"ratio"` // Retune's median over the peer's
 	Difference float64 `json:"greatest_difference"`
 	Others     float64 `json:"others_share"` // of the machine's time that other programs took
 }
@@ -151,12 +180,12 @@ func (u usage) others(before usage, wall time.Duration) float64 {
 	return math.Max(0, (u.all-before.all)-(u.mine-before.mine)) / (wall.Seconds() * float64(goruntime.NumCPU()))
 }
 
-func table(w io.Writer, results []*result, threads int) {
+func table(w io.Writer, peer string, results []*result, threads int) {
 	fmt.Fprintf(w, "\n%d thread(s); medians of interleaved runs in ms, quartiles in brackets\n\n", threads)
-	fmt.Fprintln(w, "| work | Retune | ONNX Runtime | ratio |\n| --- | --- | --- | --- |")
+	fmt.Fprintf(w, "| work | Retune | %s | ratio |\n| --- | --- | --- | --- |\n", peer)
 	sum := 0.0
 	for _, r := range results {
-		fmt.Fprintf(w, "| %s | %.3f (%.3f–%.3f) | %.3f (%.3f–%.3f) | %.2f |\n", r.Row, r.Ours.Median, r.Ours.Low, r.Ours.High, r.ORT.Median, r.ORT.Low, r.ORT.High, r.Ratio)
+		fmt.Fprintf(w, "| %s | %.3f (%.3f–%.3f) | %.3f (%.3f–%.3f) | %.2f |\n", r.Row, r.Ours.Median, r.Ours.Low, r.Ours.High, r.Peer.Median, r.Peer.Low, r.Peer.High, r.Ratio)
 		sum += math.Log(r.Ratio)
 	}
 	if len(results) > 0 {
