@@ -36,6 +36,27 @@ func init() {
 				}.By(0), nil
 			},
 			Grad: gradGemm},
+		// MatMul of matrices, or batches of them, each of which may be transposed: transA, transB.
+		Op{Domain: Internal, Name: "MatMul", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats},
+			Infer: func(n *Node) ([]Info, error) {
+				r := *n
+				r.In = slices.Clone(n.In)
+				for i, trans := range []string{"transA", "transB"} {
+					if x := &r.In[i]; x.Ranked && n.Int(trans, 0) != 0 {
+						k := len(x.Shape)
+						if k < 2 {
+							return nil, fmt.Errorf("input %d of %v is no matrix", i, x.Shape)
+						}
+						x.Shape = slices.Clone(x.Shape)
+						x.Shape[k-1], x.Shape[k-2] = x.Shape[k-2], x.Shape[k-1]
+					}
+				}
+				return inferMatMul(&r)
+			},
+			Compile: func(n *Node) (Kernel, error) {
+				a, b := n.Int("transA", 0) != 0, n.Int("transB", 0) != 0
+				return Table{tensor.Float32: transposedMatMul[float32](a, b), tensor.Float64: transposedMatMul[float64](a, b)}.By(0), nil
+			}},
 		// A, B (transposed if transB), a bias of B's columns, what is added to the result.
 		Op{Domain: Internal, Name: "Linear", Since: []int{1}, MinIn: 2, MaxIn: 4, Types: []TypeSet{Floats}, Infer: inferLinear,
 			Compile: func(n *Node) (Kernel, error) {
@@ -234,6 +255,38 @@ func matMul[T kernel.Float](packed func() *kernel.PackedBOf[T]) Kernel {
 		batches(ba, bb, func(ia, ib, io int) {
 			kernel.Gemm(c.Pool, false, false, m, n, k, 1, a[ia*m*k:], k, b[ib*k*n:], n, 0, y[io*m*n:], n)
 		})
+		return nil
+	}
+}
+
+func transposedMatMul[T kernel.Float](transA, transB bool) Kernel {
+	return func(c *Ctx) error {
+		ta, tb := c.In(0), c.In(1)
+		sa, sb := ta.Shape(), tb.Shape()
+		if len(sa) < 2 || len(sb) < 2 {
+			return fmt.Errorf("%s and %s are no matrices", ta, tb)
+		}
+		a, b, y := tensor.Data[T](ta), tensor.Data[T](tb), tensor.Data[T](c.Out(0))
+		lda, ldb := sa[len(sa)-1], sb[len(sb)-1]
+		m, k, n := sa[len(sa)-2], lda, ldb
+		if transA {
+			m, k = k, m
+		}
+		if transB {
+			n = sb[len(sb)-2]
+		}
+		ba, bb := sa[:len(sa)-2], sb[:len(sb)-2]
+		switch {
+		case len(y) == 0:
+		case len(bb) == 0 && !transA:
+			kernel.Gemm(c.Pool, false, transB, len(y)/n, n, k, 1, a, lda, b, ldb, 0, y, n)
+		case slices.Equal(ba, bb):
+			kernel.GemmBatch(c.Pool, len(y)/(m*n), transA, transB, m, n, k, 1, a, m*k, lda, b, k*n, ldb, 0, y, m*n, n)
+		default:
+			batches(ba, bb, func(ia, ib, io int) {
+				kernel.Gemm(c.Pool, transA, transB, m, n, k, 1, a[ia*m*k:], lda, b[ib*k*n:], ldb, 0, y[io*m*n:], n)
+			})
+		}
 		return nil
 	}
 }

@@ -26,6 +26,7 @@ var passes = []pass{
 	{"gelu", gelu},
 	{"swish", swish},
 	{"conv-batchnorm", convBatchNorm},
+	{"transposed", transposed},
 	{"linear", linear},
 	{"epilogue", epilogues},
 }
@@ -451,6 +452,56 @@ func convBatchNorm(r *rewriter) {
 	}
 }
 
+// transposed lets products read their operands as they lie instead of transposed copies of them.
+func transposed(r *rewriter) {
+	for _, n := range slices.Clone(r.graph.Nodes) {
+		if !is(n, "MatMul") || len(n.Inputs) != 2 || !r.float(n.Outputs[0]) {
+			continue
+		}
+		in := slices.Clone(n.Inputs)
+		fresh := &onnx.Node{Op: "MatMul", Domain: ops.Internal}
+		for i, name := range []string{"transA", "transB"} {
+			if x := r.untransposed(in[i]); x != nil {
+				in[i] = x
+				fresh.SetAttr(onnx.IntAttr(name, 1))
+			}
+		}
+		if len(fresh.Attrs) == 0 || r.infos[in[0]].Rank() < 2 || r.infos[in[1]].Rank() < 2 {
+			continue
+		}
+		for i, v := range in {
+			fresh.SetInput(i, v)
+		}
+		r.put(fresh, n, n)
+	}
+}
+
+// untransposed is what v is the transpose of, if it is one that swaps the last two axes, nil otherwise.
+func (r *rewriter) untransposed(v *onnx.Value) *onnx.Value {
+	d := v.Def()
+	if !is(d, "Transpose") || r.constant(v) != nil {
+		return nil
+	}
+	rank := r.infos[d.Inputs[0]].Rank()
+	perm := d.Ints("perm", nil)
+	if rank < 2 || len(perm) != rank && (rank != 2 || perm != nil) {
+		return nil
+	}
+	for i, p := range perm {
+		want := i
+		switch i {
+		case rank - 2:
+			want = rank - 1
+		case rank - 1:
+			want = rank - 2
+		}
+		if int(p) != want && int(p)+rank != want {
+			return nil
+		}
+	}
+	return d.Inputs[0]
+}
+
 // linear makes MatMul with a bias after it, and plain Gemm, one operator with an epilogue.
 func linear(r *rewriter) {
 	for _, n := range slices.Clone(r.graph.Nodes) {
@@ -478,15 +529,22 @@ func linear(r *rewriter) {
 			fresh.Domain = ops.Internal
 			fresh.SetAttr(onnx.IntAttr("transB", n.Int("transB", 0)))
 			r.put(fresh, n, n)
-		case is(n, "MatMul"):
+		case is(n, "MatMul"), n.Op == "MatMul" && n.Domain == ops.Internal && n.Int("transA", 0) == 0:
 			a, b := r.infos[n.Inputs[0]], r.infos[n.Inputs[1]]
 			if a.Rank() < 2 || b.Rank() != 2 {
 				continue
 			}
+			cols := b.Shape[1]
+			if n.Domain == ops.Internal && n.Int("transB", 0) != 0 {
+				cols = b.Shape[0]
+			}
 			fresh, last := onnx.NewNode("Linear", n.Inputs), n
+			if n.Domain == ops.Internal {
+				fresh.SetAttr(onnx.IntAttr("transB", n.Int("transB", 0)))
+			}
 			if add := r.next(n.Outputs[0]); is(add, "Add") {
 				bias := other(add, n.Outputs[0])
-				if c := r.infos[bias]; bias != n.Outputs[0] && c.Rank() == 1 && c.Shape[0].Same(b.Shape[1]) && c.DType == b.DType {
+				if c := r.infos[bias]; bias != n.Outputs[0] && c.Rank() == 1 && c.Shape[0].Same(cols) && c.DType == b.DType {
 					fresh.SetInput(2, bias)
 					last = add
 				}

@@ -118,6 +118,14 @@ func TestPassesFindTheirPatterns(t *testing.T) {
 		"linear, residual": {[]int{3, 4, 8}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			return b.Op("Add", x, b.Op("Add", b.Op("MatMul", x, b.Const(weight(8, 8))), b.Const(weight(8))))
 		}, 1},
+		"linear of transposed weights that are no constant": {[]int{3, 8, 8}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			w := b.Op("Add", b.Const(weight(6, 8)), b.Node("ReduceMax", values{x}, onnx.IntAttr("keepdims", 0)))
+			return b.Op("Add", b.Op("MatMul", x, b.Node("Transpose", values{w})), b.Const(weight(6)))
+		}, 3},
+		"batches, both transposed": {[]int{3, 4, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			t := func(v *onnx.Value) *onnx.Value { return b.Node("Transpose", values{v}, onnx.IntsAttr("perm", 0, 2, 1)) }
+			return b.Op("MatMul", t(x), t(b.Op("Sin", x)))
+		}, 2},
 		"gemm, clip": {[]int{3, 8}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			y := b.Node("Gemm", values{x, b.Const(weight(6, 8)), b.Const(weight(6))}, onnx.IntAttr("transB", 1))
 			return b.Op("Clip", y, scalar(b, -1), scalar(b, 7))
