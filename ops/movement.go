@@ -157,6 +157,9 @@ func stridedT[T any](p *kernel.Pool, dst, src []T, ls []loop, do, so int) {
 				rows := min(side, t.n-block*side)
 				for i0 := 0; i0 < in.n; i0 += side {
 					w := min(side, in.n-i0)
+					if words, ok := any(dst).([]uint32); ok && kernel.Transpose(words[do+d+i0:], t.d, any(src).([]uint32)[so+s+i0*in.s:], in.s, w, rows) {
+						continue
+					}
 					for r := range rows {
 						out := dst[do+d+r*t.d+i0:][:w]
 						at := so + s + r + i0*in.s

@@ -92,6 +92,11 @@ func seededDropout[T kernel.Float](c *Ctx) error {
 	if t := c.Out(1); t != nil {
 		mask = tensor.Data[bool](t)
 	}
+	if ratio == 0 { // exports keep such
+		copy(y, x)
+		fill(mask, true)
+		return nil
+	}
 	scale := T(1 / (1 - ratio))
 	bound := uint64(math.Round(ratio * (1 << 32))) // draws of 32 bits below it are dropped
 	stream := uint64(c.Node.Int("stream", 0)) << 32

@@ -294,3 +294,28 @@ func BenchmarkSgemm(b *testing.B) {
 		run("packed", func() { SgemmPackedB(nil, false, m, 1, x, k, pb, 0, c, n, nil) })
 	}
 }
+
+func TestTranspose(t *testing.T) {
+	for m := 1; m <= 12; m++ {
+		for n := 1; n <= 20; n++ {
+			src, dst := make([]uint32, m*(n+3)), make([]uint32, n*(m+2))
+			for i := range src {
+				src[i] = uint32(i + 1)
+			}
+			if !Transpose(dst, m+2, src, n+3, m, n) {
+				continue
+			}
+			for j := range n {
+				for i := range m + 2 {
+					want := uint32(0)
+					if i < m {
+						want = src[i*(n+3)+j]
+					}
+					if i < m+2 && j*(m+2)+i < len(dst) && dst[j*(m+2)+i] != want {
+						t.Fatalf("%d×%d: element %d, %d is %d, want %d", m, n, i, j, dst[j*(m+2)+i], want)
+					}
+				}
+			}
+		}
+	}
+}

@@ -50,6 +50,20 @@ func (kern *gemmKernel[T]) packPanel(dst []T, s side[T], i0, width, stride, p0, 
 	}
 }
 
+// Transpose sets dst[j·stride+i] = src[i·ld+j] for i < m, j < n, in assembly; where there is none, or m is no
+// multiple of 4, it does nothing and says so.
+func Transpose(dst []uint32, stride int, src []uint32, ld, m, n int) bool {
+	turn := gemmActive.f32.transpose4
+	if turn == nil || m%4 != 0 || m == 0 || n == 0 {
+		return false
+	}
+	_, _ = dst[(n-1)*stride+m-1], src[(m-1)*ld+n-1]
+	for i := 0; i < m; i += 4 {
+		turn((*float32)(unsafe.Pointer(&dst[i])), (*float32)(unsafe.Pointer(&src[i*ld])), 4*ld, n, stride)
+	}
+	return true
+}
+
 // A cut says how an operand is cut into panels.
 type cut struct {
 	size int  // elements across
