@@ -36,9 +36,30 @@ func init() {
 			},
 			Grad: gradRNN,
 		})
+		// The same with a fourth output: what the backward pass needs of the forward one.
+		register(Op{
+			Domain: Internal, Name: kind, Since: []int{1}, MinIn: 3, MaxIn: maxIn, MinOut: 0, MaxOut: 4, Types: types,
+			Infer: func(n *Node) ([]Info, error) {
+				infos, err := inferRNN(n)
+				if err != nil {
+					return nil, err
+				}
+				return append(infos, inferTape(n)), nil
+			},
+			Compile: func(n *Node) (Kernel, error) {
+				spec, err := rnnSpecOf(n, kind)
+				if err != nil {
+					return nil, err
+				}
+				return Table{
+					tensor.Float32: runRNN(spec, newRNNWeights[float32](n, spec)),
+					tensor.Float64: runRNN(spec, newRNNWeights[float64](n, spec)),
+				}.By(0), nil
+			},
+		})
 	}
 	register(Op{
-		Domain: Internal, Name: "RNNGrad", Since: []int{1}, MinIn: 3, MaxIn: 11, MinOut: 7, MaxOut: 7,
+		Domain: Internal, Name: "RNNGrad", Since: []int{1}, MinIn: 3, MaxIn: 12, MinOut: 7, MaxOut: 7,
 		Infer: func(n *Node) ([]Info, error) {
 			x := n.In[0].DType
 			out := []Info{n.In[0], n.In[1], n.In[2], n.Info(3), n.Info(5), n.Info(6), n.Info(7)}
@@ -418,17 +439,73 @@ func (q *rnnProblem[T]) stateAt(d, b int) int {
 	return (d*q.B + b) * q.hidden
 }
 
-// forward runs direction d and fills a tape.
-func (q *rnnProblem[T]) forward(d int) *rnnTape[T] {
+// tapeSize is the elements of one direction's tape.
+func (q *rnnProblem[T]) tapeSize() int { return tapeSize(q.rnnSpec, q.T, q.B, q.I) }
+
+func tapeSize(s *rnnSpec, steps, batch, in int) int {
+	h := batch * s.hidden
+	n := steps*batch*in + steps*h*s.gates + (steps+1)*h
+	switch s.kind {
+	case "LSTM":
+		n += (2*steps + 1) * h
+	case "GRU":
+		n += steps * h
+	}
+	if s.clip > 0 {
+		n += steps * h * s.gates
+	}
+	return n
+}
+
+// inferTape is the tape of all directions as an output.
+func inferTape(n *Node) Info {
+	x := n.In[0]
+	out := Tensor(x.DType, Unknown)
+	shape, ok := x.Static()
+	s, err := rnnSpecOf(n, n.Op)
+	if !ok || len(shape) != 3 || err != nil {
+		return out
+	}
+	steps, batch := shape[0], shape[1]
+	if s.batchFirst {
+		steps, batch = batch, steps
+	}
+	out.Shape[0] = D(s.dirs * tapeSize(s, steps, batch, shape[2]))
+	return out
+}
+
+// tapeOf lays a tape out in buf.
+func (q *rnnProblem[T]) tapeOf(d int, buf []T) *rnnTape[T] {
+	cut := func(n int) []T {
+		s := buf[:n:n]
+		buf = buf[n:]
+		return s
+	}
+	rows, h := q.T*q.B, q.B*q.hidden
+	tp := &rnnTape[T]{x: cut(rows * q.I), gates: cut(rows * q.gates * q.hidden), h: cut((q.T + 1) * h)}
+	switch q.kind {
+	case "LSTM":
+		tp.c, tp.hc = cut((q.T+1)*h), cut(q.T*h)
+	case "GRU":
+		tp.rec = cut(q.T * h)
+	}
+	if q.clip > 0 {
+		tp.pre = cut(len(tp.gates))
+	}
+	return tp
+}
+
+// forward runs direction d and fills a tape in buf.
+func (q *rnnProblem[T]) forward(d int, buf []T) *rnnTape[T] {
 	H, G, B, I := q.hidden, q.gates, q.B, q.I
 	GH := G * H
-	tp := &rnnTape[T]{gates: make([]T, q.T*B*GH), h: make([]T, (q.T+1)*B*H)}
+	clear(buf)
+	tp := q.tapeOf(d, buf)
 	w, r := q.w[d*GH*I:(d+1)*GH*I], q.r[d*GH*H:(d+1)*GH*H]
 	acts := q.acts[d]
 	if q.dirs == 1 && !q.reverse[d] && !q.batchFirst {
-		tp.x = q.x
+		copy(tp.x, q.x)
 	} else {
-		tp.x = make([]T, q.T*B*I)
 		for s := range q.T {
 			for b := range B {
 				if s < q.lens[b] {
@@ -441,20 +518,9 @@ func (q *rnnProblem[T]) forward(d int) *rnnTape[T] {
 		if q.h0 != nil {
 			copy(tp.h[b*H:(b+1)*H], q.h0[q.stateAt(d, b):])
 		}
-	}
-	if q.kind == "LSTM" {
-		tp.c, tp.hc = make([]T, (q.T+1)*B*H), make([]T, q.T*B*H)
-		for b := range B {
-			if q.c0 != nil {
-				copy(tp.c[b*H:(b+1)*H], q.c0[q.stateAt(d, b):])
-			}
+		if q.c0 != nil {
+			copy(tp.c[b*H:(b+1)*H], q.c0[q.stateAt(d, b):])
 		}
-	}
-	if q.kind == "GRU" {
-		tp.rec = make([]T, q.T*B*H)
-	}
-	if q.clip > 0 {
-		tp.pre = make([]T, len(tp.gates))
 	}
 	// The input's share of all steps' gates is one product; biases ride along.
 	bias := make([]T, GH)
@@ -597,13 +663,27 @@ func runRNN[T kernel.Float](s *rnnSpec, weights *rnnWeights[T]) Kernel {
 			return nil
 		}
 		y, yh, yc := out(0), out(1), out(2)
-		if q.T > 0 && !slices.ContainsFunc(q.lens, func(n int) bool { return n != q.T }) {
+		if q.T > 0 && !c.Wants(3) && !slices.ContainsFunc(q.lens, func(n int) bool { return n != q.T }) {
 			return q.run(c, weights, y, yh, yc)
 		}
 		clear(y)
-		H := q.hidden
+		H, size := q.hidden, q.tapeSize()
+		var tape []T
+		if c.Wants(3) {
+			t, err := c.Alloc(3, tensor.TypeOf[T](), q.dirs*size)
+			if err != nil {
+				return err
+			}
+			tape = tensor.Data[T](t)
+		} else {
+			t, err := c.New(tensor.TypeOf[T](), q.dirs*size)
+			if err != nil {
+				return err
+			}
+			tape = tensor.Data[T](t)
+		}
 		for d := range q.dirs {
-			tp := q.forward(d)
+			tp := q.forward(d, tape[d*size:(d+1)*size])
 			for b := range q.B {
 				if y != nil {
 					for s := range q.lens[b] {
@@ -624,13 +704,15 @@ func runRNN[T kernel.Float](s *rnnSpec, weights *rnnWeights[T]) Kernel {
 }
 
 func gradRNN(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-	in := make([]*onnx.Value, 11)
+	in := make([]*onnx.Value, 12)
 	for i := range 8 {
 		in[i] = n.Input(i)
 	}
 	for i, v := range dy {
 		in[8+i] = v
 	}
+	internalize(n.Node, 3)
+	in[11] = g.output(n.Node, "tape", inferTape(n))
 	attrs := append([]*onnx.Attribute{StringAttr("kind", n.Op)}, n.Attrs...)
 	d := g.Internal("RNNGrad", 7, in, attrs...)
 	out := make([]*onnx.Value, len(n.Inputs))
@@ -643,7 +725,7 @@ func gradRNN(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 }
 
 // runRNNGrad is back-propagation through time: inputs are those of the node, then the gradients
-// of its outputs; outputs are the gradients of X, W, R, B, initial_h, initial_c and P.
+// of its outputs, then the tape; outputs are the gradients of X, W, R, B, initial_h, initial_c and P.
 func runRNNGrad[T kernel.Float](c *Ctx, s *rnnSpec) error {
 	q, err := newRNNProblem[T](c, s)
 	if err != nil {
@@ -663,8 +745,9 @@ func runRNNGrad[T kernel.Float](c *Ctx, s *rnnSpec) error {
 			clear(o[i])
 		}
 	}
+	size, tape := q.tapeSize(), in(11)
 	for d := range q.dirs {
-		q.backward(d, q.forward(d), dY, dYh, dYc, o)
+		q.backward(d, q.tapeOf(d, tape[d*size:(d+1)*size]), dY, dYh, dYc, o)
 	}
 	return nil
 }
