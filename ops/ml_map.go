@@ -35,6 +35,9 @@ func init() {
 	)
 }
 
+// mapBytes is about what a map takes beside its values.
+const mapBytes = 256
+
 // compileZipMap makes a map of each row, the columns under the labels.
 func compileZipMap(n *Node) (Kernel, error) {
 	a := &attrs{n: n}
@@ -59,6 +62,9 @@ func compileZipMap(n *Node) (Kernel, error) {
 		}
 		if width != names.Len() {
 			return fmt.Errorf("input 0 has %d columns for %d labels", width, names.Len())
+		}
+		if err := c.Mem.Take(int64(rows) * mapBytes); err != nil {
+			return err
 		}
 		values, err := c.New(tensor.Float32, rows, width)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -146,7 +147,8 @@ func runNode(m *onnx.Model, in []*tensor.Tensor) (map[string]tensor.Value, error
 	return s.Run(context.Background(), args)
 }
 
-func TestMLAgainstONNXRuntime(t *testing.T) {
+func recordedCases(t *testing.T) []recordedCase {
+	t.Helper()
 	data, err := os.ReadFile("testdata/ml.json")
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +157,11 @@ func TestMLAgainstONNXRuntime(t *testing.T) {
 	if err := json.Unmarshal(data, &cases); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range cases {
+	return cases
+}
+
+func TestMLAgainstONNXRuntime(t *testing.T) {
+	for _, c := range recordedCases(t) {
 		t.Run(c.Name, func(t *testing.T) {
 			var in []*tensor.Tensor
 			for _, r := range c.Inputs {
@@ -175,6 +181,66 @@ func TestMLAgainstONNXRuntime(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestDamagedMLNodes changes one thing in each recorded node: whatever comes out, it is no panic.
+func TestDamagedMLNodes(t *testing.T) {
+	for k, c := range recordedCases(t) {
+		for round := range 12 {
+			d := seeded(k, " ", round)
+			var in []*tensor.Tensor
+			for _, r := range c.Inputs {
+				in = append(in, r.tensor(t))
+			}
+			var attrs []*onnx.Attribute
+			for name, a := range c.Attrs {
+				attrs = append(attrs, a.attr(t, name))
+			}
+			slices.SortFunc(attrs, func(a, b *onnx.Attribute) int { return strings.Compare(a.Name, b.Name) })
+			if len(attrs) == 0 || d.once(6) {
+				in[d.below(len(in))] = d.tensor(in[0].DType(), d.shape())
+			} else {
+				d.damage(attrs[d.below(len(attrs))])
+			}
+			_, err := runNode(mlNode(c.Op, c.Opset, len(c.Outputs), in, attrs...), in)
+			if err != nil && strings.Contains(err.Error(), "panic") {
+				t.Errorf("%s, round %d: %v", c.Name, round, err)
+			}
+		}
+	}
+}
+
+// damage changes an attribute: its length, or one of its elements.
+func (d *dice) damage(a *onnx.Attribute) {
+	cut := d.once(4)
+	switch a.Type {
+	case onnx.AttrInt:
+		a.I = d.int()
+	case onnx.AttrFloat:
+		a.F = float32(d.float())
+	case onnx.AttrString:
+		a.S = []byte(one(d, "", "PROBIT", "MIN", "\xff"))
+	case onnx.AttrInts:
+		if cut {
+			a.Ints = a.Ints[:d.below(len(a.Ints))]
+		} else {
+			a.Ints[d.below(len(a.Ints))] = d.int()
+		}
+	case onnx.AttrFloats:
+		if cut {
+			a.Floats = a.Floats[:d.below(len(a.Floats))]
+		} else {
+			a.Floats[d.below(len(a.Floats))] = float32(d.float())
+		}
+	case onnx.AttrStrings:
+		if cut {
+			a.Strings = a.Strings[:d.below(len(a.Strings))]
+		} else {
+			a.Strings[d.below(len(a.Strings))] = []byte(one(d, "", "LEAF", "BRANCH_NEQ", "odd"))
+		}
+	case onnx.AttrTensor:
+		a.T = d.tensor(one(d, a.T.DType(), tensor.Int64, tensor.Float64), one(d, a.T.Shape(), []int{3}, []int{}))
 	}
 }
 
