@@ -140,6 +140,83 @@ func (n Names) StateDict(m *onnx.Model) (dict map[string]*tensor.Tensor, lost []
 
 // untie gives parameters that the exporter merged because they were equal an initializer each again: the
 // second is there as the Identity of the first, under its own name. It returns the names as they then are.
+// Initializers is the reverse of [Names.StateDict]: from tensors under PyTorch's names and in its layout, the whole initializers of m that
+// hold them. Names that n has not, and, unless partial, those that dict leaves out, are errors.
+func (n Names) Initializers(m *onnx.Model, dict map[string]*tensor.Tensor, partial bool) (map[string]*tensor.Tensor, error) {
+	out := map[string]*tensor.Tensor{}
+	for _, name := range slices.Sorted(maps.Keys(dict)) {
+		o, ok := n[name]
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("names: %q is not among them", name)
+		case o.Initializer == "":
+			continue // the model has no place for it
+		case !slices.Equal(dict[name].Shape(), o.Shape):
+			return nil, fmt.Errorf("names: %q is %s, not of shape %v", name, dict[name], o.Shape)
+		}
+		for i, initializer := range append([]string{o.Initializer}, o.Also...) {
+			v := m.Graph.Init(initializer)
+			if v == nil {
+				return nil, fmt.Errorf("names: %q should be in initializer %q, which the model has not", name, initializer)
+			}
+			if out[initializer] == nil {
+				out[initializer] = v.Const.Clone()
+			}
+			form := o
+			if i > 0 && !slices.Equal(v.Const.Shape(), o.Shape) { // a copy may be transposed
+				form.Form = Transposed
+			} else if i > 0 && o.Form == Transposed {
+				form.Form = Verbatim
+			}
+			if err := form.put(v, out[initializer], dict[name]); err != nil {
+				return nil, fmt.Errorf("names: %q: %w", name, err)
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(n)) {
+		if _, ok := dict[name]; !ok && !partial && n[name].Initializer != "" {
+			return nil, fmt.Errorf("names: no tensor for %q", name)
+		}
+	}
+	return out, nil
+}
+
+// put is the reverse of take: it puts PyTorch's tensor w into t, a copy of the value of initializer v.
+func (o Origin) put(v *onnx.Value, t, w *tensor.Tensor) error {
+	old, err := o.take(v, t)
+	if err != nil {
+		return err
+	}
+	if old.DType() != w.DType() {
+		return fmt.Errorf("it is %s, the initializer %s", w.DType(), old.DType())
+	}
+	switch o.Form {
+	case Verbatim:
+		copy(t.Bytes(), w.Bytes())
+	case Transposed:
+		turned, err := transpose(w)
+		if err != nil {
+			return err
+		}
+		copy(t.Bytes(), turned.Bytes())
+	case Gates:
+		order, err := gateOrder(v)
+		if err != nil {
+			return err
+		}
+		s, row := t.Shape(), t.DType().Size()
+		for _, d := range s[2:] {
+			row *= d
+		}
+		part := t.Bytes()[(o.Direction*s[1]+o.Offset)*row:][:o.Shape[0]*row]
+		gate := len(part) / len(order)
+		for i, k := range order {
+			copy(part[k*gate:(k+1)*gate], w.Bytes()[i*gate:])
+		}
+	}
+	return nil
+}
+
 func (n Names) untie(g *onnx.Graph) Names {
 	n = maps.Clone(n)
 	for _, node := range slices.Clone(g.Nodes) {

@@ -21,7 +21,7 @@ type usageError struct{ error }
 // Retune is the command retune.
 func Retune() *cobra.Command {
 	root := &cobra.Command{Use: "retune", Short: "Run, check and fine-tune ONNX models"}
-	root.AddCommand(verifyCommand(), runCommand(), benchCommand(), inspectCommand(), finetuneCommand())
+	root.AddCommand(verifyCommand(), runCommand(), benchCommand(), inspectCommand(), finetuneCommand(), gradientsCommand(), Convert())
 	return root
 }
 

@@ -23,11 +23,35 @@ import (
 	"github.com/retune-go/retune/tensor/npy"
 )
 
-// readValue reads one value from a .npy or .pb file.
+// readValue reads one value from a .npy, .npz (of one array), .pb or .json file.
 func readValue(path string, t *onnx.Type) (tensor.Value, error) {
 	switch filepath.Ext(path) {
 	case ".npy":
 		return npy.Read(path)
+	case ".npz":
+		all, err := npy.ReadNPZ(path)
+		if err != nil {
+			return nil, err
+		}
+		if len(all) != 1 {
+			return nil, fmt.Errorf("%s: holds %d arrays, where one is wanted for an input", path, len(all))
+		}
+		for _, v := range all {
+			return v, nil
+		}
+	case ".json":
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		if t == nil || t.Kind != onnx.TensorType {
+			return nil, fmt.Errorf("%s: the model declares no tensor of that name", path)
+		}
+		v, err := tensor.ParseJSON(data, t.Elem)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		return v, nil
 	case ".pb":
 		data, err := os.ReadFile(path)
 		if err != nil {
@@ -39,7 +63,7 @@ func readValue(path string, t *onnx.Type) (tensor.Value, error) {
 		}
 		return v, nil
 	}
-	return nil, usageError{fmt.Errorf("%s: inputs are .npy, .npz or .pb files", path)}
+	return nil, usageError{fmt.Errorf("%s: inputs are .npy, .npz, .pb or .json files", path)}
 }
 
 // inputs gathers a run's inputs: files, then random ones for the rest.
@@ -151,7 +175,7 @@ func runCommand() *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&files, "input", nil, "NAME=FILE (.npy, .pb), or a .npz with an array for each input")
+	f.StringArrayVar(&files, "input", nil, "NAME=FILE (.npy, .npz, .pb, .json), or a .npz with an array for each input")
 	f.BoolVar(&random, "random", false, "random values for the inputs that no file gives")
 	f.Uint64Var(&seed, "seed", 0, "seed of --random")
 	f.StringArrayVar(&dims, "dim", nil, "NAME=N: size of a named dimension for --random")

@@ -1,0 +1,83 @@
+package finetune
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
+	"github.com/retune-go/retune/runtime"
+	"github.com/retune-go/retune/tensor"
+)
+
+// OutputGradients is the gradients of the sum of an output's elements, or of their mean, with respect to every floating-point
+// weight and input of m, under their names. Those on which the output does not hang are zero.
+func OutputGradients(ctx context.Context, m *onnx.Model, inputs map[string]tensor.Value, name string, mean bool, opts ...runtime.Option) (map[string]*tensor.Tensor, error) {
+	work, err := onnx.InlineFunctions(m.Clone())
+	if err != nil {
+		return nil, fmt.Errorf("gradients: %w", err)
+	}
+	infos, err := runtime.Infer(work)
+	if err != nil {
+		return nil, fmt.Errorf("gradients: %w", err)
+	}
+	seen := map[*onnx.Value]bool{}
+	var wrt []*onnx.Value
+	for _, list := range [][]*onnx.Value{work.Graph.Inputs, work.Graph.Inits} {
+		for _, v := range list {
+			if d := infos[v].DType; d.IsFloat() && !seen[v] && infos[v].Kind == onnx.TensorType {
+				seen[v] = true
+				wrt = append(wrt, v)
+			}
+		}
+	}
+	g := ops.NewGrad(work, infos)
+	out, err := output(g, work, name)
+	if err != nil {
+		return nil, fmt.Errorf("gradients: %w", err)
+	}
+	reduce := "ReduceSum"
+	if mean {
+		reduce = "ReduceMean"
+	}
+	loss := g.With(reduce, []*onnx.Attribute{ops.IntAttr("keepdims", 0)}, out)
+	if err := g.Err(); err != nil {
+		return nil, fmt.Errorf("gradients: %w", err)
+	}
+	grads, err := gradient(g, loss, wrt)
+	if err != nil {
+		return nil, err
+	}
+	var outs []*onnx.Value
+	names := map[string]string{}
+	for _, v := range wrt {
+		d := grads[v]
+		if d == nil {
+			d = g.Zeros(v)
+		}
+		if _, twice := names[d.Name]; twice { // two that have one gradient
+			d = g.Op("Identity", d)
+		}
+		names[d.Name] = v.Name
+		outs = append(outs, d)
+	}
+	if err := g.Err(); err != nil {
+		return nil, fmt.Errorf("gradients: %w", err)
+	}
+	view, graph := *work, *work.Graph
+	graph.Outputs, view.Graph = outs, &graph
+	s, err := runtime.NewSession(&view, opts...)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	got, err := s.Run(ctx, inputs)
+	if err != nil {
+		return nil, err
+	}
+	result := make(map[string]*tensor.Tensor, len(got))
+	for name, v := range got {
+		result[names[name]] = v.(*tensor.Tensor)
+	}
+	return result, nil
+}

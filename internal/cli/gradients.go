@@ -1,0 +1,54 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/retune-go/retune/finetune"
+	"github.com/retune-go/retune/runtime"
+	"github.com/retune-go/retune/tensor/npy"
+)
+
+func gradientsCommand() *cobra.Command {
+	var files []string
+	var loss, out string
+	var threads int
+	cmd := &cobra.Command{
+		Use:   "gradients MODEL --input NAME=FILE… --loss OUTPUT[:sum|:mean] --out grads.npz",
+		Short: "Gradients of an output's sum or mean for every floating-point weight and input",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if loss == "" || out == "" {
+				return usageError{fmt.Errorf("gradients: --loss and --out are needed")}
+			}
+			name, mean := strings.TrimSuffix(loss, ":sum"), false
+			if name == loss {
+				name = strings.TrimSuffix(loss, ":mean")
+				mean = name != loss
+			}
+			m, s, err := open(args[0], runtime.Threads(threads))
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			defer m.Close()
+			ins, err := inputs(s, m, files, false, 0, nil)
+			if err != nil {
+				return err
+			}
+			grads, err := finetune.OutputGradients(cmd.Context(), m, ins, name, mean, runtime.Threads(threads))
+			if err != nil {
+				return err
+			}
+			return npy.WriteNPZ(out, grads)
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&files, "input", nil, "NAME=FILE (.npy, .npz, .pb, .json), or a .npz with an array for each input")
+	f.StringVar(&loss, "loss", "", "OUTPUT, or OUTPUT:sum, or OUTPUT:mean: what is differentiated")
+	f.StringVar(&out, "out", "", "the .npz file for the gradients")
+	f.IntVar(&threads, "threads", 0, "threads; 0 is all cores")
+	return cmd
+}
