@@ -340,7 +340,7 @@ func maxPool[T float32 | float64 | int8 | uint8](lowest T) Kernel {
 		columns := c.Node.Int("storage_order", 0) != 0
 		xs, ys := tensor.Data[T](x), tensor.Data[T](t)
 		ni, no := s.inSize(), s.outSize()
-		if indices == nil && no > 0 {
+		if indices == nil && no > 0 && ni > 0 {
 			switch xs := any(xs).(type) {
 			case []float32:
 				maxPoolRows(c.Pool, s, any(ys).([]float32), xs)
@@ -359,8 +359,9 @@ func maxPool[T float32 | float64 | int8 | uint8](lowest T) Kernel {
 				if indices == nil {
 					return
 				}
-				at = max(at, 0)
-				if columns {
+				if at < 0 { // nothing but padding
+					at = 0
+				} else if columns {
 					w, h, d := at%s.in[2], at/s.in[2]%s.in[1], at/(s.in[2]*s.in[1])
 					at = d + s.in[0]*(h+s.in[1]*w)
 				}

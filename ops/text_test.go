@@ -9,8 +9,8 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-// textNode is a model of one operator on strings.
-func textNode(op string, outputs int, in []*tensor.Tensor, attrs ...*onnx.Attribute) *onnx.Model {
+// standardNode is a model of one operator of ai.onnx.
+func standardNode(op string, outputs int, in []*tensor.Tensor, attrs ...*onnx.Attribute) *onnx.Model {
 	m := mlNode(op, 1, outputs, in, attrs...)
 	m.Opsets[0].Version, m.Graph.Nodes[0].Domain = 21, ""
 	return m
@@ -51,7 +51,7 @@ func TestText(t *testing.T) {
 		{"weighed counts", "TfIdfVectorizer", grams("TFIDF", 6, 0, 1, 3, 2), tokens, one(tensor.New([]float32{.2, .3, 0, .4, 0, 0, .2, .2, .9, 1.5, 0, 0, 0, 0}, 2, 7))},
 	} {
 		in := one(c.in)
-		out, err := runNode(textNode(c.op, len(c.want), in, c.attrs...), in)
+		out, err := runNode(standardNode(c.op, len(c.want), in, c.attrs...), in)
 		if err != nil {
 			t.Errorf("%s, %s: %v", c.op, c.name, err)
 			continue
@@ -90,11 +90,11 @@ func TestMalformedTextAttributesAreRefused(t *testing.T) {
 		if c.why == "memory" { // a row more makes the answer larger than any limit
 			in[0] = tensor.New([]int64{1, 2, 1, 2, 1, 2}, 3, 2)
 		}
-		if _, err := runNode(textNode("TfIdfVectorizer", 1, in, c.attrs...), in); err == nil || !strings.Contains(err.Error(), c.why) {
+		if _, err := runNode(standardNode("TfIdfVectorizer", 1, in, c.attrs...), in); err == nil || !strings.Contains(err.Error(), c.why) {
 			t.Errorf("want an error with %q, got %v", c.why, err)
 		}
 	}
-	if _, err := runNode(textNode("RegexFullMatch", 1, x, onnx.StringAttr("pattern", "a)(b")), x); err == nil {
+	if _, err := runNode(standardNode("RegexFullMatch", 1, x, onnx.StringAttr("pattern", "a)(b")), x); err == nil {
 		t.Error("a pattern of unbalanced parentheses passes")
 	}
 }
