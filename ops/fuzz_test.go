@@ -478,3 +478,36 @@ func FuzzHostileNodes(f *testing.F) {
 		survives(t, op, op.Since[int(version)%len(op.Since)], newDice(data), table)
 	})
 }
+
+// TestOnceFatalNodes is what hostile nodes have found.
+func TestOnceFatalNodes(t *testing.T) {
+	empty := func(d tensor.DType, shape ...int) *tensor.Tensor {
+		x, err := tensor.Zeros(d, shape...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	for _, c := range []struct {
+		op    string
+		opset int64
+		attrs []*onnx.Attribute
+		in    []*tensor.Tensor
+	}{
+		{"ScatterND", 18, nil, []*tensor.Tensor{empty(tensor.Float32, 2, 2), empty(tensor.Int64, 1<<40, 0), empty(tensor.Float32, 2)}},
+		{"Div", 6, []*onnx.Attribute{onnx.IntAttr("broadcast", 1), onnx.IntAttr("axis", math.MaxInt64)}, []*tensor.Tensor{empty(tensor.Float32, 3, 2), empty(tensor.Float32, 3)}},
+		{"Add", 6, []*onnx.Attribute{onnx.IntAttr("broadcast", 1), onnx.IntAttr("axis", -1<<40)}, []*tensor.Tensor{empty(tensor.Int64), empty(tensor.Int64)}},
+		{"Gemm", 13, nil, []*tensor.Tensor{empty(tensor.Float64, 3, 1), empty(tensor.Uint64, 1, 3)}},
+		{"Scan", 8, []*onnx.Attribute{onnx.IntAttr("num_scan_inputs", 1), onnx.GraphAttr("body", &onnx.Graph{Name: "b"})}, nil},
+	} {
+		m := standardNode(c.op, 1, c.in, c.attrs...)
+		m.Opsets[0].Version = c.opset
+		if _, err := runNode(m, c.in); err == nil || strings.Contains(err.Error(), "panic") {
+			t.Errorf("%s: want an error that is no panic, got %v", c.op, err)
+		}
+	}
+	x := empty(tensor.Float32, 1<<40, 1, 3, 0)
+	if _, err := runNode(standardNode("LRN", 1, []*tensor.Tensor{x}, onnx.IntAttr("size", 1)), []*tensor.Tensor{x}); err != nil {
+		t.Errorf("LRN of nothing: %v", err)
+	}
+}

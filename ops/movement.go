@@ -1219,19 +1219,26 @@ func compileScatter(at locate) func(*Node) (Kernel, error) {
 			if err != nil {
 				return err
 			}
-			r, err := at(c.Node, x.Shape(), idx)
-			if err != nil {
-				return err
-			}
-			if r.outer*len(r.offs)*r.run != up.Len() {
-				return fmt.Errorf("updates of shape %v do not fit indices of shape %v", up.Shape(), idx.Shape())
-			}
 			y, err := c.Alloc(0, x.DType(), x.Shape()...)
 			if err != nil {
 				return err
 			}
 			if err := copyTensor(y, x); err != nil {
 				return err
+			}
+			if idx.Len() == 0 { // places without coordinates are no more than there are updates
+				if places, err := tensor.NumElements(idx.Shape()[:max(0, idx.Rank()-1)]); up.Len() == 0 || err != nil {
+					return err
+				} else if places > up.Len() {
+					return fmt.Errorf("updates of shape %v do not fit indices of shape %v", up.Shape(), idx.Shape())
+				}
+			}
+			r, err := at(c.Node, x.Shape(), idx)
+			if err != nil {
+				return err
+			}
+			if r.outer*len(r.offs)*r.run != up.Len() {
+				return fmt.Errorf("updates of shape %v do not fit indices of shape %v", up.Shape(), idx.Shape())
 			}
 			return scatterRuns(c.Pool, how, y, up, r)
 		}, nil
