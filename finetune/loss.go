@@ -97,9 +97,11 @@ func classLoss(g *ops.Grad, out *onnx.Value, target string, ignore *int64, weigh
 	if err != nil {
 		return nil, err
 	}
+	skip := int64(-100) // PyTorch's
 	if ignore != nil {
-		attrs = append(attrs, ops.IntAttr("ignore_index", *ignore))
+		skip = *ignore
 	}
+	attrs = append(attrs, ops.IntAttr("ignore_index", skip))
 	in := []*onnx.Value{out, y}
 	if weight != nil {
 		w, err := tensor.Convert(tensor.New(weight), g.DType(out), true)

@@ -10,51 +10,115 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-// CrossEntropy is torch.nn.functional.cross_entropy with reduction "mean": logits, targets (class
-// indices, int64 or int32) and, optionally, a weight for each class. The class axis is the last if the
-// targets have the logits' shape without it, else axis 1. Attributes: ignore_index,
-// label_smoothing, and log_probs if the "logits" are
-// log-probabilities already (torch.nn.functional.nll_loss). CrossEntropyGrad takes the loss's gradient first.
+// Losses over class indices: the standard's NegativeLogLikelihoodLoss and SoftmaxCrossEntropyLoss, and
+// CrossEntropy, which is torch.nn.functional.cross_entropy. Inputs are scores (N×C×d1…), targets (N×d1…,
+// int64 or int32) and, optionally, a weight for each class, which is not differentiated. Attributes:
+// ignore_index (absent: every target counts) and reduction; of CrossEntropy also label_smoothing, and
+// log_probs if the scores are log-probabilities already. CrossEntropy's class axis is the last if the targets
+// have the scores' shape without it, else axis 1, where the standard's losses always have it.
+// CrossEntropyGrad takes the loss's gradient first.
 func init() {
 	types := []TypeSet{Floats, Index, Floats}
-	register(
-		Op{Domain: Internal, Name: "CrossEntropy", Since: []int{1}, MinIn: 2, MaxIn: 3, Types: types,
-			Infer: func(n *Node) ([]Info, error) { return []Info{Tensor(n.In[0].DType)}, nil },
-			Compile: func(n *Node) (Kernel, error) {
-				s := lossSpec{n.Int("ignore_index", -100), float64(n.Float("label_smoothing", 0)), n.Int("log_probs", 0) != 0}
-				return Table{
-					tensor.Float32: func(c *Ctx) error { return crossEntropy[float32](c, 0, s) },
-					tensor.Float64: func(c *Ctx) error { return crossEntropy[float64](c, 0, s) },
-				}.By(0), nil
-			},
-			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-				in := append([]*onnx.Value{dy[0]}, n.Inputs...)
-				return []*onnx.Value{g.Internal("CrossEntropyGrad", 1, in, n.Attrs...)[0], nil, nil}, nil
-			}},
+	loss := Op{MinIn: 2, MaxIn: 3, Types: types, Infer: inferLoss, Compile: compileLoss(0), Grad: gradLoss}
+	nll, softmax, torch := loss, loss, loss
+	nll.Name, nll.Since = "NegativeLogLikelihoodLoss", []int{12, 13, 22}
+	softmax.Name, softmax.Since, softmax.MinOut, softmax.MaxOut = "SoftmaxCrossEntropyLoss", []int{12, 13}, 1, 2
+	torch.Domain, torch.Name, torch.Since = Internal, "CrossEntropy", []int{1}
+	register(nll, softmax, torch,
 		Op{Domain: Internal, Name: "CrossEntropyGrad", Since: []int{1}, MinIn: 3, MaxIn: 4, Types: append([]TypeSet{Floats}, types...),
-			Infer: SameAs(1),
-			Compile: func(n *Node) (Kernel, error) {
-				s := lossSpec{n.Int("ignore_index", -100), float64(n.Float("label_smoothing", 0)), n.Int("log_probs", 0) != 0}
-				return Table{
-					tensor.Float32: func(c *Ctx) error { return crossEntropy[float32](c, 1, s) },
-					tensor.Float64: func(c *Ctx) error { return crossEntropy[float64](c, 1, s) },
-				}.By(0), nil
-			},
-			NoGrad: "it is a gradient itself"},
-	)
+			Infer: SameAs(1), Compile: compileLoss(1), NoGrad: "it is a gradient itself"})
 }
 
 type lossSpec struct {
-	ignore   int64
-	smooth   float64
-	logProbs bool
+	ignores   bool
+	ignore    int64
+	smooth    float64
+	logProbs  bool
+	reduction string
+	axis1     bool // the class axis is axis 1 whatever the targets' shape
 }
 
-// crossEntropy computes the loss (at 0) or its gradient (at 1, when input 0 is the loss's gradient).
+func lossSpecOf(n *Node) (lossSpec, error) {
+	s := lossSpec{
+		ignores: n.Attr("ignore_index") != nil, ignore: n.Int("ignore_index", 0),
+		smooth: float64(n.Float("label_smoothing", 0)), reduction: n.Str("reduction", "mean"),
+		logProbs: n.Op == "NegativeLogLikelihoodLoss" || n.Int("log_probs", 0) != 0,
+		axis1:    n.Domain != Internal || n.Int("axis_1", 0) != 0,
+	}
+	if !slices.Contains([]string{"mean", "sum", "none"}, s.reduction) {
+		return s, fmt.Errorf("the reduction %q is none of mean, sum, none", s.reduction)
+	}
+	return s, nil
+}
+
+func inferLoss(n *Node) ([]Info, error) {
+	s, err := lossSpecOf(n)
+	if err != nil {
+		return nil, err
+	}
+	scores, target := n.In[0], n.In[1]
+	scores.Const = nil
+	out := Tensor(scores.DType)
+	if s.reduction == "none" {
+		if out = Unranked(scores.DType); target.Ranked {
+			out = Tensor(scores.DType, target.Shape...)
+		}
+	}
+	return []Info{out, scores}, nil
+}
+
+// compileLoss makes the loss (at 0) or its gradient (at 1, where input 0 is the loss's gradient).
+func compileLoss(at int) func(n *Node) (Kernel, error) {
+	return func(n *Node) (Kernel, error) {
+		s, err := lossSpecOf(n)
+		if err != nil {
+			return nil, err
+		}
+		return Table{
+			tensor.Float32: func(c *Ctx) error { return crossEntropy[float32](c, at, s) },
+			tensor.Float64: func(c *Ctx) error { return crossEntropy[float64](c, at, s) },
+		}.By(0), nil
+	}
+}
+
+func gradLoss(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	s, err := lossSpecOf(n)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*onnx.Value, len(n.Inputs))
+	if dy[0] != nil {
+		flag := func(name string, v bool) *onnx.Attribute {
+			if v {
+				return IntAttr(name, 1)
+			}
+			return IntAttr(name, 0)
+		}
+		attrs := []*onnx.Attribute{StringAttr("reduction", s.reduction), FloatAttr("label_smoothing", float32(s.smooth)),
+			flag("log_probs", s.logProbs), flag("axis_1", s.axis1)}
+		if s.ignores {
+			attrs = append(attrs, IntAttr("ignore_index", s.ignore))
+		}
+		out[0] = g.Internal("CrossEntropyGrad", 1, append([]*onnx.Value{dy[0]}, n.Inputs...), attrs...)[0]
+	}
+	if len(dy) > 1 && dy[1] != nil { // the log-probabilities' part
+		d := g.Sub(dy[1], g.Mul(g.Op("Exp", n.Outputs[1]), g.ReduceSum(dy[1], true, 1)))
+		if out[0] == nil {
+			out[0] = d
+		} else {
+			out[0] = g.Add(out[0], d)
+		}
+	}
+	return out, nil
+}
+
+// crossEntropy computes the loss and, if wanted, the log-probabilities, or the gradient.
 func crossEntropy[T kernel.Float](c *Ctx, at int, s lossSpec) error {
-	ignore, smooth := s.ignore, s.smooth
 	tl, tt := c.In(at), c.In(at+1)
-	logits := tensor.Data[T](tl)
+	if tl.DType() != tensor.TypeOf[T]() {
+		return fmt.Errorf("scores are %s, but their gradient's type is %s", tl.DType(), tensor.TypeOf[T]())
+	}
+	scores := tensor.Data[T](tl)
 	target, err := tt.Int64s()
 	if err != nil {
 		return err
@@ -62,23 +126,23 @@ func crossEntropy[T kernel.Float](c *Ctx, at int, s lossSpec) error {
 	shape := tl.Shape()
 	rank := len(shape)
 	if rank == 0 || tt.Rank() != rank-1 {
-		return fmt.Errorf("cross entropy: targets of %v do not suit logits of %v", tt.Shape(), shape)
+		return fmt.Errorf("targets of %v do not suit scores of %v", tt.Shape(), shape)
 	}
 	axis := rank - 1
-	if !slices.Equal(shape[:axis], tt.Shape()) {
+	if s.axis1 || !slices.Equal(shape[:axis], tt.Shape()) {
 		axis = min(1, rank-1)
-		if !slices.Equal(append(slices.Clone(shape[:axis]), shape[axis+1:]...), tt.Shape()) {
-			return fmt.Errorf("cross entropy: targets of %v do not suit logits of %v", tt.Shape(), shape)
+		if !slices.Equal(slices.Concat(shape[:axis], shape[axis+1:]), tt.Shape()) {
+			return fmt.Errorf("targets of %v do not suit scores of %v", tt.Shape(), shape)
 		}
 	}
-	classes, inner := shape[axis], 1
-	for _, d := range shape[axis+1:] {
-		inner *= d
-	}
+	classes, inner := shape[axis], product(shape[axis+1:])
 	var weights []T
 	if w := c.In(at + 2); w != nil {
-		if weights = tensor.Data[T](w); len(weights) != classes {
-			return fmt.Errorf("cross entropy: %d class weights for %d classes", len(weights), classes)
+		if weights, err = floatsOf[T](c, at+2); err != nil {
+			return err
+		}
+		if len(weights) != classes {
+			return fmt.Errorf("%d class weights for %d classes", len(weights), classes)
 		}
 	}
 	weight := func(k int) float64 {
@@ -87,68 +151,136 @@ func crossEntropy[T kernel.Float](c *Ctx, at int, s lossSpec) error {
 		}
 		return float64(weights[k])
 	}
-	var sum, norm, smoothSum float64
+	counts := func(k int64) bool { return !s.ignores || k != s.ignore }
+	norm := 1.0
+	if s.reduction == "mean" {
+		norm = 0
+	}
 	for i, k := range target {
-		if k == ignore {
+		if !counts(k) {
 			continue
 		}
 		if k < 0 || k >= int64(classes) {
-			return fmt.Errorf("cross entropy: target %d at %d is outside the %d classes", k, i, classes)
+			return fmt.Errorf("target %d at %d is outside the %d classes", k, i, classes)
 		}
-		norm += weight(int(k))
+		if s.reduction == "mean" {
+			norm += weight(int(k))
+		}
 	}
-	var grad []T
-	scale := 0.0
-	if at == 1 {
-		grad = tensor.Data[T](c.Out(0))
-		clear(grad)
-		scale = float64(tensor.Data[T](c.In(0))[0]) / norm
-	}
-	row, logp := make([]T, classes), make([]T, classes)
-	for i, k := range target {
-		if k == ignore {
-			continue
-		}
-		base := i/inner*classes*inner + i%inner
-		for j := range row {
-			row[j] = logits[base+j*inner]
-		}
-		if s.logProbs {
-			copy(logp, row)
-		} else {
-			kernel.LogSoftmaxRow(logp, row)
-		}
-		if at == 0 {
-			sum -= weight(int(k)) * float64(logp[k])
-			if smooth > 0 {
-				for j, v := range logp {
-					smoothSum -= weight(j) * float64(v)
+	each := func(f func(i, base int, logp []T)) {
+		c.Pool.For(len(target), max(1, 4096/max(1, classes)), func(lo, hi int) {
+			logp := make([]T, classes)
+			for i := lo; i < hi; i++ {
+				base := i/inner*classes*inner + i%inner
+				for j := range logp {
+					logp[j] = scores[base+j*inner]
 				}
+				if !s.logProbs {
+					kernel.LogSoftmaxRow(logp, logp)
+				}
+				f(i, base, logp)
 			}
-			continue
-		}
-		total := (1 - smooth) * weight(int(k))
-		if smooth > 0 {
-			for j := range classes {
-				total += smooth / float64(classes) * weight(j)
-			}
-		}
-		for j, v := range logp {
-			d := 0.0
-			if !s.logProbs { // through the softmax
-				d = total * math.Exp(float64(v))
-			}
-			if smooth > 0 {
-				d -= smooth / float64(classes) * weight(j)
-			}
-			if j == int(k) {
-				d -= (1 - smooth) * weight(j)
-			}
-			grad[base+j*inner] = T(d * scale)
-		}
+		})
 	}
-	if at == 0 {
-		tensor.Data[T](c.Out(0))[0] = T(((1-smooth)*sum + smooth/float64(classes)*smoothSum) / norm)
+	if at == 1 {
+		dy := tensor.Data[T](c.In(0))
+		want := 1
+		if s.reduction == "none" {
+			want = len(target)
+		}
+		if len(dy) != want {
+			return fmt.Errorf("a gradient of %v does not suit targets of %v", c.In(0).Shape(), tt.Shape())
+		}
+		out, err := c.Alloc(0, tl.DType(), shape...)
+		if err != nil {
+			return err
+		}
+		grad := tensor.Data[T](out)
+		each(func(i, base int, logp []T) {
+			k := target[i]
+			if !counts(k) {
+				for j := range classes {
+					grad[base+j*inner] = 0
+				}
+				return
+			}
+			scale := float64(dy[min(i, len(dy)-1)]) / norm
+			lossSlopes(s, int(k), logp, weight, func(j int, d float64) { grad[base+j*inner] = T(d * scale) })
+		})
+		return nil
 	}
+
+	var probs []T
+	if c.Wants(1) {
+		t, err := c.Alloc(1, tl.DType(), shape...)
+		if err != nil {
+			return err
+		}
+		probs = tensor.Data[T](t)
+	}
+	each64, err := c.New(tensor.Float64, len(target))
+	if err != nil {
+		return err
+	}
+	losses := tensor.Data[float64](each64)
+	each(func(i, base int, logp []T) {
+		if probs != nil {
+			for j, v := range logp {
+				probs[base+j*inner] = v
+			}
+		}
+		k := target[i]
+		if !counts(k) {
+			return
+		}
+		losses[i] = -(1 - s.smooth) * weight(int(k)) * float64(logp[k])
+		if s.smooth > 0 {
+			for j, v := range logp {
+				losses[i] -= s.smooth / float64(classes) * weight(j) * float64(v)
+			}
+		}
+	})
+	if s.reduction == "none" {
+		t, err := c.Alloc(0, tl.DType(), tt.Shape()...)
+		if err != nil {
+			return err
+		}
+		for i, v := range losses {
+			tensor.Data[T](t)[i] = T(v)
+		}
+		return nil
+	}
+	t, err := c.Alloc(0, tl.DType())
+	if err != nil {
+		return err
+	}
+	var sum float64
+	for _, v := range losses {
+		sum += v
+	}
+	tensor.Data[T](t)[0] = T(sum / norm)
 	return nil
+}
+
+// lossSlopes gives f the derivative of target k's loss by each score.
+func lossSlopes[T kernel.Float](s lossSpec, k int, logp []T, weight func(int) float64, f func(j int, d float64)) {
+	total := (1 - s.smooth) * weight(k)
+	if s.smooth > 0 {
+		for j := range logp {
+			total += s.smooth / float64(len(logp)) * weight(j)
+		}
+	}
+	for j, v := range logp {
+		d := 0.0
+		if !s.logProbs { // through the softmax
+			d = total * math.Exp(float64(v))
+		}
+		if s.smooth > 0 {
+			d -= s.smooth / float64(len(logp)) * weight(j)
+		}
+		if j == k {
+			d -= (1 - s.smooth) * weight(j)
+		}
+		f(j, d)
+	}
 }

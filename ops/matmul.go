@@ -307,7 +307,7 @@ func intMatMul[T integer](c *Ctx) error {
 }
 
 // intProduct adds A·B to Y; A's and B's elements lie at row·rs + column·cs.
-func intProduct[T integer](m, n, k int, a []T, ars, acs int, b []T, brs, bcs int, y []T) {
+func intProduct[T integers](m, n, k int, a []T, ars, acs int, b []T, brs, bcs int, y []T) {
 	for i := range m {
 		for l := range k {
 			v := a[i*ars+l*acs]
