@@ -1,0 +1,400 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/tensor"
+)
+
+// QuantizeLinear, DequantizeLinear and DynamicQuantizeLinear. A scale and a zero point are for the whole tensor, for each
+// index of an axis, or for each block along it.
+func init() {
+	since := []int{10, 13, 19, 21, 23, 24, 25}
+	floats := Floats | Of(tensor.Int32)
+	for _, domain := range []string{"", "com.microsoft"} {
+		versions := since
+		if domain != "" {
+			versions = []int{1}
+		}
+		register(
+			Op{Domain: domain, Name: "QuantizeLinear", Since: versions, MinIn: 2, MaxIn: 3, Types: []TypeSet{floats, floats | Of(tensor.Float8E8M0), quantized},
+				NoGrad: "its output is rounded", Infer: inferQuantize, Compile: func(n *Node) (Kernel, error) {
+					if _, err := quantizedType(n); err != nil {
+						return nil, err
+					}
+					return quantizeLinear, nil
+				}},
+			Op{Domain: domain, Name: "DequantizeLinear", Since: versions, MinIn: 2, MaxIn: 3, Types: []TypeSet{quantized | Of(tensor.Int32), Floats | Of(tensor.Float8E8M0), quantized | Of(tensor.Int32)},
+				NoGrad: "its input is quantized: train the model before it is quantized", Infer: inferDequantize,
+				Compile: func(*Node) (Kernel, error) { return dequantizeLinear, nil }},
+		)
+	}
+	register(Op{Name: "DynamicQuantizeLinear", Since: []int{11}, MinIn: 1, MinOut: 3, MaxOut: 3, Types: []TypeSet{Of(tensor.Float32)}, NoGrad: "its output is rounded",
+		Infer: func(n *Node) ([]Info, error) {
+			y := n.In[0]
+			y.DType, y.Const = tensor.Uint8, nil
+			return []Info{y, Tensor(tensor.Float32), Tensor(tensor.Uint8)}, nil
+		},
+		Compile: func(*Node) (Kernel, error) {
+			return func(c *Ctx) error {
+				x := tensor.Data[float32](c.In(0))
+				scale, zero := dynamicScale(x)
+				tensor.Data[float32](c.Out(1))[0], tensor.Data[uint8](c.Out(2))[0] = scale, zero
+				y := tensor.Data[uint8](c.Out(0))
+				c.Pool.For(len(x), unaryGrain, func(lo, hi int) { quantizeRun(y[lo:hi], x[lo:hi], scale, float32(zero), 0, 255) })
+				return nil
+			}, nil
+		}})
+}
+
+// quantized is the types that a zero point may have.
+var quantized = Of(tensor.Int8, tensor.Uint8, tensor.Int16, tensor.Uint16, tensor.Int4, tensor.Uint4, tensor.Int2, tensor.Uint2,
+	tensor.Float8E4M3FN, tensor.Float8E4M3FNUZ, tensor.Float8E5M2, tensor.Float8E5M2FNUZ, tensor.Float4E2M1)
+
+// bounds is the least and the greatest number of an integer type.
+func bounds(d tensor.DType) (lo, hi float32, ok bool) {
+	switch d {
+	case tensor.Int8:
+		return math.MinInt8, math.MaxInt8, true
+	case tensor.Uint8:
+		return 0, math.MaxUint8, true
+	case tensor.Int16:
+		return math.MinInt16, math.MaxInt16, true
+	case tensor.Uint16:
+		return 0, math.MaxUint16, true
+	case tensor.Int4:
+		return -8, 7, true
+	case tensor.Uint4:
+		return 0, 15, true
+	case tensor.Int2:
+		return -2, 1, true
+	case tensor.Uint2:
+		return 0, 3, true
+	}
+	return 0, 0, false
+}
+
+// quantizedType is what QuantizeLinear gives: its zero point's type, or what an attribute says, or uint8.
+func quantizedType(n *Node) (tensor.DType, error) {
+	attr := tensor.DType(n.Int("output_dtype", 0))
+	switch {
+	case attr != 0 && !quantized.Has(attr):
+		return 0, fmt.Errorf("output_dtype %d is no type to quantize to", int(attr))
+	case n.Has(2) && n.Info(2).DType != tensor.Undefined:
+		if zero := n.Info(2).DType; attr != 0 && attr != zero {
+			return 0, fmt.Errorf("output_dtype is %s, the zero point %s", attr, zero)
+		}
+		return n.Info(2).DType, nil
+	case attr != 0:
+		return attr, nil
+	case n.Has(2):
+		return tensor.Undefined, nil
+	}
+	return tensor.Uint8, nil
+}
+
+func inferQuantize(n *Node) ([]Info, error) {
+	d, err := quantizedType(n)
+	if err != nil {
+		return nil, err
+	}
+	y := n.In[0]
+	y.DType, y.Const = d, nil
+	return []Info{y}, nil
+}
+
+func inferDequantize(n *Node) ([]Info, error) {
+	y := n.In[0]
+	y.DType, y.Const = n.In[1].DType, nil
+	if d := tensor.DType(n.Int("output_dtype", 0)); d != 0 {
+		if !Floats.Has(d) {
+			return nil, fmt.Errorf("output_dtype %d is no floating-point type", int(d))
+		}
+		y.DType = d
+	}
+	return []Info{y}, nil
+}
+
+// quantGrid is how scales lie over a tensor: outer×axis×inner elements, a scale for each index of the axis, or, if block is
+// not 0, for each block of it and each inner index.
+type quantGrid struct {
+	outer, axis, inner, block, blocks int
+	one                               bool // one scale for all
+}
+
+func quantGridOf(n *Node, x, scale, zero *tensor.Tensor) (quantGrid, error) {
+	if zero != nil && !slices.Equal(zero.Shape(), scale.Shape()) && (zero.Len() != 1 || scale.Len() != 1) {
+		return quantGrid{}, fmt.Errorf("a zero point of %v does not suit scales of %v", zero.Shape(), scale.Shape())
+	}
+	block := n.Int("block_size", 0)
+	if scale.Len() == 1 && block == 0 && scale.Rank() <= 1 {
+		return quantGrid{outer: 1, axis: 1, inner: x.Len(), one: true}, nil
+	}
+	axis, err := n.Axis("axis", 1, x.Rank())
+	if err != nil {
+		return quantGrid{}, err
+	}
+	s := x.Shape()
+	g := quantGrid{outer: product(s[:axis]), axis: s[axis], inner: product(s[axis+1:])}
+	if block == 0 {
+		if scale.Rank() != 1 || scale.Len() != g.axis {
+			return quantGrid{}, fmt.Errorf("scales of %v do not suit axis %d of %v", scale.Shape(), axis, s)
+		}
+		return g, nil
+	}
+	if block < 0 || scale.Rank() != len(s) {
+		return quantGrid{}, fmt.Errorf("scales of %v do not suit blocks of %d along axis %d of %v", scale.Shape(), block, axis, s)
+	}
+	g.block = int(min(block, int64(max(g.axis, 1))))
+	g.blocks = (g.axis + g.block - 1) / g.block
+	for i, d := range scale.Shape() {
+		if want := s[i]; i != axis && d != want || i == axis && d != g.blocks {
+			return quantGrid{}, fmt.Errorf("scales of %v do not suit blocks of %d along axis %d of %v", scale.Shape(), block, axis, s)
+		}
+	}
+	return g, nil
+}
+
+// runs calls f for each run [lo, hi) of elements and the scale of its first; that of the following ones is the same, or, if each,
+// the following.
+func (g quantGrid) runs(p *kernel.Pool, f func(lo, hi, scale int, each bool)) {
+	if g.one {
+		p.For(g.inner, unaryGrain, func(lo, hi int) { f(lo, hi, 0, false) })
+		return
+	}
+	p.For(g.outer*g.axis, 1+unaryGrain/max(1, g.inner), func(lo, hi int) {
+		for q := lo; q < hi; q++ {
+			scale := q % g.axis
+			if g.block > 0 {
+				scale = (q/g.axis*g.blocks + q%g.axis/g.block) * g.inner
+			}
+			f(q*g.inner, (q+1)*g.inner, scale, g.block > 0)
+		}
+	})
+}
+
+// floats32 is t's elements as float32.
+func floats32(c *Ctx, t *tensor.Tensor) ([]float32, error) {
+	if t.DType() == tensor.Float32 {
+		return tensor.Data[float32](t), nil
+	}
+	f, err := c.New(tensor.Float32, t.Shape()...)
+	if err != nil {
+		return nil, err
+	}
+	if t.DType() == tensor.Float8E8M0 {
+		for i := range t.Len() {
+			tensor.SetFloat64At(f, i, tensor.Float64At(t, i))
+		}
+		return tensor.Data[float32](f), nil
+	}
+	return tensor.Data[float32](f), tensor.ConvertInto(f, t, true)
+}
+
+// quantizeRun sets dst[i] = saturate(round(x[i]/scale) + zero), halves to even; NaN gives zero.
+func quantizeRun[T int8 | uint8 | int16 | uint16](dst []T, x []float32, scale, zero, lo, hi float32) {
+	for i, v := range x {
+		q := float32(math.RoundToEven(float64(v/scale))) + zero
+		switch {
+		case q != q:
+			q = zero
+		case q < lo:
+			q = lo
+		case q > hi:
+			q = hi
+		}
+		dst[i] = T(q)
+	}
+}
+
+func quantizeLinear(c *Ctx) error {
+	x, scale, zero := c.In(0), c.In(1), c.In(2)
+	g, err := quantGridOf(c.Node, x, scale, zero)
+	if err != nil {
+		return err
+	}
+	d, err := quantizedType(c.Node)
+	if err != nil {
+		return err
+	}
+	if d == tensor.Undefined {
+		d = zero.DType()
+	}
+	y, err := c.Alloc(0, d, x.Shape()...)
+	if err != nil {
+		return err
+	}
+	// The division is made at the precision that is asked for, or the scale's.
+	precision := tensor.DType(c.Node.Int("precision", 0))
+	if precision == 0 {
+		precision = scale.DType()
+	}
+	half := precision == tensor.Float16 || precision == tensor.BFloat16
+	if half && x.DType() != precision {
+		if x, err = tensor.Convert(x, precision, true); err != nil {
+			return err
+		}
+	}
+	xs, err := floats32(c, x)
+	if err != nil {
+		return err
+	}
+	ss, err := floats32(c, scale)
+	if err != nil {
+		return err
+	}
+	lo, hi, integer := bounds(d)
+	if integer && !half {
+		zs := make([]float32, len(ss))
+		if zero != nil {
+			if zs, err = floats32(c, zero); err != nil {
+				return err
+			}
+		}
+		switch d {
+		case tensor.Int16:
+			quantizeInto(c, g, tensor.Data[int16](y), xs, ss, zs, lo, hi)
+		case tensor.Uint16:
+			quantizeInto(c, g, tensor.Data[uint16](y), xs, ss, zs, lo, hi)
+		default: // narrower ones have a byte each
+			if lo < 0 {
+				quantizeInto(c, g, tensor.View[int8](y), xs, ss, zs, lo, hi)
+			} else {
+				quantizeInto(c, g, tensor.View[uint8](y), xs, ss, zs, lo, hi)
+			}
+		}
+		return nil
+	}
+	// Quotients first, in a tensor of their own, then what the type wants.
+	q, err := c.New(tensor.Float32, x.Shape()...)
+	if err != nil {
+		return err
+	}
+	qs := tensor.Data[float32](q)
+	g.runs(c.Pool, func(lo, hi, at int, each bool) {
+		for i := lo; i < hi; i++ {
+			qs[i] = xs[i] / ss[at]
+			if each {
+				at++
+			}
+		}
+	})
+	switch precision {
+	case tensor.Float16:
+		for i, v := range qs {
+			qs[i] = tensor.F16From(v).Float32()
+		}
+	case tensor.BFloat16:
+		for i, v := range qs {
+			qs[i] = tensor.BF16From(v).Float32()
+		}
+	}
+	if !integer {
+		return tensor.ConvertInto(y, q, c.Node.Int("saturate", 1) != 0)
+	}
+	zs := make([]float32, len(ss))
+	if zero != nil {
+		if zs, err = floats32(c, zero); err != nil {
+			return err
+		}
+	}
+	g.runs(c.Pool, func(a, b, at int, each bool) {
+		for i := a; i < b; i++ {
+			v := float32(math.RoundToEven(float64(qs[i]))) + zs[at]
+			if v != v {
+				v = zs[at]
+			}
+			qs[i] = min(max(v, lo), hi)
+			if each {
+				at++
+			}
+		}
+	})
+	return tensor.ConvertInto(y, q, true)
+}
+
+func quantizeInto[T int8 | uint8 | int16 | uint16](c *Ctx, g quantGrid, y []T, x, scale, zero []float32, least, most float32) {
+	g.runs(c.Pool, func(lo, hi, at int, each bool) {
+		if !each {
+			quantizeRun(y[lo:hi], x[lo:hi], scale[at], zero[at], least, most)
+			return
+		}
+		for i := lo; i < hi; i++ {
+			quantizeRun(y[i:i+1], x[i:i+1], scale[at], zero[at], least, most)
+			at++
+		}
+	})
+}
+
+func dequantizeLinear(c *Ctx) error {
+	x, scale, zero := c.In(0), c.In(1), c.In(2)
+	g, err := quantGridOf(c.Node, x, scale, zero)
+	if err != nil {
+		return err
+	}
+	if zero != nil && zero.DType() != x.DType() {
+		return fmt.Errorf("the zero point is %s, the input %s", zero.DType(), x.DType())
+	}
+	infos, err := inferDequantize(c.Node)
+	if err != nil {
+		return err
+	}
+	y, err := c.Alloc(0, infos[0].DType, x.Shape()...)
+	if err != nil {
+		return err
+	}
+	xs, err := floats32(c, x)
+	if err != nil {
+		return err
+	}
+	ss, err := floats32(c, scale)
+	if err != nil {
+		return err
+	}
+	zs := make([]float32, len(ss))
+	if zero != nil {
+		if zs, err = floats32(c, zero); err != nil {
+			return err
+		}
+	}
+	f := y
+	if y.DType() != tensor.Float32 {
+		if f, err = c.New(tensor.Float32, x.Shape()...); err != nil {
+			return err
+		}
+	}
+	out := tensor.Data[float32](f)
+	g.runs(c.Pool, func(lo, hi, at int, each bool) {
+		if !each {
+			s, z := ss[at], zs[at]
+			for i := lo; i < hi; i++ {
+				out[i] = (xs[i] - z) * s
+			}
+			return
+		}
+		for i := lo; i < hi; i++ {
+			out[i] = (xs[i] - zs[at]) * ss[at]
+			at++
+		}
+	})
+	if f != y {
+		return tensor.ConvertInto(y, f, true)
+	}
+	return nil
+}
+
+// dynamicScale is the scale and the zero point of uint8 that x's range, with 0 in it, asks for.
+func dynamicScale(x []float32) (scale float32, zero uint8) {
+	lo, hi := float32(0), float32(0)
+	for _, v := range x {
+		lo, hi = min(lo, v), max(hi, v)
+	}
+	if scale = (hi - lo) / 255; scale == 0 {
+		scale = 1
+	}
+	z := math.RoundToEven(float64(-lo / scale))
+	return scale, uint8(min(max(z, 0), 255))
+}
