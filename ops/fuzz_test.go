@@ -287,6 +287,13 @@ func (d *dice) value(op *ops.Op, i int, base []int, common tensor.DType) (tensor
 	}
 	n := d.below(4)
 	keys := d.tensor(one(d, tensor.Int64, tensor.String), []int{n})
+	for i := range n { // each once
+		if keys.DType() == tensor.String {
+			tensor.Data[string](keys)[i] = fmt.Sprint(i)
+		} else {
+			tensor.Data[int64](keys)[i] = int64(2 * i)
+		}
+	}
 	return &tensor.Map{Keys: keys, Values: d.tensor(one(d, tensor.Float32, tensor.String, tensor.Int64), []int{n})},
 		&onnx.Type{Kind: onnx.MapType, Elem: keys.DType(), Of: plain}
 }
@@ -451,7 +458,7 @@ func fileOps() []*ops.Op {
 	return slices.DeleteFunc(ops.All(), func(op *ops.Op) bool { return op.Domain == ops.Internal })
 }
 
-var hostileRounds = flag.Int("hostile-rounds", 3, "nodes that TestHostileNodes tries of each operator and version")
+var hostileRounds = flag.Int("hostile-rounds", 10, "nodes that TestHostileNodes tries of each operator and version")
 
 // TestHostileNodes tries every operator at every version with attributes, shapes, types and indices that nobody vouches for.
 func TestHostileNodes(t *testing.T) {
@@ -467,6 +474,62 @@ func TestHostileNodes(t *testing.T) {
 		}
 	}
 	t.Logf("%d nodes, of which %d give an answer", cases, answers)
+}
+
+// TestConstantsAndInputsAgree runs hostile nodes twice: with some inputs constant, which inference and folding see, and with none. Both
+// give one answer, or none.
+func TestConstantsAndInputsAgree(t *testing.T) {
+	table := attrTable(t)
+	run := func(m *onnx.Model, args map[string]tensor.Value, threads int) (map[string]tensor.Value, error) {
+		s, err := runtime.NewSession(m, runtime.Threads(threads), runtime.MemoryLimit(16<<20))
+		if err != nil {
+			return nil, err
+		}
+		defer s.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		return s.Run(ctx, args)
+	}
+	for _, op := range fileOps() {
+		if op.Impure || op.Name == "Loop" { // random draws, and what may not end
+			continue
+		}
+		for _, since := range op.Since {
+			for k := range *hostileRounds {
+				m, args := seeded("constants", op.Domain, op.Name, since, k).hostile(op, since, table)
+				want, wantErr := run(m, args, 1)
+				inputs := m.Clone()
+				for _, v := range inputs.Graph.Inits {
+					args[v.Name], v.Type, v.Const = v.Const, onnx.TypeOfTensor(v.Const), nil
+					inputs.Graph.Inputs = append(inputs.Graph.Inputs, v)
+				}
+				inputs.Graph.Inits = nil
+				got, err := run(inputs, args, 3)
+				if (err == nil) != (wantErr == nil) {
+					if nothing(want) && nothing(got) { // where nothing is computed, not all is checked
+						continue
+					}
+					t.Errorf("with constants: %v, without: %v\n%s", wantErr, err, told(m, args))
+					continue
+				}
+				for name := range want {
+					if _, _, err := tensor.Compare(got[name], want[name], 1e-5, 1e-5); err != nil {
+						t.Errorf("with constants and without: output %s: %v\n%s", name, err, told(m, args))
+					}
+				}
+			}
+		}
+	}
+}
+
+// nothing reports whether all values are tensors without elements.
+func nothing(values map[string]tensor.Value) bool {
+	for _, v := range values {
+		if t, ok := v.(*tensor.Tensor); !ok || t.Len() > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func FuzzHostileNodes(f *testing.F) {

@@ -46,10 +46,14 @@ func compileZipMap(n *Node) (Kernel, error) {
 		return nil, a.err
 	}
 	var names *tensor.Tensor
+	distinct := 0
 	if keys.strings != nil {
-		names = tensor.New(keys.strings)
+		names, distinct = tensor.New(keys.strings), differing(keys.strings)
 	} else {
-		names = tensor.New(slices.Clone(keys.ints))
+		names, distinct = tensor.New(slices.Clone(keys.ints)), differing(keys.ints)
+	}
+	if distinct != keys.len() {
+		return nil, fmt.Errorf("%d labels of which only %d differ cannot be a map's keys", keys.len(), distinct)
 	}
 	return func(c *Ctx) error {
 		x := c.In(0)
@@ -79,6 +83,15 @@ func compileZipMap(n *Node) (Kernel, error) {
 		c.SetOut(0, s)
 		return nil
 	}, nil
+}
+
+// differing is the number of different elements of v.
+func differing[T comparable](v []T) int {
+	seen := make(map[T]bool, len(v))
+	for _, x := range v {
+		seen[x] = true
+	}
+	return len(seen)
 }
 
 // mapInput is input 0 as keys and values of equal number.

@@ -15,7 +15,7 @@ func init() {
 	seq := func(n *Node) ([]Info, error) {
 		return []Info{{Kind: onnx.SequenceType, DType: n.Info(0).DType}}, nil
 	}
-	same := func(n *Node) ([]Info, error) { return []Info{n.In[0]}, nil }
+	same := func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[0]}), nil }
 	scalar := func(d tensor.DType) func(*Node) ([]Info, error) {
 		return func(n *Node) ([]Info, error) { return []Info{Tensor(d)}, nil }
 	}
@@ -39,6 +39,9 @@ func init() {
 				return []Info{SequenceOf(e)}, nil
 			},
 			Compile: run(func(c *Ctx) error {
+				if i := slices.Index(c.Ins, nil); i >= 0 {
+					return fmt.Errorf("input %d is left out", i)
+				}
 				c.SetOut(0, &tensor.Sequence{Elem: c.Node.In[0].DType, Values: slices.Clone(c.Ins)})
 				return nil
 			}),

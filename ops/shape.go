@@ -53,9 +53,12 @@ func unknownDims(rank int) []Dim {
 	return ds
 }
 
-// listLen is the length of the list that input i holds, -1 if it is not known.
+// maxRank bounds the ranks that inference follows: a file may declare a list of any length.
+const maxRank = 1 << 10
+
+// listLen is the length of the list that input i holds, -1 if it is not known, or more than [maxRank].
 func listLen(n *Node, i int) int {
-	if s := n.Info(i).Shape; len(s) == 1 && s[0].Known() {
+	if s := n.Info(i).Shape; len(s) == 1 && s[0].Known() && s[0].N <= maxRank {
 		return s[0].N
 	}
 	return -1
@@ -248,7 +251,7 @@ func inferReshape(n *Node) ([]Info, error) {
 		return nil, errors.New("no shape is given")
 	}
 	if !known {
-		if r := listLen(n, 1); r >= 0 {
+		if r := listLen(n, 1); r > 0 { // a scalar's shape would pass for known, and the list go unread
 			return []Info{Tensor(in.DType, unknownDims(r)...)}, nil
 		}
 		return []Info{Unranked(in.DType)}, nil
@@ -355,7 +358,7 @@ func inferSqueeze(n *Node) ([]Info, error) {
 		return []Info{Unranked(in.DType)}, nil
 	}
 	if !known {
-		if l := listLen(n, 1); l >= 0 && l <= len(in.Shape) {
+		if l := listLen(n, 1); l >= 0 && l < len(in.Shape) {
 			return []Info{Tensor(in.DType, unknownDims(len(in.Shape)-l)...)}, nil
 		}
 		return []Info{Unranked(in.DType)}, nil
@@ -399,7 +402,7 @@ func inferUnsqueeze(n *Node) ([]Info, error) {
 		return []Info{Unranked(in.DType)}, nil
 	}
 	if !known {
-		if l := listLen(n, 1); l >= 0 {
+		if l := listLen(n, 1); l >= 0 && len(in.Shape)+l > 0 {
 			return []Info{Tensor(in.DType, unknownDims(len(in.Shape)+l)...)}, nil
 		}
 		return []Info{Unranked(in.DType)}, nil

@@ -508,6 +508,9 @@ func (f *frame) step(ctx context.Context, mem *ops.Meter, st *planStep, c *ops.C
 		}
 	} else if st.outs[0].alias < 0 { // a view that leaves the graph
 		src, dst := c.In(0), c.Out(0)
+		if len(dst.Bytes()) != len(src.Bytes()) {
+			return ops.Errorf(st.node.Node, "%s does not have the shape %v", src, dst.Shape())
+		}
 		copy(dst.Bytes(), src.Bytes())
 	}
 	mem.Give(mem.Used() - before - kept)
