@@ -42,7 +42,15 @@ func init() {
 			return func(c *Ctx) error {
 				x := tensor.Data[float32](c.In(0))
 				scale, zero := dynamicScale(x)
-				tensor.Data[float32](c.Out(1))[0], tensor.Data[uint8](c.Out(2))[0] = scale, zero
+				if t := c.Out(1); t != nil {
+					tensor.Data[float32](t)[0] = scale
+				}
+				if t := c.Out(2); t != nil {
+					tensor.Data[uint8](t)[0] = zero
+				}
+				if c.Out(0) == nil {
+					return nil
+				}
 				y := tensor.Data[uint8](c.Out(0))
 				c.Pool.For(len(x), unaryGrain, func(lo, hi int) { quantizeRun(y[lo:hi], x[lo:hi], scale, float32(zero), 0, 255) })
 				return nil
