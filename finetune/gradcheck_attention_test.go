@@ -1,0 +1,31 @@
+package finetune
+
+import (
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
+	"github.com/retune-go/retune/tensor"
+)
+
+func init() { gradFamilies = append(gradFamilies, attentionCases) }
+
+func attentionCases(add addCase) {
+	type attrs = []*onnx.Attribute
+	i, f := ops.IntAttr, ops.FloatAttr
+	bools := func(shape []int, v ...bool) *gradInput { return fixed(tensor.New(v, shape...)) }
+	add("Attention", 23, "heads as an axis", nil, signed(2, 2, 3, 4), signed(2, 2, 5, 4), signed(2, 2, 5, 3))
+	add("Attention", 23, "heads in the last axis", attrs{i("q_num_heads", 2), i("kv_num_heads", 2)}, signed(2, 3, 8), signed(2, 4, 8), signed(2, 4, 6))
+	add("Attention", 23, "shared keys, causal, softcap, scale", attrs{i("q_num_heads", 4), i("kv_num_heads", 2), i("is_causal", 1), f("softcap", 0.7), f("scale", 0.4)},
+		signed(1, 4, 8), signed(1, 4, 4), signed(1, 4, 4))
+	add("Attention", 23, "one tensor thrice", attrs{i("is_causal", 1)}, same3(signed(1, 2, 3, 4))...)
+	add("Attention", 23, "boolean mask", nil, signed(1, 1, 2, 4), signed(1, 1, 3, 4), signed(1, 1, 3, 2), bools([]int{2, 3}, true, false, true, false, false, false))
+	add("Attention", 23, "added mask", nil, signed(1, 2, 2, 4), signed(1, 2, 3, 4), signed(1, 2, 3, 2), fixed(tensor.New([]float64{0.5, -1, 0, 2, 0, -3}, 1, 1, 2, 3)))
+	past := add("Attention", 23, "past and present", attrs{i("is_causal", 1)}, signed(1, 2, 2, 4), signed(1, 2, 2, 4), signed(1, 2, 2, 3), nil, signed(1, 2, 3, 4), signed(1, 2, 3, 3))
+	past.outs = 3
+	add("Attention", 24, "lengths", attrs{i("is_causal", 1)}, signed(2, 1, 2, 4), signed(2, 1, 4, 4), signed(2, 1, 4, 3), nil, nil, nil, ints(3, 2))
+	add("Attention", 25, "window", attrs{i("left_window_size", 1), i("right_window_size", 0)}, signed(1, 1, 4, 2), signed(1, 1, 4, 2), signed(1, 1, 4, 2))
+	add("Attention", 23, "more than a tile of rows", nil, signed(1, 1, 70, 2), signed(1, 1, 3, 2), signed(1, 1, 3, 2))
+	masked := add("Attention", 23, "a mask's own", nil, signed(1, 1, 2, 2), signed(1, 1, 2, 2), signed(1, 1, 2, 2), signed(2, 2))
+	masked.refused = "a mask has none"
+}
+
+func same3(x *gradInput) []*gradInput { return []*gradInput{x, x, x} }
