@@ -29,3 +29,26 @@ func attentionCases(add addCase) {
 }
 
 func same3(x *gradInput) []*gradInput { return []*gradInput{x, x, x} }
+
+func init() { gradFamilies = append(gradFamilies, rotaryCases) }
+
+func rotaryCases(add addCase) {
+	type attrs = []*onnx.Attribute
+	i, f, s := ops.IntAttr, ops.FloatAttr, ops.StringAttr
+	table := func(shape ...int) *gradInput {
+		in := signed(shape...)
+		in.fixed = true
+		return in
+	}
+	add("SwiGLU", 28, "plain", nil, signed(2, 3), signed(2, 3))
+	add("SwiGLU", 28, "alpha", attrs{f("alpha", 1.6)}, signed(2, 3), signed(2, 3))
+	x := signed(2, 3)
+	add("SwiGLU", 28, "one for both", nil, x, x)
+	add("RotaryEmbedding", 23, "heads as an axis", nil, signed(2, 3, 2, 4), table(2, 2, 2), table(2, 2, 2))
+	add("RotaryEmbedding", 23, "positions, interleaved, part", attrs{i("num_heads", 2), i("interleaved", 1), i("rotary_embedding_dim", 2)},
+		signed(1, 3, 8), table(5, 1), table(5, 1), intsOf([]int{1, 3}, 0, 4, 2))
+	add("CausalConvWithState", 27, "plain", nil, signed(2, 3, 4), signed(3, 1, 3))
+	state := add("CausalConvWithState", 27, "state, bias, silu", attrs{s("activation", "silu")}, signed(2, 3, 4), signed(3, 1, 3), signed(3), signed(2, 3, 2))
+	state.outs = 2
+	add("CausalConvWithState", 27, "one tap", nil, signed(1, 2, 3), signed(2, 1, 1))
+}

@@ -29,6 +29,14 @@ func init() {
 				}.By(0), nil
 			},
 			Grad: gradAttention},
+		Op{Domain: "ai.onnx.preview", Name: "FlexAttention", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats}, Infer: inferFlexAttention,
+			BodyIn: func(n *Node, _ string, in, _ []Info) []Info { return []Info{Unranked(flexPrecision(n))} },
+			Compile: func(n *Node) (Kernel, error) {
+				if d := flexPrecision(n); d != tensor.Float32 && d != tensor.Float64 {
+					return nil, fmt.Errorf("softmax_precision %s is not supported", d)
+				}
+				return flexAttention, nil
+			}, NoGrad: "the gradient of FlexAttention is not implemented"},
 		// The node's inputs, then the gradients of Y, present_key and present_value: those of Q, K, V, past_key and past_value.
 		Op{Domain: Internal, Name: "AttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 10, MinOut: 3, MaxOut: 5,
 			Infer: func(n *Node) ([]Info, error) {
@@ -617,4 +625,127 @@ func (p *attentionProblem[T]) backward(room []T, b, h, r, n int, dy []T, yh head
 		kernel.Gemm(nil, false, false, n, p.q.size, p.total, p.scale, ds, p.total, p.ks[kAt:], kLD, 0, dq[qAt+r*qLD:], qLD)
 	}
 	kernel.Gemm(nil, true, false, p.total, p.k.size, n, p.scale, ds, p.total, p.qs[qAt+r*qLD:], qLD, 1, dk, p.k.size)
+}
+
+// flexPrecision is the type of the scores: float32, or float64 of such inputs, unless an attribute says otherwise.
+func flexPrecision(n *Node) tensor.DType {
+	if d := tensor.DType(n.Int("softmax_precision", 0)); d != 0 {
+		return d
+	}
+	if n.Info(0).DType == tensor.Float64 {
+		return tensor.Float64
+	}
+	return tensor.Float32
+}
+
+func inferFlexAttention(n *Node) ([]Info, error) {
+	q, v := n.In[0], n.In[2]
+	if !q.Ranked || !v.Ranked {
+		return []Info{Unranked(q.DType)}, nil
+	}
+	if len(q.Shape) != 4 || len(v.Shape) != 4 {
+		return nil, fmt.Errorf("Q of %v and V of %v have not four axes each", q.Shape, v.Shape)
+	}
+	return []Info{Tensor(q.DType, q.Shape[0], q.Shape[1], q.Shape[2], v.Shape[3])}, nil
+}
+
+// flexAttention forms all scores, since its subgraphs look at all of them.
+func flexAttention(c *Ctx) error {
+	d := flexPrecision(c.Node)
+	var in [3]*tensor.Tensor
+	for i := range in {
+		var err error
+		if in[i], err = tensor.Convert(c.In(i), d, true); err != nil {
+			return err
+		}
+	}
+	y, err := c.Alloc(0, c.In(0).DType(), append(slices.Clone(c.In(0).Shape()[:3]), c.In(2).Shape()[3])...)
+	if err != nil {
+		return err
+	}
+	wide, err := c.New(d, y.Shape()...)
+	if err != nil {
+		return err
+	}
+	if d == tensor.Float64 {
+		err = flexible[float64](c, in, wide)
+	} else {
+		err = flexible[float32](c, in, wide)
+	}
+	if err != nil {
+		return err
+	}
+	return tensor.ConvertInto(y, wide, true)
+}
+
+func flexible[T kernel.Float](c *Ctx, in [3]*tensor.Tensor, y *tensor.Tensor) error {
+	var h [3]headed
+	for i, t := range in {
+		var err error
+		if h[i], err = headedOf(t.Shape(), 0, "QKV"[i:i+1]); err != nil {
+			return err
+		}
+	}
+	q, k, v := h[0], h[1], h[2]
+	if q.flat || k.flat || v.flat || q.batch != k.batch || q.batch != v.batch || k.heads != v.heads || k.rows != v.rows || q.size != k.size || k.heads == 0 || q.heads%k.heads != 0 {
+		return fmt.Errorf("Q of %v, K of %v and V of %v do not go together", in[0].Shape(), in[1].Shape(), in[2].Shape())
+	}
+	scale := T(1 / math.Sqrt(float64(q.size)))
+	if c.Node.Attr("scale") != nil {
+		scale = T(c.Node.Float("scale", 0))
+	}
+	scores, err := c.New(tensor.TypeOf[T](), q.batch, q.heads, q.rows, k.rows)
+	if err != nil {
+		return err
+	}
+	group, heads := q.heads/k.heads, q.batch*q.heads
+	head := func(w int) (qAt, kv int) { return w, w/q.heads*k.heads + w%q.heads/group }
+	c.Pool.For(heads, 1, func(lo, hi int) {
+		for w := lo; w < hi; w++ {
+			a, b := head(w)
+			kernel.Gemm(nil, false, true, q.rows, k.rows, q.size, scale, tensor.Data[T](in[0])[a*q.rows*q.size:], q.size,
+				tensor.Data[T](in[1])[b*k.rows*k.size:], k.size, 0, tensor.Data[T](scores)[w*q.rows*k.rows:], k.rows)
+		}
+	})
+	change := func(name string) error {
+		body := c.Body(name)
+		if body == nil {
+			return nil
+		}
+		out, err := body.Run(c, []tensor.Value{scores})
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		t, ok := out[0].(*tensor.Tensor)
+		if !ok || t.DType() != scores.DType() || !slices.Equal(t.Shape(), scores.Shape()) {
+			return fmt.Errorf("%s gives %v for %s", name, out[0], scores)
+		}
+		scores = t.Clone() // it may be a constant
+		return nil
+	}
+	if err := change("score_mod"); err != nil {
+		return err
+	}
+	if k.rows > 0 {
+		s := tensor.Data[T](scores)
+		c.Pool.For(heads*q.rows, 1+4096/k.rows, func(lo, hi int) {
+			for r := lo; r < hi; r++ {
+				kernel.SoftmaxRow(s[r*k.rows:][:k.rows], s[r*k.rows:][:k.rows])
+			}
+		})
+	}
+	if err := change("prob_mod"); err != nil {
+		return err
+	}
+	out := tensor.Data[T](y)
+	c.Pool.For(heads, 1, func(lo, hi int) {
+		for w := lo; w < hi; w++ {
+			_, b := head(w)
+			if q.rows*v.size > 0 {
+				kernel.Gemm(nil, false, false, q.rows, v.size, k.rows, 1, tensor.Data[T](scores)[w*q.rows*k.rows:], k.rows,
+					tensor.Data[T](in[2])[b*v.rows*v.size:], v.size, 0, out[w*q.rows*v.size:], v.size)
+			}
+		}
+	})
+	return nil
 }

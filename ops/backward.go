@@ -268,3 +268,44 @@ func (g *Grad) output(n *onnx.Node, hint string, info Info) *onnx.Value {
 	g.Infos[v] = info
 	return v
 }
+
+// Through is the gradient of an operator by way of others: compose emits what computes the node's outputs from its
+// inputs, and that is differentiated. compose may leave trailing outputs out.
+func (g *Grad) Through(n *Node, dy []*onnx.Value, compose func(g *Grad, in []*onnx.Value) []*onnx.Value) ([]*onnx.Value, error) {
+	body := &onnx.Graph{Name: "through"}
+	w := *g
+	w.Graph = body
+	outs := compose(&w, n.Inputs)
+	if w.err != nil {
+		return nil, w.err
+	}
+	g.Graph.Nodes = append(g.Graph.Nodes, body.Nodes...)
+	g.Graph.Inits = append(g.Graph.Inits, body.Inits...)
+	seeds := map[*onnx.Value][]*onnx.Value{}
+	for i, d := range dy {
+		switch {
+		case d == nil:
+		case i >= len(outs) || outs[i] == nil:
+			return nil, fmt.Errorf("output %d has none", i)
+		default:
+			seeds[outs[i]] = append(seeds[outs[i]], d)
+		}
+	}
+	var wrt []*onnx.Value
+	for _, v := range n.Inputs {
+		if v != nil && g.moves[v] && !slices.Contains(wrt, v) {
+			wrt = append(wrt, v)
+		}
+	}
+	ds, err := g.Backward(body, seeds, wrt)
+	if err != nil {
+		return nil, err
+	}
+	dx := make([]*onnx.Value, len(n.Inputs))
+	for i, v := range n.Inputs {
+		if !slices.Contains(n.Inputs[:i], v) { // one that is read twice gets its gradient once
+			dx[i] = ds[v]
+		}
+	}
+	return dx, nil
+}

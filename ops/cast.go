@@ -12,6 +12,23 @@ import (
 // Cast and CastLike.
 func init() {
 	register(
+		Op{Name: "BitCast", Since: []int{26}, MinIn: 1, NoGrad: "it looks at bits", Infer: func(n *Node) ([]Info, error) {
+			to, x := tensor.DType(n.Int("to", 0)), n.In[0]
+			if !to.Valid() || to == tensor.String || x.DType == tensor.String || x.DType != tensor.Undefined && x.DType.Bits() != to.Bits() {
+				return nil, fmt.Errorf("the bits of %s cannot be those of %s", x.DType, to)
+			}
+			x.DType, x.Const = to, nil
+			return []Info{x}, nil
+		}, Compile: func(n *Node) (Kernel, error) {
+			return func(c *Ctx) error {
+				y, err := c.Alloc(0, tensor.DType(c.Node.Int("to", 0)), c.In(0).Shape()...)
+				if err != nil {
+					return err
+				}
+				copy(y.Bytes(), c.In(0).Bytes())
+				return nil
+			}, nil
+		}},
 		Op{Name: "Cast", Since: []int{1, 6, 9, 13, 19, 21, 23, 24, 25}, MinIn: 1,
 			Infer: func(n *Node) ([]Info, error) {
 				d, err := castTarget(n)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -288,6 +289,22 @@ func init() {
 				t := g.Op("Tanh", g.Op("Softplus", x))
 				return g.Mul(dy, g.Add(t, g.Mul(g.Mul(x, g.Op("Sigmoid", x)), g.Sub(one(g, t), sq(g, t)))))
 			}),
+		Op{Name: "SwiGLU", Since: []int{28}, MinIn: 2, Types: []TypeSet{Floats}, Infer: func(n *Node) ([]Info, error) {
+			a, b := n.In[0], n.In[1]
+			if a.Ranked && b.Ranked && len(a.Shape) != len(b.Shape) || a.DType != b.DType && a.DType != 0 && b.DType != 0 {
+				return nil, fmt.Errorf("the gate %s%v and the value %s%v differ", a.DType, a.Shape, b.DType, b.Shape)
+			}
+			a.Const = nil
+			return []Info{a}, nil
+		}, Compile: func(n *Node) (Kernel, error) {
+			alpha := float64(n.Float("alpha", 1))
+			return Table{tensor.Float32: swiGLU[float32](alpha), tensor.Float64: swiGLU[float64](alpha)}.By(0), nil
+		}, Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+			return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+				gate := g.Mul(in[0], g.Op("Sigmoid", g.Mul(in[0], g.Like(in[0], float64(n.Float("alpha", 1))))))
+				return []*onnx.Value{g.Mul(gate, in[1])}
+			})
+		}},
 		withKernels(unaryOp("Swish", []int{24}, Floats, nil,
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				a := g.Like(x, attr(n, "alpha", 1))
@@ -659,4 +676,25 @@ func gradDropout(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	}
 	out[0] = g.Op("Where", mask, g.Mul(dy[0], scale), g.Like(dy[0], 0))
 	return out, nil
+}
+
+func swiGLU[T kernel.Float](alpha float64) Kernel {
+	return func(c *Ctx) error {
+		if !slices.Equal(c.In(0).Shape(), c.In(1).Shape()) {
+			return fmt.Errorf("the gate's shape %v is not the value's, %v", c.In(0).Shape(), c.In(1).Shape())
+		}
+		a, b, y := tensor.Data[T](c.In(0)), tensor.Data[T](c.In(1)), tensor.Data[T](c.Out(0))
+		c.Pool.For(len(y), unaryGrain, func(lo, hi int) {
+			a, b, y := a[lo:hi], b[lo:hi], y[lo:hi]
+			if alpha == 1 {
+				kernel.Silu(y, a)
+			} else {
+				kernel.Scale(y, a, T(alpha))
+				kernel.Sigmoid(y, y)
+				kernel.Mul(y, y, a)
+			}
+			kernel.Mul(y, y, b)
+		})
+		return nil
+	}
 }

@@ -1,0 +1,182 @@
+package ops
+
+import (
+	"fmt"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// RotaryEmbedding, and TensorScatter, with which caches of keys and values are filled.
+func init() {
+	rotate := Op{Name: "RotaryEmbedding", Since: []int{23}, MinIn: 3, MaxIn: 4, Types: []TypeSet{Floats, Floats, Floats, Of(tensor.Int64)}, Infer: SameAs(0), InPlace: []int{0},
+		Compile: func(n *Node) (Kernel, error) {
+			r, err := rotaryOf(n)
+			if err != nil {
+				return nil, err
+			}
+			return Table{tensor.Float32: rotary[float32](r), tensor.Float64: rotary[float64](r)}.By(0), nil
+		},
+		Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+			for _, v := range n.Inputs[1:3] {
+				if g.Moves(v) {
+					return nil, fmt.Errorf("the tables of cosines and sines have none")
+				}
+			}
+			// A rotation's gradient is the rotation back.
+			in := append([]*onnx.Value{dy[0], n.Inputs[1], g.Neg(n.Inputs[2])}, n.Inputs[3:]...)
+			return g.Internal("RotaryEmbedding", 1, in, n.Attrs...), nil
+		}}
+	back := rotate // gradients are meant at an opset that has no such operator
+	back.Domain, back.Since, back.Grad = Internal, []int{1}, nil
+	register(rotate, back,
+		Op{Name: "TensorScatter", Since: []int{24}, MinIn: 2, MaxIn: 3, Infer: SameAs(0),
+			Compile: func(n *Node) (Kernel, error) {
+				mode := n.Str("mode", "linear")
+				if mode != "linear" && mode != "circular" {
+					return nil, fmt.Errorf("mode %q is neither linear nor circular", mode)
+				}
+				return func(c *Ctx) error { return tensorScatter(c, mode == "circular") }, nil
+			}, NoGrad: "gradients through caches are not implemented"},
+	)
+}
+
+type rotarySpec struct {
+	heads, dim  int
+	interleaved bool
+}
+
+func rotaryOf(n *Node) (rotarySpec, error) {
+	r := rotarySpec{int(n.Int("num_heads", 0)), int(n.Int("rotary_embedding_dim", 0)), n.Int("interleaved", 0) != 0}
+	if r.heads < 0 || r.heads > maxWindow || r.dim < 0 || r.dim > maxWindow || r.dim%2 != 0 {
+		return r, fmt.Errorf("num_heads %d or rotary_embedding_dim %d is out of range", r.heads, r.dim)
+	}
+	return r, nil
+}
+
+func rotary[T kernel.Float](r rotarySpec) Kernel {
+	return func(c *Ctx) error {
+		x, cosT, sinT, ids := c.In(0), c.In(1), c.In(2), c.In(3)
+		h, err := headedOf(x.Shape(), map[bool]int{true: r.heads}[x.Rank() == 3], "X")
+		if err != nil {
+			return err
+		}
+		dim := r.dim
+		if dim == 0 {
+			dim = h.size
+		}
+		half := dim / 2
+		rows := 0 // of the tables
+		switch {
+		case dim > h.size || dim%2 != 0:
+			return fmt.Errorf("%d of a head's %d elements cannot be rotated", dim, h.size)
+		case cosT.Rank() < 1 || cosT.Len() != sinT.Len() || cosT.Shape()[cosT.Rank()-1] != half:
+			return fmt.Errorf("tables of %v and %v do not suit a rotation of %d elements", cosT.Shape(), sinT.Shape(), dim)
+		case half > 0:
+			rows = cosT.Len() / half
+		}
+		at := func(b, s int) (int, error) { return b*h.rows + s, nil }
+		if ids != nil {
+			id := tensor.Data[int64](ids)
+			if len(id) != h.batch*h.rows {
+				return fmt.Errorf("position_ids of %v do not suit X of %v", ids.Shape(), x.Shape())
+			}
+			at = func(b, s int) (int, error) {
+				p := id[b*h.rows+s]
+				if p < 0 || p >= int64(rows) {
+					return 0, fmt.Errorf("position %d is outside tables of %d", p, rows)
+				}
+				return int(p), nil
+			}
+		} else if half > 0 && rows != h.batch*h.rows {
+			return fmt.Errorf("tables of %v do not suit X of %v", cosT.Shape(), x.Shape())
+		}
+		y, err := c.Alloc(0, tensor.TypeOf[T](), x.Shape()...)
+		if err != nil {
+			return err
+		}
+		xs, ys, cs, ss := tensor.Data[T](x), tensor.Data[T](y), tensor.Data[T](cosT), tensor.Data[T](sinT)
+		if len(ys) > 0 && len(xs) > 0 && &ys[0] != &xs[0] {
+			copy(ys, xs) // what is not rotated stays
+		}
+		for b := range h.batch {
+			for s := range h.rows {
+				p, err := at(b, s)
+				if err != nil {
+					return err
+				}
+				cos, sin := cs[p*half:][:half], ss[p*half:][:half]
+				for head := range h.heads {
+					base, ld := h.at(b, head)
+					v := ys[base+s*ld:][:dim]
+					for i := range half {
+						j, k := i, half+i
+						if r.interleaved {
+							j, k = 2*i, 2*i+1
+						}
+						v[j], v[k] = cos[i]*v[j]-sin[i]*v[k], sin[i]*v[j]+cos[i]*v[k]
+					}
+				}
+			}
+		}
+		return nil
+	}
+}
+
+// tensorScatter writes update into a copy of the cache, from each sample's index on.
+func tensorScatter(c *Ctx, circular bool) error {
+	cache, update, indices := c.In(0), c.In(1), c.In(2)
+	axis, err := c.Node.Axis("axis", -2, cache.Rank())
+	if err != nil {
+		return err
+	}
+	s, u := cache.Shape(), update.Shape()
+	suits := axis > 0 && len(s) == len(u) && update.DType() == cache.DType()
+	for i := range s {
+		suits = suits && (s[i] == u[i] || i == axis && u[i] <= s[i])
+	}
+	if !suits {
+		return fmt.Errorf("an update of %s does not suit a cache of %s along axis %d", update, cache, axis)
+	}
+	if indices != nil && indices.Len() != s[0] {
+		return fmt.Errorf("write_indices of %v do not suit a batch of %d", indices.Shape(), s[0])
+	}
+	y, err := c.Alloc(0, cache.DType(), s...)
+	if err != nil {
+		return err
+	}
+	if cache.DType() == tensor.String {
+		copy(tensor.Data[string](y), tensor.Data[string](cache))
+	} else {
+		copy(y.Bytes(), cache.Bytes())
+	}
+	inner := product(s[axis+1:])
+	prefixes, each := product(s[:axis]), 1
+	if s[0] > 0 {
+		each = prefixes / s[0]
+	}
+	for p := range prefixes {
+		at := 0
+		if indices != nil {
+			i := tensor.Data[int64](indices)[p/each]
+			if i < 0 || !circular && i > int64(s[axis]-u[axis]) {
+				return fmt.Errorf("writing %d elements at %d goes beyond a cache of %d", u[axis], i, s[axis])
+			}
+			if circular && s[axis] > 0 {
+				i %= int64(s[axis])
+			}
+			at = int(i)
+		}
+		for k := range u[axis] {
+			to, from := (p*s[axis]+(at+k)%s[axis])*inner, (p*u[axis]+k)*inner
+			if cache.DType() == tensor.String {
+				copy(tensor.Data[string](y)[to:to+inner], tensor.Data[string](update)[from:])
+				continue
+			}
+			size := cache.DType().Size()
+			copy(y.Bytes()[to*size:(to+inner)*size], update.Bytes()[from*size:])
+		}
+	}
+	return nil
+}
