@@ -13,7 +13,7 @@ import (
 // OutputGradients is the gradients of the sum of an output's elements, or of their mean, with respect to every floating-point
 // weight and input of m, under their names. Those on which the output does not hang are zero.
 func OutputGradients(ctx context.Context, m *onnx.Model, inputs map[string]tensor.Value, name string, mean bool, opts ...runtime.Option) (map[string]*tensor.Tensor, error) {
-	work, err := onnx.InlineFunctions(m.Clone())
+	work, err := runtime.Expand(m)
 	if err != nil {
 		return nil, fmt.Errorf("gradients: %w", err)
 	}

@@ -278,7 +278,7 @@ type lossGraph struct {
 
 // withLoss copies the model in that mode and adds the loss.
 func (t *Trainer) withLoss(mode Mode, ties []tie) (*lossGraph, error) {
-	m, err := onnx.InlineFunctions(t.model)
+	m, err := runtime.Expand(t.model)
 	if err != nil {
 		return nil, err
 	}

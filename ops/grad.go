@@ -84,23 +84,28 @@ func (g *Grad) fail(err error) {
 
 // Node emits an operator of ai.onnx at [GradOpset] with that many outputs.
 func (g *Grad) Node(op string, outs int, in []*onnx.Value, attrs ...*onnx.Attribute) []*onnx.Value {
-	return g.emit("", op, outs, in, attrs)
+	return g.emit("", op, GradOpset, outs, in, attrs)
+}
+
+// At emits an operator of ai.onnx at another opset.
+func (g *Grad) At(opset int, op string, outs int, in []*onnx.Value, attrs ...*onnx.Attribute) []*onnx.Value {
+	return g.emit("", op, opset, outs, in, attrs)
 }
 
 // Internal emits an operator of the [Internal] domain.
 func (g *Grad) Internal(op string, outs int, in []*onnx.Value, attrs ...*onnx.Attribute) []*onnx.Value {
-	return g.emit(Internal, op, outs, in, attrs)
+	return g.emit(Internal, op, GradOpset, outs, in, attrs)
 }
 
-func (g *Grad) emit(domain, op string, outs int, in []*onnx.Value, attrs []*onnx.Attribute) []*onnx.Value {
+func (g *Grad) emit(domain, op string, opset, outs int, in []*onnx.Value, attrs []*onnx.Attribute) []*onnx.Value {
 	names := make([]string, outs)
 	for i := range names {
 		names[i] = g.Names(op)
 	}
 	n := onnx.NewNode(op, in, names...)
-	n.Name, n.Domain, n.Opset, n.Attrs = names[0], domain, GradOpset, attrs
+	n.Name, n.Domain, n.Opset, n.Attrs = names[0], domain, int64(opset), attrs
 	g.Graph.Nodes = append(g.Graph.Nodes, n)
-	r, err := Resolve(n, GradOpset)
+	r, err := Resolve(n, opset)
 	if err != nil {
 		g.fail(err)
 		return n.Outputs

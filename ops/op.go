@@ -43,6 +43,10 @@ type Op struct {
 	// Compile reads the attributes, once, and gives the kernel.
 	Compile func(n *Node) (Kernel, error)
 
+	// Expand emits nodes that compute the outputs, in the place of a node without a kernel, whose gradient, unless it has
+	// one of its own, is theirs.
+	Expand func(g *Grad, n *Node) ([]*onnx.Value, error)
+
 	// View: output 0 is input 0's elements under another shape; no kernel is needed.
 	View bool
 	// InPlace: output 0 may take the memory of the inputs listed, if shape and type agree.

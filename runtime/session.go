@@ -103,7 +103,7 @@ func (s *Session) Inputs() []Port { return s.inputs }
 // Outputs lists what [Session.Run] gives.
 func (s *Session) Outputs() []Port { return s.outputs }
 
-// resolve inlines m's functions, expands its gradients and sees to it that every operator is supported.
+// resolve inlines m's functions, expands what is computed by way of other nodes and sees to it that every operator is supported.
 func resolve(m *onnx.Model) (*onnx.Model, error) {
 	if len(m.Functions) > 0 {
 		var err error
@@ -115,8 +115,15 @@ func resolve(m *onnx.Model) (*onnx.Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m, unsupported(m)
+	if err := unsupported(m); err != nil {
+		return nil, err
+	}
+	return expand(m)
 }
+
+// Expand is a copy of m in which the calls of its functions, and operators that are computed by way of others, are replaced by the
+// nodes that compute them.
+func Expand(m *onnx.Model) (*onnx.Model, error) { return resolve(m.Clone()) }
 
 // unsupported lists every node of m, subgraphs included, that no registry entry covers.
 func unsupported(m *onnx.Model) error {

@@ -1,0 +1,352 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Operators of com.microsoft (and SimplifiedLayerNormalization, which ONNX Runtime writes into the default domain) that its
+// optimizer puts into transformers. They are computed, and differentiated, by way of the standard's.
+func init() {
+	const ms = "com.microsoft"
+	op := func(domain, name string, since, minIn, maxIn, maxOut int, expand func(g *Grad, n *Node) ([]*onnx.Value, error)) Op {
+		return Op{Domain: domain, Name: name, Since: []int{since}, MinIn: minIn, MaxIn: maxIn, MinOut: 1, MaxOut: maxOut, Expand: expand}
+	}
+	one := func(v *onnx.Value) ([]*onnx.Value, error) { return []*onnx.Value{v}, nil }
+	withBias := func(g *Grad, n *Node) *onnx.Value {
+		if n.Has(1) {
+			return g.Add(n.Inputs[0], n.Inputs[1])
+		}
+		return n.Inputs[0]
+	}
+	gelu := func(approximate string) func(g *Grad, n *Node) ([]*onnx.Value, error) {
+		return func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			return g.At(20, "Gelu", 1, []*onnx.Value{withBias(g, n)}, StringAttr("approximate", approximate)), nil
+		}
+	}
+	register(
+		op(ms, "Gelu", 1, 1, 1, 1, gelu("none")),
+		op(ms, "BiasGelu", 1, 2, 2, 1, gelu("none")),
+		op(ms, "FastGelu", 1, 1, 2, 1, gelu("tanh")),
+		op(ms, "QuickGelu", 1, 1, 1, 1, func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			x := n.Inputs[0]
+			return one(g.Mul(x, g.Op("Sigmoid", g.Mul(x, g.Like(x, float64(n.Float("alpha", 1.702)))))))
+		}),
+		op(ms, "SkipLayerNormalization", 1, 3, 5, 4, func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			sum := g.skip(n, 4)
+			if n.Output(1) != nil || n.Output(2) != nil {
+				return nil, fmt.Errorf("the outputs mean and inv_std_var are not supported")
+			}
+			return []*onnx.Value{g.layerNorm(sum, n.Inputs[2], n.Input(3), n), nil, nil, sum}, nil
+		}),
+		op(ms, "SkipSimplifiedLayerNormalization", 1, 3, 4, 4, func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			sum := g.skip(n, 3)
+			if n.Output(1) != nil || n.Output(2) != nil {
+				return nil, fmt.Errorf("the outputs mean and inv_std_var are not supported")
+			}
+			return []*onnx.Value{g.rmsNorm(sum, n.Inputs[2], n), nil, nil, sum}, nil
+		}),
+		op("", "SimplifiedLayerNormalization", 1, 2, 2, 2, func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			if n.Output(1) != nil {
+				return nil, fmt.Errorf("the output inv_std_var is not supported")
+			}
+			return one(g.rmsNorm(n.Inputs[0], n.Inputs[1], n))
+		}),
+		op(ms, "EmbedLayerNormalization", 1, 1, 9, 3, embedLayerNorm),
+		op(ms, "FusedMatMul", 1, 2, 2, 1, fusedMatMul), op(ms, "TransposeMatMul", 1, 2, 2, 1, fusedMatMul),
+		op(ms, "FusedGemm", 1, 2, 3, 1, func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			y := g.Node("Gemm", 1, n.Inputs, FloatAttr("alpha", n.Float("alpha", 1)), FloatAttr("beta", n.Float("beta", 1)),
+				IntAttr("transA", n.Int("transA", 0)), IntAttr("transB", n.Int("transB", 0)))[0]
+			var params []float32
+			for _, name := range []string{"activation_alpha", "activation_beta", "activation_gamma"} {
+				if n.Attr(name) != nil {
+					params = append(params, n.Float(name, 0))
+				}
+			}
+			y, err := g.fusedActivation(y, n, params)
+			return []*onnx.Value{y}, err
+		}),
+		op(ms, "FusedConv", 1, 2, 4, 1, func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			var attrs []*onnx.Attribute
+			for _, a := range n.Attrs {
+				if a.Name != "activation" && a.Name != "activation_params" {
+					attrs = append(attrs, a)
+				}
+			}
+			y := g.Node("Conv", 1, n.Inputs[:min(3, len(n.Inputs))], attrs...)[0]
+			if n.Has(3) {
+				y = g.Add(y, n.Inputs[3])
+			}
+			var params []float32
+			if a := n.Attr("activation_params"); a != nil {
+				params = a.Floats
+			}
+			y, err := g.fusedActivation(y, n, params)
+			return []*onnx.Value{y}, err
+		}),
+		op(ms, "Attention", 1, 2, 7, 2, packedAttention),
+		op(ms, "MultiHeadAttention", 1, 1, 8, 3, multiHeadAttention),
+		op(ms, "RotaryEmbedding", 1, 4, 4, 1, func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			ids := n.Info(1)
+			if ids.Rank() != 2 || n.Float("scale", 1) != 1 || n.Int("is_packed_batching", 0) != 0 {
+				return nil, fmt.Errorf("position_ids must be one for each token, and neither scale nor packed batches are supported")
+			}
+			in := []*onnx.Value{n.Inputs[0], n.Inputs[2], n.Inputs[3], n.Inputs[1]}
+			return g.At(23, "RotaryEmbedding", 1, in, IntAttr("interleaved", n.Int("interleaved", 0)), IntAttr("num_heads", n.Int("num_heads", 0)),
+				IntAttr("rotary_embedding_dim", n.Int("rotary_embedding_dim", 0))), nil
+		}),
+	)
+}
+
+// skip is input + skip, and the bias that is the i-th input.
+func (g *Grad) skip(n *Node, i int) *onnx.Value {
+	sum := g.Add(n.Inputs[0], n.Inputs[1])
+	if n.Has(i) {
+		sum = g.Add(sum, n.Inputs[i])
+	}
+	return sum
+}
+
+func (g *Grad) layerNorm(x, scale, bias *onnx.Value, n *Node) *onnx.Value {
+	in := []*onnx.Value{x, scale}
+	if bias != nil {
+		in = append(in, bias)
+	}
+	return g.Node("LayerNormalization", 1, in, IntAttr("axis", -1), FloatAttr("epsilon", n.Float("epsilon", 1e-12)))[0]
+}
+
+func (g *Grad) rmsNorm(x, scale *onnx.Value, n *Node) *onnx.Value {
+	return g.At(23, "RMSNormalization", 1, []*onnx.Value{x, scale}, IntAttr("axis", n.Int("axis", -1)), FloatAttr("epsilon", n.Float("epsilon", 1e-5)))[0]
+}
+
+// fusedActivation applies the activation that FusedConv and FusedGemm name.
+func (g *Grad) fusedActivation(y *onnx.Value, n *Node, params []float32) (*onnx.Value, error) {
+	name := n.Str("activation", "")
+	param := func(i int, def float32) float32 {
+		if i < len(params) {
+			return params[i]
+		}
+		return def
+	}
+	switch name {
+	case "":
+		return y, nil
+	case "Relu", "Tanh", "Sigmoid", "Softplus", "Softsign", "HardSwish":
+		return g.Op(name, y), nil
+	case "LeakyRelu":
+		return g.With(name, []*onnx.Attribute{FloatAttr("alpha", param(0, 0.01))}, y), nil
+	case "Elu":
+		return g.With(name, []*onnx.Attribute{FloatAttr("alpha", param(0, 1))}, y), nil
+	case "HardSigmoid":
+		return g.With(name, []*onnx.Attribute{FloatAttr("alpha", param(0, 0.2)), FloatAttr("beta", param(1, 0.5))}, y), nil
+	case "Clip":
+		return g.Op(name, y, g.Like(y, float64(param(0, -math.MaxFloat32))), g.Like(y, float64(param(1, math.MaxFloat32)))), nil
+	}
+	return nil, fmt.Errorf("activation %q is not supported", name)
+}
+
+// fusedMatMul is alpha·op(A)·op(B) of the last two axes.
+func fusedMatMul(g *Grad, n *Node) ([]*onnx.Value, error) {
+	if n.Int("transBatchA", 0) != 0 || n.Int("transBatchB", 0) != 0 {
+		return nil, fmt.Errorf("transBatchA and transBatchB are not supported")
+	}
+	in := []*onnx.Value{n.Inputs[0], n.Inputs[1]}
+	for i, name := range []string{"transA", "transB"} {
+		if n.Int(name, 0) != 0 && g.Rank(in[i]) >= 2 {
+			in[i] = g.Transpose(in[i])
+		}
+	}
+	y := g.MatMul(in[0], in[1])
+	if alpha := n.Float("alpha", 1); alpha != 1 {
+		y = g.Mul(y, g.Like(y, float64(alpha)))
+	}
+	return []*onnx.Value{y}, nil
+}
+
+// embedLayerNorm adds the embeddings of words, positions and segments, and normalizes.
+func embedLayerNorm(g *Grad, n *Node) ([]*onnx.Value, error) {
+	for _, i := range []int{2, 3, 5} {
+		if !n.Has(i) {
+			return nil, fmt.Errorf("input %d is left out but required", i)
+		}
+	}
+	ids, segments := n.Inputs[0], n.Input(1)
+	words, places, kinds := n.Inputs[2], n.Inputs[3], n.Input(4)
+	sum := g.Op("Gather", words, ids)
+	if n.Has(8) {
+		sum = g.Add(sum, g.Op("Gather", places, n.Inputs[8]))
+	} else {
+		length := g.Op("Gather", g.Shape(ids), g.Const(tensor.Scalar(int64(1))))
+		at := g.Op("Range", g.Const(tensor.Scalar(int64(0))), length, g.Const(tensor.Scalar(int64(1))))
+		sum = g.Add(sum, g.Op("Gather", places, at))
+	}
+	if segments != nil && kinds != nil {
+		sum = g.Add(sum, g.Op("Gather", kinds, segments))
+	}
+	out := []*onnx.Value{g.layerNorm(sum, n.Inputs[5], n.Input(6), n), nil, sum}
+	if n.Output(1) != nil { // how many tokens each row has
+		count := g.Const(tensor.Scalar(int32(0)))
+		if n.Has(7) {
+			out[1] = g.Node("ReduceSum", 1, []*onnx.Value{n.Inputs[7], g.Int64s(1)}, IntAttr("keepdims", 0))[0]
+		} else {
+			rows := g.Op("Gather", g.Shape(ids), g.Int64s(0))
+			out[1] = g.Op("Expand", count, rows)
+		}
+	}
+	return out, nil
+}
+
+// maskOf is an attention mask of the contrib operators as one that is added to the scores: lengths [B], or ones and zeros [B,T] or [B,S,T].
+// length is the number of keys, a scalar.
+func (g *Grad) maskOf(mask, like, length *onnx.Value, filter float64) (*onnx.Value, error) {
+	info := g.Info(mask)
+	if !info.Ranked {
+		return nil, fmt.Errorf("the rank of the mask is not known")
+	}
+	var keep *onnx.Value
+	switch len(info.Shape) {
+	case 1:
+		if b := g.Info(like); b.Ranked && !b.Shape[0].Same(info.Shape[0]) && info.Shape[0].Known() && b.Shape[0].Known() {
+			return nil, fmt.Errorf("a mask of %v, which gives starts beside ends, is not supported", info.Shape)
+		}
+		to := []*onnx.Attribute{IntAttr("to", int64(tensor.Int64))}
+		at := g.Op("Range", g.Const(tensor.Scalar(int64(0))), length, g.Const(tensor.Scalar(int64(1))))
+		keep = g.Op("Unsqueeze", g.Op("Less", at, g.Op("Unsqueeze", g.With("Cast", to, mask), g.Int64s(1))), g.Int64s(1, 2))
+	case 2:
+		keep = g.Op("Unsqueeze", g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Bool))}, mask), g.Int64s(1, 2))
+	case 3:
+		keep = g.Op("Unsqueeze", g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Bool))}, mask), g.Int64s(1))
+	default:
+		return nil, fmt.Errorf("a mask of rank %d is not supported", len(info.Shape))
+	}
+	return g.Op("Where", keep, g.Like(like, 0), g.Like(like, filter)), nil
+}
+
+func (g *Grad) attend(q, k, v, bias, pastK, pastV *onnx.Value, n *Node, causal bool, outs int) []*onnx.Value {
+	heads := n.Int("num_heads", 0)
+	attrs := []*onnx.Attribute{IntAttr("q_num_heads", heads), IntAttr("kv_num_heads", heads)}
+	if scale := n.Float("scale", 0); scale != 0 {
+		attrs = append(attrs, FloatAttr("scale", scale))
+	}
+	if causal {
+		attrs = append(attrs, IntAttr("is_causal", 1))
+	}
+	return g.At(23, "Attention", outs, []*onnx.Value{q, k, v, bias, pastK, pastV}, attrs...)
+}
+
+// packedAttention is Attention: one product makes queries, keys and values.
+func packedAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
+	heads := n.Int("num_heads", 0)
+	w := n.In[1]
+	switch {
+	case heads < 1:
+		return nil, fmt.Errorf("num_heads %d is out of range", heads)
+	case n.Int("do_rotary", 0) != 0 || n.Int("past_present_share_buffer", 0) != 0:
+		return nil, fmt.Errorf("do_rotary and past_present_share_buffer are not supported")
+	case w.Rank() != 2 || !w.Shape[1].Known():
+		return nil, fmt.Errorf("the width of the weights is not known")
+	}
+	x := g.MatMul(n.Inputs[0], n.Inputs[1])
+	if n.Has(2) {
+		x = g.Add(x, n.Inputs[2])
+	}
+	sizes := n.Ints("qkv_hidden_sizes", nil)
+	if sizes == nil {
+		third := int64(w.Shape[1].N / 3)
+		sizes = []int64{third, third, third}
+	}
+	if len(sizes) != 3 {
+		return nil, fmt.Errorf("qkv_hidden_sizes %v should be three", sizes)
+	}
+	qkv := g.Node("Split", 3, []*onnx.Value{x, g.Int64s(sizes...)}, IntAttr("axis", 2))
+	scalar := func(i int64) *onnx.Value { return g.Const(tensor.Scalar(i)) }
+	length := g.Op("Gather", g.Shape(n.Inputs[0]), scalar(1))
+	var pastK, pastV *onnx.Value
+	if n.Has(4) {
+		pastK, pastV = g.Op("Gather", n.Inputs[4], scalar(0)), g.Op("Gather", n.Inputs[4], scalar(1))
+		length = g.Add(length, g.Op("Gather", g.Shape(n.Inputs[4]), scalar(3)))
+	}
+	var bias *onnx.Value
+	if n.Has(3) {
+		var err error
+		if bias, err = g.maskOf(n.Inputs[3], x, length, float64(n.Float("mask_filter_value", -10000))); err != nil {
+			return nil, err
+		}
+	}
+	if n.Has(5) {
+		if bias == nil {
+			bias = n.Inputs[5]
+		} else {
+			bias = g.Add(bias, n.Inputs[5])
+		}
+	}
+	outs := 1
+	if n.Output(1) != nil {
+		outs = 3
+	}
+	y := g.attend(qkv[0], qkv[1], qkv[2], bias, pastK, pastV, n, n.Int("unidirectional", 0) != 0, outs)
+	if outs == 1 {
+		return y, nil
+	}
+	zero := g.Int64s(0)
+	present := g.Node("Concat", 1, []*onnx.Value{g.Op("Unsqueeze", y[1], zero), g.Op("Unsqueeze", y[2], zero)}, IntAttr("axis", 0))
+	return []*onnx.Value{y[0], present[0]}, nil
+}
+
+// multiHeadAttention takes queries, keys and values made before: of three axes each, or keys and values with an axis of heads.
+func multiHeadAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
+	if n.Int("num_heads", 0) < 1 {
+		return nil, fmt.Errorf("num_heads %d is out of range", n.Int("num_heads", 0))
+	}
+	if !n.Has(1) || !n.Has(2) || n.Info(0).Rank() != 3 || n.Info(1).Rank() != 3 && n.Info(1).Rank() != 4 {
+		return nil, fmt.Errorf("queries, keys and values packed in one tensor are not supported")
+	}
+	q, k, v := n.Inputs[0], n.Inputs[1], n.Inputs[2]
+	if n.Has(3) {
+		width, values := n.Info(0).Shape[2], n.Info(2).Shape
+		last := values[len(values)-1]
+		if n.Info(1).Rank() != 3 || !width.Known() || !last.Known() {
+			return nil, fmt.Errorf("a bias needs keys of three axes and known widths")
+		}
+		parts := g.Node("Split", 3, []*onnx.Value{n.Inputs[3], g.Int64s(int64(width.N), int64(width.N), int64(last.N))}, IntAttr("axis", 0))
+		q, k, v = g.Add(q, parts[0]), g.Add(k, parts[1]), g.Add(v, parts[2])
+	}
+	if n.Info(1).Rank() == 4 { // Attention wants one form for all three
+		heads := n.Int("num_heads", 0)
+		q = g.Transpose(g.Op("Reshape", q, g.Int64s(0, 0, heads, -1)), 0, 2, 1, 3)
+	}
+	var bias *onnx.Value
+	axis := int64(1)
+	if n.Info(1).Rank() == 4 {
+		axis = 2
+	}
+	length := g.Op("Gather", g.Shape(k), g.Const(tensor.Scalar(axis)))
+	if n.Has(6) {
+		length = g.Add(length, g.Op("Gather", g.Shape(n.Inputs[6]), g.Const(tensor.Scalar(int64(2)))))
+	}
+	if n.Has(4) {
+		var err error
+		if bias, err = g.maskOf(n.Inputs[4], q, length, float64(n.Float("mask_filter_value", -10000))); err != nil {
+			return nil, err
+		}
+	}
+	if n.Has(5) {
+		if bias == nil {
+			bias = n.Inputs[5]
+		} else {
+			bias = g.Add(bias, n.Inputs[5])
+		}
+	}
+	outs := 1
+	if n.Output(1) != nil || n.Output(2) != nil {
+		outs = 3
+	}
+	y := g.attend(q, k, v, bias, n.Input(6), n.Input(7), n, n.Int("unidirectional", 0) != 0, outs)
+	if n.Info(1).Rank() == 4 {
+		y = append([]*onnx.Value{g.Op("Reshape", g.Transpose(y[0], 0, 2, 1, 3), g.Int64s(0, 0, -1))}, y[1:]...)
+	}
+	return y, nil
+}
