@@ -211,7 +211,7 @@ func newAttention[T kernel.Float](c *Ctx, s *attentionSpec) (*attentionProblem[T
 	}
 	q, k, v := p.q, p.k, p.v
 	if q.batch != k.batch || q.batch != v.batch || k.heads != v.heads || k.rows != v.rows || q.size != k.size || k.heads == 0 || q.heads%max(k.heads, 1) != 0 {
-		return nil, fmt.Errorf("Q of %v, K of %v and V of %v do not go together", tq.Shape(), tk.Shape(), tv.Shape())
+		return nil, fmt.Errorf("inputs Q of %v, K of %v and V of %v do not go together", tq.Shape(), tk.Shape(), tv.Shape())
 	}
 	p.group, p.total = q.heads/k.heads, k.rows
 	p.scale = T(s.scale)
@@ -644,7 +644,7 @@ func inferFlexAttention(n *Node) ([]Info, error) {
 		return []Info{Unranked(q.DType)}, nil
 	}
 	if len(q.Shape) != 4 || len(v.Shape) != 4 {
-		return nil, fmt.Errorf("Q of %v and V of %v have not four axes each", q.Shape, v.Shape)
+		return nil, fmt.Errorf("inputs Q of %v and V of %v have not four axes each", q.Shape, v.Shape)
 	}
 	return []Info{Tensor(q.DType, q.Shape[0], q.Shape[1], q.Shape[2], v.Shape[3])}, nil
 }
@@ -688,7 +688,7 @@ func flexible[T kernel.Float](c *Ctx, in [3]*tensor.Tensor, y *tensor.Tensor) er
 	}
 	q, k, v := h[0], h[1], h[2]
 	if q.flat || k.flat || v.flat || q.batch != k.batch || q.batch != v.batch || k.heads != v.heads || k.rows != v.rows || q.size != k.size || k.heads == 0 || q.heads%k.heads != 0 {
-		return fmt.Errorf("Q of %v, K of %v and V of %v do not go together", in[0].Shape(), in[1].Shape(), in[2].Shape())
+		return fmt.Errorf("inputs Q of %v, K of %v and V of %v do not go together", in[0].Shape(), in[1].Shape(), in[2].Shape())
 	}
 	scale := T(1 / math.Sqrt(float64(q.size)))
 	if c.Node.Attr("scale") != nil {
