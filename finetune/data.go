@@ -17,7 +17,7 @@ type Dataset struct {
 }
 
 // NewDataset checks that all arrays hold as many examples. axis says where the examples lie, where it is
-// not the first axis.
+// not the first axis. An array without axes is the same for every batch.
 func NewDataset(arrays map[string]*tensor.Tensor, axis map[string]int) (*Dataset, error) {
 	d := &Dataset{arrays: arrays, axis: axis, n: -1}
 	for name := range axis {
@@ -30,15 +30,20 @@ func NewDataset(arrays map[string]*tensor.Tensor, axis map[string]int) (*Dataset
 		names = append(names, name)
 	}
 	sort.Strings(names)
+	first := ""
 	for _, name := range names {
 		t := arrays[name]
+		if t.Rank() == 0 {
+			continue
+		}
 		if a := axis[name]; a < 0 || a >= t.Rank() {
 			return nil, fmt.Errorf("data: array %q of %v has no axis %d for the examples", name, t.Shape(), a)
 		}
 		if n := t.Shape()[axis[name]]; d.n < 0 {
 			d.n = n
+			first = name
 		} else if n != d.n {
-			return nil, fmt.Errorf("data: array %q holds %d examples, array %q %d", name, n, names[0], d.n)
+			return nil, fmt.Errorf("data: array %q holds %d examples, array %q %d", name, n, first, d.n)
 		}
 		if t.DType() == tensor.String {
 			return nil, fmt.Errorf("data: array %q holds strings", name)
@@ -49,6 +54,9 @@ func NewDataset(arrays map[string]*tensor.Tensor, axis map[string]int) (*Dataset
 	}
 	return d, nil
 }
+
+// Has reports whether there is an array of that name.
+func (d *Dataset) Has(name string) bool { return d.arrays[name] != nil }
 
 // Len is the number of examples.
 func (d *Dataset) Len() int { return d.n }
@@ -72,6 +80,10 @@ func (d *Dataset) BatchesFrom(first, size int, rng *rand.Rand) iter.Seq[Batch] {
 		for at := first * size; at < d.n; at += size {
 			b := Batch{}
 			for name, t := range d.arrays {
+				if t.Rank() == 0 {
+					b[name] = t
+					continue
+				}
 				b[name] = take(t, d.axis[name], order[at:min(at+size, d.n)])
 			}
 			if !yield(b) {

@@ -412,6 +412,24 @@ func (t *Trainer) Parameters() []*Parameter { return t.params }
 // Steps is the number of steps so far, those before a [Trainer.Restore] included.
 func (t *Trainer) Steps() int { return t.at.Steps }
 
+// Inputs names what a batch must bring: the model's inputs without a default, and targets.
+func (t *Trainer) Inputs() []string {
+	own := map[string]bool{seedInput: true, scaleInput: true}
+	for _, p := range t.params {
+		own[p.Name] = true
+	}
+	for name := range t.buffers {
+		own[name] = true
+	}
+	var names []string
+	for _, p := range t.train.session.Inputs() {
+		if !own[p.Name] && !p.Optional {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
 // Model is the model with its weights and running statistics as they are now: names, opset, metadata and inputs
 // are those it came with. It shares the weights with the trainer.
 func (t *Trainer) Model() *onnx.Model {

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/schollz/progressbar/v3"
@@ -126,6 +127,12 @@ func (r *tuning) prepare() error {
 	if err != nil {
 		return usageError{err}
 	}
+	// What would only be found out at the end, after hours.
+	for _, path := range []string{r.Out, r.OutStateDict, r.Plot, r.Log, r.Checkpoint} {
+		if st, err := os.Stat(filepath.Dir(path)); path != "" && (err != nil || !st.IsDir()) {
+			return fmt.Errorf("%s cannot be written: there is no folder %s", path, filepath.Dir(path))
+		}
+	}
 	m, err := onnx.Load(r.Model)
 	if err != nil {
 		return err
@@ -166,7 +173,20 @@ func (r *tuning) prepare() error {
 		Schedule: schedule, ScheduleEvery: every, L1: r.L1, L2: r.L2, ClipValue: r.ClipValue, ClipNorm: r.ClipNorm,
 		LossScale: r.LossScale, KeepBest: r.wantsBest(), Threads: r.Threads,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	for i, d := range []*finetune.Dataset{r.train, r.valid} {
+		if d == nil {
+			continue
+		}
+		for _, name := range r.trainer.Inputs() {
+			if !d.Has(name) {
+				return fmt.Errorf("%s: has no array %q, which the model or the loss takes", []string{r.Data.Train, r.Data.Valid}[i], name)
+			}
+		}
+	}
+	return nil
 }
 
 func (r *tuning) wantsBest() bool {
