@@ -372,36 +372,51 @@ func maxPool[T float32 | float64 | int8 | uint8](lowest T) Kernel {
 	}
 }
 
-// maxPoolRows pools without indices: a row of windows is first the largest of its rows of the input, element by element, then
-// of that the largest of each run of the window's width, of which each stride's is taken.
+// maxPoolRows pools without indices: first the largest of each run of a window's width, all over a plane at once, of which
+// those that begin in one row and end in the next are not looked at; then, of the rows of a window, the largest at the places where windows
+// begin.
 func maxPoolRows[T kernel.Float](p *kernel.Pool, s *poolShape, y, x []T) {
 	ni, no, width, spans := s.inSize(), s.outSize(), s.in[2], s.spans[2]
-	runs := newMaxRuns(spans, width, s.dil[2])
+	r := newMaxRuns(spans, width, s.dil[2])
 	p.For(s.planes, 1+2048/max(1, ni), func(lo, hi int) {
-		room := make([]T, 3*width)
-		row, tops, odd := room[:width], room[width:2*width], room[2*width:]
+		room := make([]T, ni+2*width)
+		tops, row, odd := room[:ni], room[ni:ni+width], room[ni+width:]
 		for plane := lo; plane < hi; plane++ {
 			in, out := x[plane*ni:(plane+1)*ni], y[plane*no:(plane+1)*no]
+			runs := in
+			if n := ni - (r.taps-1)*r.dil; r.taps > 1 && r.lo < r.hi {
+				runs = tops
+				kernel.Max(runs[:n], in[:n], in[r.dil:][:n])
+				for t := 2; t < r.taps; t++ {
+					kernel.Max(runs[:n], runs[:n], in[t*r.dil:][:n])
+				}
+			}
 			for _, d := range s.spans[0] {
 				for _, h := range s.spans[1] {
-					var src []T // the largest of the rows so far
-					for i := range d.count {
-						for j := range h.count {
-							next := in[((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*width:][:width]
-							if src == nil {
-								src = next
-								continue
+					if r.lo < r.hi {
+						var top []T // the largest of the rows so far
+						for i := range d.count {
+							for j := range h.count {
+								next := runs[((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*width+r.from:][:r.reach]
+								if top == nil {
+									top = next
+									continue
+								}
+								kernel.Max(row[:r.reach], top, next)
+								top = row[:r.reach]
 							}
-							kernel.Max(row, src, next)
-							src = row
+						}
+						if top == nil { // the windows lie in the padding
+							fill(out[r.lo:r.hi], T(math.Inf(-1)))
+						} else {
+							everyStep(r, out[r.lo:r.hi], top, odd)
 						}
 					}
-					if src == nil { // the window lies in the padding
-						for o := range spans {
-							out[o] = T(math.Inf(-1))
-						}
-					} else {
-						maxOfRuns(runs, out[:len(spans)], src, tops, odd)
+					for o := range r.lo {
+						out[o] = maxOfWindow(s, in, d, h, spans[o])
+					}
+					for o := r.hi; o < len(spans); o++ {
+						out[o] = maxOfWindow(s, in, d, h, spans[o])
 					}
 					out = out[len(spans):]
 				}
@@ -411,73 +426,63 @@ func maxPoolRows[T kernel.Float](p *kernel.Pool, s *poolShape, y, x []T) {
 }
 
 // maxRuns is the windows along a row: taps elements, dil apart, each, but for those before lo and from hi on, which the
-// edges cut; the whole ones are step apart.
+// edges cut; the whole ones begin at from, within reach elements, and are step apart.
 type maxRuns struct {
-	spans                          []span3
-	taps, dil, whole, lo, hi, step int
+	taps, dil, lo, hi, from, reach, step int
 }
 
 func newMaxRuns(spans []span3, width, dil int) *maxRuns {
-	r := &maxRuns{spans: spans, dil: dil, hi: len(spans)}
+	r := &maxRuns{dil: dil, hi: len(spans)}
 	for _, sp := range spans {
 		r.taps = max(r.taps, sp.count)
 	}
-	r.whole = width - (r.taps-1)*dil
 	for r.lo < r.hi && spans[r.lo].count < r.taps {
 		r.lo++
 	}
 	for r.hi > r.lo && spans[r.hi-1].count < r.taps {
 		r.hi--
 	}
+	if r.taps == 0 {
+		r.lo = r.hi
+	}
+	if r.lo < r.hi {
+		r.from = spans[r.lo].lo
+		r.reach = spans[r.hi-1].lo - r.from + 1
+	}
 	if r.hi-r.lo > 1 {
-		r.step = spans[r.lo+1].lo - spans[r.lo].lo
+		r.step = spans[r.lo+1].lo - r.from
 	}
 	return r
 }
 
-// maxOfRuns gives the largest element of each window of row. tops and odd are room for a row each.
-func maxOfRuns[T kernel.Float](r *maxRuns, out, row, tops, odd []T) {
-	edge := func(o int) {
-		sp, top := r.spans[o], T(math.Inf(-1))
-		for t := range sp.count {
-			if v := row[sp.lo+t*r.dil]; v > top || v != v {
-				top = v
-			}
-			if top != top {
-				break
-			}
-		}
-		out[o] = top
-	}
-	for o := range r.lo {
-		edge(o)
-	}
-	for o := r.hi; o < len(out); o++ {
-		edge(o)
-	}
-	if r.lo == r.hi {
-		return
-	}
-	if r.taps > 1 {
-		n := r.whole
-		kernel.Max(tops[:n], row[:n], row[r.dil:][:n])
-		for t := 2; t < r.taps; t++ {
-			kernel.Max(tops[:n], tops[:n], row[t*r.dil:][:n])
-		}
-		row = tops
-	}
-	out = out[r.lo:r.hi]
-	from := r.spans[r.lo].lo
+// everyStep takes each step's element. odd is room for a row.
+func everyStep[T kernel.Float](r *maxRuns, out, top, odd []T) {
 	switch r.step {
-	case 1:
-		copy(out, row[from:])
+	case 0, 1:
+		copy(out, top)
 	case 2:
-		kernel.Deinterleave(out, odd, row[from:][:2*len(out)-1])
+		kernel.Deinterleave(out, odd, top)
 	default:
 		for o := range out {
-			out[o] = row[from+o*r.step]
+			out[o] = top[o*r.step]
 		}
 	}
+}
+
+// maxOfWindow is the largest element of one window; NaN counts as the largest.
+func maxOfWindow[T kernel.Float](s *poolShape, in []T, d, h, w span3) T {
+	top := T(math.Inf(-1))
+	for i := range d.count {
+		for j := range h.count {
+			at := ((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*s.in[2] + w.lo
+			for t := range w.count {
+				if v := in[at+t*s.dil[2]]; v > top || v != v && top == top {
+					top = v
+				}
+			}
+		}
+	}
+	return top
 }
 
 // pooled checks that dy has the shape of the pooling of xs, and makes the output dx, cleared.
