@@ -398,6 +398,17 @@ func resizeOf(c *Ctx, xs []int) ([]axisResize, []*axisTaps, error) {
 
 // pickAxis is a pass in mode nearest.
 func pickAxis[T any](p *kernel.Pool, y, x []T, t *axisTaps, outer, inner int) {
+	if inner == 1 {
+		p.For(outer, 1+4096/max(1, t.out), func(lo, hi int) {
+			for i := lo; i < hi; i++ {
+				src, dst := x[i*t.in:(i+1)*t.in], y[i*t.out:(i+1)*t.out]
+				for o, at := range t.at[:len(dst)] {
+					dst[o] = src[at]
+				}
+			}
+		})
+		return
+	}
 	p.For(outer*t.out, 1+4096/max(1, inner), func(lo, hi int) {
 		for i := lo; i < hi; i++ {
 			at := (i/t.out*t.in + t.at[i%t.out]) * inner
@@ -408,6 +419,27 @@ func pickAxis[T any](p *kernel.Pool, y, x []T, t *axisTaps, outer, inner int) {
 
 // sumAxis is a pass in the other modes.
 func sumAxis[T kernel.Float](p *kernel.Pool, y, x []T, t *axisTaps, outer, inner int) {
+	if inner == 1 {
+		weights := make([]T, len(t.w))
+		for k, w := range t.w {
+			weights[k] = T(w)
+		}
+		p.For(outer, 1+4096/max(1, t.out*t.width), func(lo, hi int) {
+			for i := lo; i < hi; i++ {
+				src, dst := x[i*t.in:(i+1)*t.in], y[i*t.out:(i+1)*t.out]
+				for o := range dst {
+					var sum T
+					for k := o * t.width; k < (o+1)*t.width; k++ {
+						if w := weights[k]; w != 0 {
+							sum += w * src[t.at[k]]
+						}
+					}
+					dst[o] = sum
+				}
+			}
+		})
+		return
+	}
 	p.For(outer*t.out, 1+4096/max(1, inner*t.width), func(lo, hi int) {
 		for i := lo; i < hi; i++ {
 			row, o := y[i*inner:(i+1)*inner], i%t.out
@@ -415,38 +447,40 @@ func sumAxis[T kernel.Float](p *kernel.Pool, y, x []T, t *axisTaps, outer, inner
 			for k := o * t.width; k < (o+1)*t.width; k++ {
 				if w := T(t.w[k]); w != 0 {
 					at := (i/t.out*t.in + t.at[k]) * inner
-					for j, v := range x[at : at+inner] {
-						row[j] += w * v
-					}
+					kernel.Axpy(row, w, x[at:at+inner])
 				}
 			}
 		}
 	})
 }
 
-// passes runs pass for each axis that changes; the last writes y.
+// passes runs pass for each axis that changes; the last writes y. Along which axes the tensor grows they come last to first, so
+// that whole rows are what is written most.
 func passes[T any](c *Ctx, y, x []T, axes []axisResize, taps []*axisTaps, pass func(p *kernel.Pool, y, x []T, t *axisTaps, outer, inner int)) error {
-	shape, last := make([]int, len(axes)), -1
+	shape, grows := make([]int, len(axes)), 1.0
+	var order []int
 	for i, d := range axes {
 		shape[i] = d.in
 		if taps[i] != nil {
-			last = i
+			order = append(order, i)
+			grows *= float64(d.out) / float64(max(d.in, 1))
 		}
 	}
-	if last < 0 {
+	if grows > 1 {
+		slices.Reverse(order)
+	}
+	if len(order) == 0 {
 		copy(y, x)
 		return nil
 	}
 	if len(y) == 0 {
 		return nil
 	}
-	for i, t := range taps {
-		if t == nil {
-			continue
-		}
+	for k, i := range order {
+		t := taps[i]
 		shape[i] = t.out
 		dst := y
-		if i != last {
+		if k < len(order)-1 {
 			size, err := tensor.ByteSize(tensor.Complex128, shape)
 			if err != nil {
 				return err
