@@ -8,7 +8,7 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-func init() { gradFamilies = append(gradFamilies, lossCases, einsumCases) }
+func init() { gradFamilies = append(gradFamilies, lossCases, einsumCases, cumulativeCases) }
 
 func lossCases(add addCase) {
 	type attrs = []*onnx.Attribute
@@ -62,4 +62,26 @@ func einsumCases(add addCase) {
 		}
 		add("Einsum", 12, fmt.Sprint(c.equation, c.shapes), []*onnx.Attribute{ops.StringAttr("equation", c.equation)}, in...)
 	}
+}
+
+func cumulativeCases(add addCase) {
+	type attrs = []*onnx.Attribute
+	i, f := ops.IntAttr, ops.FloatAttr
+	zeros := func() *gradInput {
+		return moving(tensor.New([]float64{1.5, 0, -2, 0.7, 0, 0, 3, 1, -1.2, 0.4, 2, 0}, 3, 4))
+	}
+	for _, ex := range []int64{0, 1} {
+		for _, rev := range []int64{0, 1} {
+			as := attrs{i("exclusive", ex), i("reverse", rev)}
+			add("CumProd", 26, fmt.Sprint("rows ", ex, rev), as, signed(3, 4), oneInt(-1))
+			add("CumProd", 26, fmt.Sprint("middle ", ex, rev), as, signed(2, 3, 2), oneInt(1))
+			add("CumProd", 26, fmt.Sprint("zeros ", ex, rev), as, zeros(), oneInt(0))
+		}
+	}
+	add("Det", 22, "one", nil, signed(3, 3))
+	add("Det", 22, "batch", nil, signed(2, 1, 4, 4))
+	add("Det", 22, "size 1", nil, signed(2, 1, 1))
+	add("Det", 22, "singular", nil, moving(tensor.New([]float64{1, 2, 2, 4}, 2, 2)))
+	add("Shrink", 9, "default", nil, signed(3, 5))
+	add("Shrink", 9, "attributes", attrs{f("lambd", 0.7), f("bias", 0.4)}, signed(3, 5))
 }

@@ -318,6 +318,12 @@ func init() {
 			return floatTable(func(x float64) float64 { return x / (1 + math.Exp(-a*x)) })
 		}),
 		gelu(),
+		Op{Name: "Shrink", Since: []int{9}, MinIn: 1, Types: []TypeSet{Numeric}, Infer: SameAs(0), InPlace: []int{0}, Compile: compileShrink,
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				x, lambd := n.Inputs[0], attr(n, "lambd", 0.5)
+				out := g.Op("Or", g.Op("Less", x, g.Like(x, -lambd)), g.Op("Greater", x, g.Like(x, lambd)))
+				return []*onnx.Value{where(g, out, dy[0], g.Like(dy[0], 0))}, nil
+			}},
 		Op{Name: "Identity", Since: []int{1, 13, 14, 16, 19, 21, 23, 24, 25}, AnyKind: true, MinIn: 1, View: true, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[0]}, nil },
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) { return dy, nil }},
 		Op{Name: "Not", Since: []int{1}, MinIn: 1, Types: []TypeSet{Bools}, Infer: SameAs(0), InPlace: []int{0}, NoGrad: "it has no floating-point output", Flat: true,
@@ -492,6 +498,28 @@ func gelu() Op {
 		}
 	}
 	return op
+}
+
+func compileShrink(n *Node) (Kernel, error) {
+	bias, lambd := float64(n.Float("bias", 0)), float64(n.Float("lambd", 0.5))
+	return Table{
+		tensor.Float32: shrink[float32](bias, lambd), tensor.Float64: shrink[float64](bias, lambd),
+		tensor.Int8: shrink[int8](bias, lambd), tensor.Int16: shrink[int16](bias, lambd), tensor.Int32: shrink[int32](bias, lambd), tensor.Int64: shrink[int64](bias, lambd),
+		tensor.Uint8: shrink[uint8](bias, lambd), tensor.Uint16: shrink[uint16](bias, lambd), tensor.Uint32: shrink[uint32](bias, lambd), tensor.Uint64: shrink[uint64](bias, lambd),
+	}.By(0), nil
+}
+
+// shrink pulls what lies beyond ±lambd towards zero by bias and makes the rest zero.
+func shrink[T ordered](bias, lambd float64) Kernel {
+	return overSlices(each(func(v T) T {
+		switch x := float64(v); {
+		case x < -lambd:
+			return T(x + bias)
+		case x > lambd:
+			return T(x - bias)
+		}
+		return 0
+	}))
 }
 
 func inferDropout(n *Node) ([]Info, error) {

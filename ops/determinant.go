@@ -1,0 +1,146 @@
+package ops
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// Det: determinants of the matrices in the last two dimensions.
+func init() {
+	register(
+		Op{Name: "Det", Since: []int{11, 22}, MinIn: 1, Types: []TypeSet{Floats},
+			Infer: func(n *Node) ([]Info, error) {
+				x := n.In[0]
+				if !x.Ranked {
+					return []Info{Unranked(x.DType)}, nil
+				}
+				r := len(x.Shape)
+				if r < 2 || x.Shape[r-1].Known() && x.Shape[r-2].Known() && x.Shape[r-1] != x.Shape[r-2] {
+					return nil, fmt.Errorf("%v are not square matrices", x.Shape)
+				}
+				return []Info{Tensor(x.DType, x.Shape[:r-2]...)}, nil
+			},
+			Compile: Table{tensor.Float32: det[float32], tensor.Float64: det[float64]}.Always(0),
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				return g.Internal("DetGrad", 1, []*onnx.Value{dy[0], n.Inputs[0]}), nil
+			}},
+		Op{Domain: Internal, Name: "DetGrad", Since: []int{1}, MinIn: 2, Infer: SameAs(1),
+			Compile: Table{tensor.Float32: detGrad[float32], tensor.Float64: detGrad[float64]}.Always(0), NoGrad: noSecond},
+	)
+}
+
+func squares(t *tensor.Tensor) (count, n int, err error) {
+	s := t.Shape()
+	r := len(s)
+	if r < 2 || s[r-1] != s[r-2] {
+		return 0, 0, fmt.Errorf("%v are not square matrices", s)
+	}
+	return product(s[:r-2]), s[r-1], nil
+}
+
+func det[T kernel.Float](c *Ctx) error {
+	x := c.In(0)
+	count, n, err := squares(x)
+	if err != nil {
+		return err
+	}
+	t, err := c.Alloc(0, x.DType(), x.Shape()[:x.Rank()-2]...)
+	if err != nil {
+		return err
+	}
+	scratch, err := c.New(tensor.Float64, n, n)
+	if err != nil {
+		return err
+	}
+	a, in, out := tensor.Data[float64](scratch), tensor.Data[T](x), tensor.Data[T](t)
+	for i := range count {
+		widen(a, in[i*n*n:(i+1)*n*n])
+		out[i] = T(determinant(a, n))
+	}
+	return nil
+}
+
+func widen[T kernel.Float](dst []float64, src []T) {
+	for i, v := range src {
+		dst[i] = float64(v)
+	}
+}
+
+// determinant is that of the n×n matrix a, which elimination with row pivots leaves in pieces.
+func determinant(a []float64, n int) float64 {
+	d := 1.0
+	for k := range n {
+		p := k
+		for i := k + 1; i < n; i++ {
+			if math.Abs(a[i*n+k]) > math.Abs(a[p*n+k]) {
+				p = i
+			}
+		}
+		pivot := a[p*n+k]
+		if pivot == 0 {
+			return 0
+		}
+		if p != k {
+			for j := range n {
+				a[p*n+j], a[k*n+j] = a[k*n+j], a[p*n+j]
+			}
+			d = -d
+		}
+		d *= pivot
+		for i := k + 1; i < n; i++ {
+			f := a[i*n+k] / pivot
+			for j := k + 1; j < n; j++ {
+				a[i*n+j] -= f * a[k*n+j]
+			}
+		}
+	}
+	return d
+}
+
+// detGrad is dY times the matrix of cofactors, each a determinant, so that singular matrices have theirs too.
+func detGrad[T kernel.Float](c *Ctx) error {
+	x, dy := c.In(1), c.In(0)
+	count, n, err := squares(x)
+	if err != nil {
+		return err
+	}
+	if err := sameElem(dy, x); err != nil {
+		return err
+	}
+	if dy.Len() != count {
+		return fmt.Errorf("a gradient of %v does not suit an input of %v", dy.Shape(), x.Shape())
+	}
+	t, err := c.Alloc(0, x.DType(), x.Shape()...)
+	if err != nil {
+		return err
+	}
+	if t.Len() == 0 {
+		return nil
+	}
+	in, out, d := tensor.Data[T](x), tensor.Data[T](t), tensor.Data[T](dy)
+	c.Pool.For(count*n*n, max(1, moveGrain/(n*n*n)), func(lo, hi int) {
+		minor := make([]float64, (n-1)*(n-1))
+		for e := lo; e < hi; e++ {
+			m, row, col := e/(n*n), e/n%n, e%n
+			k := 0
+			for i := range n {
+				for j := range n {
+					if i != row && j != col {
+						minor[k] = float64(in[m*n*n+i*n+j])
+						k++
+					}
+				}
+			}
+			v := determinant(minor, n-1)
+			if (row+col)%2 == 1 {
+				v = -v
+			}
+			out[e] = T(v * float64(d[m]))
+		}
+	})
+	return nil
+}
