@@ -39,6 +39,13 @@ var skips = map[string]string{
 	"test_bernoulli_seed_expanded":   "the standard does not fix the generator behind a seed",
 }
 
+// noisy are the cases whose recorded answer is, where the true one is 0, what float32 made of it, and the absolute tolerance
+// that this asks for.
+var noisy = map[string]float64{
+	"test_dft_inverse":         3e-7, // the imaginary parts of row 5 are recorded as 1.9e-7
+	"test_dft_inverse_opset19": 3e-7,
+}
+
 // Cases lists the folders below path (itself included) that hold a model.onnx and a
 // data set, in ONNX's backend-test layout.
 func Cases(path string) ([]string, error) {
@@ -88,7 +95,7 @@ func verify(ctx context.Context, dir string, tol *Tolerance, r *Result, opts []r
 	}
 	defer s.Close()
 	if tol == nil {
-		tol = &Tolerance{1e-3, 1e-7}
+		tol = &Tolerance{1e-3, max(1e-7, noisy[r.Name])}
 		var meta struct{ Tol []float64 }
 		if data, err := os.ReadFile(filepath.Join(dir, "META.json")); err == nil {
 			if err := json.Unmarshal(data, &meta); err == nil && len(meta.Tol) == 2 {
