@@ -2,7 +2,7 @@ GO ?= go
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CROSS = linux/arm64 darwin/arm64 windows/amd64 js/wasm
 
-.PHONY: demo test conformance race fuzz bench lint generate check cross
+.PHONY: demo test conformance race fuzz bench bench-train lint generate check cross
 
 # The main job on real data: load, check, fine-tune, write back.
 demo:
@@ -35,6 +35,10 @@ bench:
 	test -f $(BENCH)/models/rows.json || /usr/bin/python3 bench/export.py $(BENCH)/models
 	cd bench && CGO_ENABLED=1 $(GO) build -o $(BENCH)/bench . && $(BENCH)/bench -models $(BENCH)/models \
 		-ort $$(ls $(BENCH)/node_modules/onnxruntime-node/bin/napi-v*/linux/x64/libonnxruntime.so.1) $(BENCHFLAGS)
+
+# A step of training beside PyTorch's.
+bench-train:
+	cd bench && CGO_ENABLED=1 $(GO) build -o $(BENCH)/bench . && $(BENCH)/bench -train $(CURDIR)/bench/train.py -models $(BENCH)/train $(BENCHFLAGS)
 
 lint:
 	@test -z "$$(gofmt -l .)" || { echo "gofmt wants:"; gofmt -l .; exit 1; }
