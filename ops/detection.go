@@ -92,8 +92,14 @@ func nonMaxSuppression(c *Ctx) error {
 		return err
 	}
 	batches, classes, n := ss[0], ss[1], bs[1]
-	picked := make([][]int32, batches*classes) // by image and class
-	if limit > 0 {
+	var picked [][]int32 // by image and class
+	if limit > 0 && scores.Len() > 0 {
+		picked = make([][]int32, batches*classes)
+		size := int64(batches*n) * 20
+		if err := c.Mem.Take(size); err != nil {
+			return err
+		}
+		defer c.Mem.Give(size)
 		all := make([]box, batches*n)
 		center := c.Node.Int("center_point_box", 0) == 1
 		for i := range all {

@@ -573,4 +573,13 @@ func TestOnceFatalNodes(t *testing.T) {
 	if _, err := runNode(standardNode("LRN", 1, []*tensor.Tensor{x}, onnx.IntAttr("size", 1)), []*tensor.Tensor{x}); err != nil {
 		t.Errorf("LRN of nothing: %v", err)
 	}
+	limit := tensor.New([]int64{1})
+	for _, in := range [][]*tensor.Tensor{
+		{empty(tensor.Float32, 1, 0, 4), empty(tensor.Float32, 1, 1<<40, 0), limit},
+		{empty(tensor.Float32, 1<<40, 0, 4), empty(tensor.Float32, 1<<40, 1, 0), limit},
+	} {
+		if _, err := runNode(standardNode("NonMaxSuppression", 1, in), in); err != nil {
+			t.Errorf("NonMaxSuppression of no boxes: %v", err)
+		}
+	}
 }
