@@ -1,0 +1,311 @@
+package ops
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// The Gather and Scatter families.
+func init() {
+	register(
+		Op{Name: "Gather", Since: []int{1, 11, 13}, MinIn: 2, Infer: inferGather, Compile: compileGather, Grad: gradGather},
+		Op{Domain: Internal, Name: "GatherGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(gatherAt), NoGrad: noSecond},
+		Op{Name: "GatherElements", Since: []int{11, 13}, MinIn: 2, Infer: inferGatherElements, Compile: compileGatherElements, Grad: gradGather},
+		Op{Domain: Internal, Name: "GatherElementsGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(elementsAt), NoGrad: noSecond},
+		Op{Name: "GatherND", Since: []int{11, 12, 13}, MinIn: 2, Infer: inferGatherND, Compile: compileGatherND, Grad: gradGather},
+		Op{Domain: Internal, Name: "GatherNDGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(ndAt), NoGrad: noSecond},
+		Op{Name: "Scatter", Since: []int{9, 11}, MinIn: 3, Infer: SameAs(0), Compile: compileScatter(elementsAt), InPlace: []int{0}, Grad: gradScatter("GatherElements")},
+		Op{Name: "ScatterElements", Since: []int{11, 13, 16, 18}, MinIn: 3, Infer: SameAs(0), Compile: compileScatter(elementsAt), InPlace: []int{0}, Grad: gradScatter("GatherElements")},
+		Op{Name: "ScatterND", Since: []int{11, 13, 16, 18}, MinIn: 3, Infer: SameAs(0), Compile: compileScatter(ndAt), InPlace: []int{0}, Grad: gradScatter("GatherND")},
+	)
+}
+
+// locate finds the runs of data that indices speak of.
+type locate func(n *Node, data []int, indices *tensor.Tensor) (runs, error)
+
+func checkIndex(v int64, d, axis int) (int, error) {
+	if v < -int64(d) || v >= int64(d) {
+		return 0, fmt.Errorf("index %d is outside dimension %d of %d", v, axis, d)
+	}
+	if v < 0 {
+		v += int64(d)
+	}
+	return int(v), nil
+}
+
+func gatherAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
+	axis, err := n.Axis("axis", 0, len(data))
+	if err != nil {
+		return runs{}, err
+	}
+	idx, err := indices.Int64s()
+	if err != nil {
+		return runs{}, err
+	}
+	r := runs{outer: product(data[:axis]), run: product(data[axis+1:]), offs: make([]int, len(idx))}
+	r.step = r.run * data[axis]
+	for i, v := range idx {
+		k, err := checkIndex(v, data[axis], axis)
+		if err != nil {
+			return r, err
+		}
+		r.offs[i] = k * r.run
+	}
+	return r, nil
+}
+
+func elementsAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
+	axis, err := n.Axis("axis", 0, len(data))
+	if err != nil {
+		return runs{}, err
+	}
+	shape := indices.Shape()
+	if len(shape) != len(data) {
+		return runs{}, fmt.Errorf("indices have rank %d, the data %d", len(shape), len(data))
+	}
+	r := runs{outer: 1, run: 1}
+	if indices.Len() == 0 {
+		return r, nil
+	}
+	for k, d := range shape {
+		if k != axis && d > data[k] {
+			return r, fmt.Errorf("dimension %d of the indices is %d, of the data %d", k, d, data[k])
+		}
+	}
+	idx, err := indices.Int64s()
+	if err != nil {
+		return r, err
+	}
+	st := rowMajor(data)
+	r.offs = make([]int, len(idx))
+	ls := make([]loop, len(shape))
+	for k, d := range shape {
+		ls[k] = loop{n: d, d: st[k]}
+		if k == axis {
+			ls[k].d = 0
+		}
+	}
+	i := 0
+	forLoops(nil, ls, 1, func(d, _, _ int) {
+		k, e := checkIndex(idx[i], data[axis], axis)
+		if e != nil && err == nil {
+			err = e
+		}
+		r.offs[i] = d + k*st[axis]
+		i++
+	})
+	return r, err
+}
+
+func ndAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
+	b := n.Int("batch_dims", 0)
+	shape := indices.Shape()
+	if len(shape) == 0 {
+		return runs{}, errors.New("the indices are a scalar")
+	}
+	if b < 0 || b >= int64(len(shape)) || b > int64(len(data)) {
+		return runs{}, fmt.Errorf("batch_dims %d is outside indices of rank %d and data of rank %d", b, len(shape), len(data))
+	}
+	batch := int(b)
+	if !slices.Equal(shape[:batch], data[:batch]) {
+		return runs{}, fmt.Errorf("the batch dimensions of indices %v and data %v differ", shape, data)
+	}
+	k := shape[len(shape)-1]
+	if k > len(data)-batch {
+		return runs{}, fmt.Errorf("indices of %d coordinates into data of shape %v after %d batch dimensions", k, data, batch)
+	}
+	idx, err := indices.Int64s()
+	if err != nil {
+		return runs{}, err
+	}
+	st := rowMajor(data)
+	count := product(shape[:len(shape)-1])
+	r := runs{outer: 1, run: product(data[batch+k:]), offs: make([]int, count)}
+	per := max(1, product(shape[batch:len(shape)-1]))
+	size := product(data[batch:])
+	for i := range count {
+		off := i / per * size
+		for j, v := range idx[i*k : (i+1)*k] {
+			at, err := checkIndex(v, data[batch+j], batch+j)
+			if err != nil {
+				return r, err
+			}
+			off += at * st[batch+j]
+		}
+		r.offs[i] = off
+	}
+	return r, nil
+}
+
+func inferGather(n *Node) ([]Info, error) {
+	in, idx := n.Info(0), n.Info(1)
+	if !in.Ranked {
+		return []Info{Unranked(in.DType)}, nil
+	}
+	axis, err := n.Axis("axis", 0, len(in.Shape))
+	if err != nil {
+		return nil, err
+	}
+	if !idx.Ranked {
+		return []Info{Unranked(in.DType)}, nil
+	}
+	return []Info{Tensor(in.DType, slices.Concat([]Dim{}, in.Shape[:axis], idx.Shape, in.Shape[axis+1:])...)}, nil
+}
+
+func gatherKernel(at locate, shapeOf func(n *Node, data, idx []int) []int) Kernel {
+	return func(c *Ctx) error {
+		x, err := tensorIn(c, 0)
+		if err != nil {
+			return err
+		}
+		idx, err := tensorIn(c, 1)
+		if err != nil {
+			return err
+		}
+		r, err := at(c.Node, x.Shape(), idx)
+		if err != nil {
+			return err
+		}
+		y, err := c.Alloc(0, x.DType(), shapeOf(c.Node, x.Shape(), idx.Shape())...)
+		if err != nil {
+			return err
+		}
+		return gatherRuns(c.Pool, y, x, r)
+	}
+}
+
+func compileGather(*Node) (Kernel, error) {
+	return gatherKernel(gatherAt, func(n *Node, data, idx []int) []int {
+		axis, _ := n.Axis("axis", 0, len(data))
+		return slices.Concat(data[:axis], idx, data[axis+1:])
+	}), nil
+}
+
+func inferGatherElements(n *Node) ([]Info, error) {
+	out := n.Info(1)
+	out.DType, out.Const = n.Info(0).DType, nil
+	return []Info{out}, nil
+}
+
+func compileGatherElements(*Node) (Kernel, error) {
+	return gatherKernel(elementsAt, func(_ *Node, _, idx []int) []int { return idx }), nil
+}
+
+func inferGatherND(n *Node) ([]Info, error) {
+	in, idx := n.Info(0), n.Info(1)
+	if !in.Ranked || !idx.Ranked || len(idx.Shape) == 0 {
+		return []Info{Unranked(in.DType)}, nil
+	}
+	last := len(idx.Shape) - 1
+	if !idx.Shape[last].Known() {
+		return []Info{Unranked(in.DType)}, nil
+	}
+	k := int(n.Int("batch_dims", 0)) + idx.Shape[last].N
+	if k < 0 || k > len(in.Shape) {
+		return nil, fmt.Errorf("indices of %d coordinates into data of shape %v", idx.Shape[last].N, in.Shape)
+	}
+	return []Info{Tensor(in.DType, slices.Concat([]Dim{}, idx.Shape[:last], in.Shape[k:])...)}, nil
+}
+
+func compileGatherND(*Node) (Kernel, error) {
+	return gatherKernel(ndAt, func(n *Node, data, idx []int) []int {
+		last := len(idx) - 1
+		return slices.Concat(idx[:last], data[int(n.Int("batch_dims", 0))+idx[last]:])
+	}), nil
+}
+
+func gradGather(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return []*onnx.Value{g.Internal(n.Op+"Grad", 1, []*onnx.Value{dy[0], n.Inputs[1], g.Shape(n.Inputs[0])}, n.Attrs...)[0], nil}, nil
+}
+
+func compileGatherGrad(at locate) func(*Node) (Kernel, error) {
+	return func(*Node) (Kernel, error) {
+		return func(c *Ctx) error {
+			dy, dx, err := allocLike(c, 2)
+			if err != nil {
+				return err
+			}
+			idx, err := tensorIn(c, 1)
+			if err != nil {
+				return err
+			}
+			r, err := at(c.Node, dx.Shape(), idx)
+			if err != nil {
+				return err
+			}
+			if r.outer*len(r.offs)*r.run != dy.Len() {
+				return fmt.Errorf("the gradient's shape %v does not fit", dy.Shape())
+			}
+			return scatterRuns(c.Pool, "add", dx, dy, r)
+		}, nil
+	}
+}
+
+func compileScatter(at locate) func(*Node) (Kernel, error) {
+	return func(n *Node) (Kernel, error) {
+		how := n.Str("reduction", "none")
+		return func(c *Ctx) error {
+			x, err := tensorIn(c, 0)
+			if err != nil {
+				return err
+			}
+			idx, err := tensorIn(c, 1)
+			if err != nil {
+				return err
+			}
+			up, err := tensorIn(c, 2)
+			if err != nil {
+				return err
+			}
+			y, err := c.Alloc(0, x.DType(), x.Shape()...)
+			if err != nil {
+				return err
+			}
+			if err := copyTensor(y, x); err != nil {
+				return err
+			}
+			if idx.Len() == 0 { // places without coordinates are no more than there are updates
+				if places, err := tensor.NumElements(idx.Shape()[:max(0, idx.Rank()-1)]); up.Len() == 0 || err != nil {
+					return err
+				} else if places > up.Len() {
+					return fmt.Errorf("updates of shape %v do not fit indices of shape %v", up.Shape(), idx.Shape())
+				}
+			}
+			r, err := at(c.Node, x.Shape(), idx)
+			if err != nil {
+				return err
+			}
+			if r.outer*len(r.offs)*r.run != up.Len() {
+				return fmt.Errorf("updates of shape %v do not fit indices of shape %v", up.Shape(), idx.Shape())
+			}
+			return scatterRuns(c.Pool, how, y, up, r)
+		}, nil
+	}
+}
+
+func gradScatter(gather string) func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+		var axis []*onnx.Attribute
+		if a := n.Attr("axis"); a != nil {
+			axis = append(axis, a)
+		}
+		idx, up := n.Inputs[1], n.Inputs[2]
+		dx := dy[0]
+		switch how := n.Str("reduction", "none"); how {
+		case "none":
+			name := "ScatterElements"
+			if gather == "GatherND" {
+				name = "ScatterND"
+			}
+			dx = g.With(name, axis, dx, idx, g.ExpandTo(g.Like(up, 0), up))
+		case "add":
+		default:
+			return nil, fmt.Errorf("there is no gradient of reduction %q", how)
+		}
+		return []*onnx.Value{dx, nil, g.With(gather, axis, dy[0], idx)}, nil
+	}
+}

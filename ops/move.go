@@ -1,0 +1,399 @@
+package ops
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+const noSecond = "gradients of gradients are not supported"
+
+// arith is the types that can be added and compared.
+type arith interface {
+	float32 | float64 | int8 | int16 | int32 | int64 | uint8 | uint16 | uint32 | uint64
+}
+
+// bySize picks the mover for a type's element size.
+func bySize(d tensor.DType, f1, f2, f4, f8, f16, str func()) error {
+	switch {
+	case d == tensor.String:
+		str()
+	case d.Size() == 1:
+		f1()
+	case d.Size() == 2:
+		f2()
+	case d.Size() == 4:
+		f4()
+	case d.Size() == 8:
+		f8()
+	case d.Size() == 16:
+		f16()
+	default:
+		return fmt.Errorf("elements of type %s cannot be moved", d)
+	}
+	return nil
+}
+
+func sameElem(dst, src *tensor.Tensor) error {
+	if dst.DType() != src.DType() {
+		return fmt.Errorf("element types %s and %s differ", dst.DType(), src.DType())
+	}
+	return nil
+}
+
+type loop struct{ n, d, s int }
+
+// strided copies src[so + Σ i·ss] to dst[do + Σ i·ds] for all i within shape.
+func strided(p *kernel.Pool, dst, src *tensor.Tensor, shape, ds []int, do int, ss []int, so int) error {
+	if err := sameElem(dst, src); err != nil {
+		return err
+	}
+	ls := make([]loop, 0, len(shape))
+	for i, n := range shape {
+		if n == 0 {
+			return nil
+		}
+		if n == 1 {
+			continue
+		}
+		l := loop{n, ds[i], ss[i]}
+		if k := len(ls) - 1; k >= 0 && ls[k].d == l.d*n && ls[k].s == l.s*n {
+			ls[k] = loop{ls[k].n * n, l.d, l.s}
+			continue
+		}
+		ls = append(ls, l)
+	}
+	return bySize(dst.DType(),
+		func() { stridedT(p, tensor.View[uint8](dst), tensor.View[uint8](src), ls, do, so) },
+		func() { stridedT(p, tensor.View[uint16](dst), tensor.View[uint16](src), ls, do, so) },
+		func() { stridedT(p, tensor.View[uint32](dst), tensor.View[uint32](src), ls, do, so) },
+		func() { stridedT(p, tensor.View[uint64](dst), tensor.View[uint64](src), ls, do, so) },
+		func() { stridedT(p, tensor.View[complex128](dst), tensor.View[complex128](src), ls, do, so) },
+		func() { stridedT(p, tensor.View[string](dst), tensor.View[string](src), ls, do, so) })
+}
+
+const moveGrain = 1 << 14
+
+func stridedT[T any](p *kernel.Pool, dst, src []T, ls []loop, do, so int) {
+	if len(ls) == 0 {
+		dst[do] = src[so]
+		return
+	}
+	outer, in := ls[:len(ls)-1], ls[len(ls)-1]
+	grain := max(1, moveGrain/in.n)
+	switch {
+	case in.d == 1 && in.s == 1:
+		if len(outer) == 0 {
+			p.For(in.n, 1<<16, func(lo, hi int) { copy(dst[do+lo:do+hi], src[so+lo:so+hi]) })
+			return
+		}
+		forLoops(p, outer, grain, func(d, s, _ int) { copy(dst[do+d:do+d+in.n], src[so+s:so+s+in.n]) })
+	case in.d == 1 && in.s == 0:
+		if len(outer) == 0 {
+			v := src[so]
+			p.For(in.n, 1<<16, func(lo, hi int) { fill(dst[do+lo:do+hi], v) })
+			return
+		}
+		forLoops(p, outer, grain, func(d, s, _ int) { fill(dst[do+d:do+d+in.n], src[so+s]) })
+	default:
+		tile := -1
+		if in.d == 1 {
+			for j, l := range outer {
+				if l.s == 1 && l.n >= 4 {
+					tile = j
+				}
+			}
+		}
+		if tile >= 0 { // a transposition: square tiles, so that both sides stay in cache
+			const side = 32
+			t := outer[tile]
+			rest := append(slices.Delete(slices.Clone(outer), tile, tile+1), loop{(t.n + side - 1) / side, side * t.d, side * t.s})
+			forLoops(p, rest, max(1, moveGrain/(in.n*side)), func(d, s, block int) {
+				rows := min(side, t.n-block*side)
+				for i0 := 0; i0 < in.n; i0 += side {
+					w := min(side, in.n-i0)
+					if words, ok := any(dst).([]uint32); ok && kernel.Transpose(words[do+d+i0:], t.d, any(src).([]uint32)[so+s+i0*in.s:], in.s, w, rows) {
+						continue
+					}
+					for r := range rows {
+						out := dst[do+d+r*t.d+i0:][:w]
+						at := so + s + r + i0*in.s
+						for i := range out {
+							out[i] = src[at]
+							at += in.s
+						}
+					}
+				}
+			})
+			return
+		}
+		forLoops(p, outer, grain, func(d, s, _ int) {
+			d, s = d+do, s+so
+			for range in.n {
+				dst[d] = src[s]
+				d += in.d
+				s += in.s
+			}
+		})
+	}
+}
+
+func fill[T any](x []T, v T) {
+	for i := range x {
+		x[i] = v
+	}
+}
+
+// forLoops calls f with the offsets of each point of the loops, and its index in the last one.
+func forLoops(p *kernel.Pool, ls []loop, grain int, f func(d, s, last int)) {
+	total, last := 1, len(ls)-1
+	for _, l := range ls {
+		total *= l.n
+	}
+	p.For(total, grain, func(lo, hi int) {
+		idx := make([]int, len(ls)+1)
+		d, s, r := 0, 0, lo
+		for k := last; k >= 0; k-- {
+			idx[k] = r % ls[k].n
+			r /= ls[k].n
+			d += idx[k] * ls[k].d
+			s += idx[k] * ls[k].s
+		}
+		for i := lo; i < hi; i++ {
+			f(d, s, idx[max(last, 0)])
+			for k := last; k >= 0; k-- {
+				idx[k]++
+				d += ls[k].d
+				s += ls[k].s
+				if idx[k] < ls[k].n {
+					break
+				}
+				d -= ls[k].n * ls[k].d
+				s -= ls[k].n * ls[k].s
+				idx[k] = 0
+			}
+		}
+	})
+}
+
+// runs is where the runs of a gather or scatter lie in the larger tensor: run elements at each
+// of offs, outer times over at a distance of step.
+type runs struct {
+	outer, step, run int
+	offs             []int
+}
+
+// gatherRuns copies the runs of src one after the other to dst.
+func gatherRuns(p *kernel.Pool, dst, src *tensor.Tensor, r runs) error {
+	if err := sameElem(dst, src); err != nil {
+		return err
+	}
+	return bySize(dst.DType(),
+		func() { gatherT(p, tensor.View[uint8](dst), tensor.View[uint8](src), r) },
+		func() { gatherT(p, tensor.View[uint16](dst), tensor.View[uint16](src), r) },
+		func() { gatherT(p, tensor.View[uint32](dst), tensor.View[uint32](src), r) },
+		func() { gatherT(p, tensor.View[uint64](dst), tensor.View[uint64](src), r) },
+		func() { gatherT(p, tensor.View[complex128](dst), tensor.View[complex128](src), r) },
+		func() { gatherT(p, tensor.View[string](dst), tensor.View[string](src), r) })
+}
+
+func gatherT[T any](p *kernel.Pool, dst, src []T, r runs) {
+	n := len(r.offs)
+	if n == 0 || r.run == 0 {
+		return
+	}
+	p.For(r.outer*n, max(1, moveGrain/r.run), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			at := i/n*r.step + r.offs[i%n]
+			if r.run == 1 {
+				dst[i] = src[at]
+			} else {
+				copy(dst[i*r.run:(i+1)*r.run], src[at:at+r.run])
+			}
+		}
+	})
+}
+
+// scatterRuns combines src, one run after the other, into the runs of dst.
+func scatterRuns(p *kernel.Pool, how string, dst, src *tensor.Tensor, r runs) error {
+	if err := sameElem(dst, src); err != nil {
+		return err
+	}
+	switch how {
+	case "none":
+		return bySize(dst.DType(),
+			func() { scatterT(p, tensor.View[uint8](dst), tensor.View[uint8](src), r, nil) },
+			func() { scatterT(p, tensor.View[uint16](dst), tensor.View[uint16](src), r, nil) },
+			func() { scatterT(p, tensor.View[uint32](dst), tensor.View[uint32](src), r, nil) },
+			func() { scatterT(p, tensor.View[uint64](dst), tensor.View[uint64](src), r, nil) },
+			func() { scatterT(p, tensor.View[complex128](dst), tensor.View[complex128](src), r, nil) },
+			func() { scatterT(p, tensor.View[string](dst), tensor.View[string](src), r, nil) })
+	case "add", "mul", "max", "min":
+	default:
+		return fmt.Errorf("reduction %q is not known", how)
+	}
+	switch dst.DType() {
+	case tensor.Float32:
+		scatterT(p, tensor.View[float32](dst), tensor.View[float32](src), r, combine[float32](how))
+	case tensor.Float64:
+		scatterT(p, tensor.View[float64](dst), tensor.View[float64](src), r, combine[float64](how))
+	case tensor.Int8:
+		scatterT(p, tensor.View[int8](dst), tensor.View[int8](src), r, combine[int8](how))
+	case tensor.Int16:
+		scatterT(p, tensor.View[int16](dst), tensor.View[int16](src), r, combine[int16](how))
+	case tensor.Int32:
+		scatterT(p, tensor.View[int32](dst), tensor.View[int32](src), r, combine[int32](how))
+	case tensor.Int64:
+		scatterT(p, tensor.View[int64](dst), tensor.View[int64](src), r, combine[int64](how))
+	case tensor.Uint8:
+		scatterT(p, tensor.View[uint8](dst), tensor.View[uint8](src), r, combine[uint8](how))
+	case tensor.Uint16:
+		scatterT(p, tensor.View[uint16](dst), tensor.View[uint16](src), r, combine[uint16](how))
+	case tensor.Uint32:
+		scatterT(p, tensor.View[uint32](dst), tensor.View[uint32](src), r, combine[uint32](how))
+	case tensor.Uint64:
+		scatterT(p, tensor.View[uint64](dst), tensor.View[uint64](src), r, combine[uint64](how))
+	case tensor.Bool: // or, and
+		scatterT(p, tensor.View[uint8](dst), tensor.View[uint8](src), r, combine[uint8](map[string]string{"add": "max", "max": "max", "mul": "min", "min": "min"}[how]))
+	case tensor.Float16:
+		f := combine[float32](how)
+		scatterT(p, tensor.Data[tensor.F16](dst), tensor.Data[tensor.F16](src), r, func(d, s []tensor.F16) {
+			for i := range d {
+				a := []float32{d[i].Float32()}
+				f(a, []float32{s[i].Float32()})
+				d[i] = tensor.F16From(a[0])
+			}
+		})
+	case tensor.BFloat16:
+		f := combine[float32](how)
+		scatterT(p, tensor.Data[tensor.BF16](dst), tensor.Data[tensor.BF16](src), r, func(d, s []tensor.BF16) {
+			for i := range d {
+				a := []float32{d[i].Float32()}
+				f(a, []float32{s[i].Float32()})
+				d[i] = tensor.BF16From(a[0])
+			}
+		})
+	default:
+		return fmt.Errorf("elements of type %s cannot be combined by %s", dst.DType(), how)
+	}
+	return nil
+}
+
+func combine[T arith](how string) func(d, s []T) {
+	switch how {
+	case "add":
+		return func(d, s []T) {
+			for i, v := range s {
+				d[i] += v
+			}
+		}
+	case "mul":
+		return func(d, s []T) {
+			for i, v := range s {
+				d[i] *= v
+			}
+		}
+	case "max":
+		return func(d, s []T) {
+			for i, v := range s {
+				d[i] = max(d[i], v)
+			}
+		}
+	}
+	return func(d, s []T) {
+		for i, v := range s {
+			d[i] = min(d[i], v)
+		}
+	}
+}
+
+// scatterT goes through the runs in order, so that what falls on one place is combined in order;
+// the loop is split where no two parts meet: over outer, or over the elements of a run.
+func scatterT[T any](p *kernel.Pool, dst, src []T, r runs, f func(d, s []T)) {
+	n := len(r.offs)
+	part := func(o, lo, hi int) {
+		for i, off := range r.offs {
+			at, from := o*r.step+off, (o*n+i)*r.run
+			if f == nil {
+				copy(dst[at+lo:at+hi], src[from+lo:from+hi])
+			} else {
+				f(dst[at+lo:at+hi], src[from+lo:from+hi])
+			}
+		}
+	}
+	if n == 0 || r.run == 0 {
+		return
+	}
+	if r.outer > 1 {
+		p.For(r.outer, max(1, moveGrain/(n*r.run)), func(lo, hi int) {
+			for o := lo; o < hi; o++ {
+				part(o, 0, r.run)
+			}
+		})
+		return
+	}
+	if r.outer == 1 {
+		p.For(r.run, max(32, moveGrain/n), func(lo, hi int) { part(0, lo, hi) })
+	}
+}
+
+// inferShapeInput infers an output of input 0's type whose shape is the value of input i.
+func inferShapeInput(i int) func(*Node) ([]Info, error) {
+	return func(n *Node) ([]Info, error) {
+		d := n.Info(0).DType
+		v, known, err := constInts(n, i)
+		if err != nil {
+			return nil, err
+		}
+		if known {
+			shape, err := dimsOf(v)
+			return []Info{Tensor(d, shape...)}, err
+		}
+		if l := listLen(n, i); l >= 0 {
+			return []Info{Tensor(d, unknownDims(l)...)}, nil
+		}
+		return []Info{Unranked(d)}, nil
+	}
+}
+
+// allocLike allocates output 0 of input 0's type in the shape that input i holds, cleared.
+func allocLike(c *Ctx, i int) (dy, out *tensor.Tensor, err error) {
+	if dy, err = tensorIn(c, 0); err != nil {
+		return nil, nil, err
+	}
+	s, err := tensorIn(c, i)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := s.Int64s()
+	if err != nil {
+		return nil, nil, err
+	}
+	if out, err = c.Alloc(0, dy.DType(), toInts(v)...); err != nil {
+		return nil, nil, err
+	}
+	clearTensor(out)
+	return dy, out, nil
+}
+
+// gradSame sends dy through the same operator with the same further inputs.
+func gradSame(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	out := make([]*onnx.Value, len(n.Inputs))
+	out[0] = g.With(n.Op, n.Attrs, append([]*onnx.Value{dy[0]}, n.Inputs[1:]...)...)
+	return out, nil
+}
+
+func copyTensor(dst, src *tensor.Tensor) error {
+	if err := sameElem(dst, src); err != nil {
+		return err
+	}
+	if dst.DType() == tensor.String {
+		copy(tensor.View[string](dst), tensor.View[string](src))
+		return nil
+	}
+	copy(dst.Bytes(), src.Bytes())
+	return nil
+}
