@@ -10,9 +10,10 @@ import (
 )
 
 func init() {
+	accumulated := Floats | Index | Of(tensor.Uint32, tensor.Uint64)
 	register(
-		Op{Name: "CumSum", Since: []int{11, 14}, MinIn: 2, Infer: SameAs(0), Compile: compileCumSum, Grad: gradCumSum},
-		Op{Name: "CumProd", Since: []int{26}, MinIn: 2, Types: []TypeSet{Floats | Index | Of(tensor.Uint32, tensor.Uint64), Index}, Infer: SameAs(0), Compile: compileCumProd,
+		Op{Name: "CumSum", Since: []int{11, 14}, MinIn: 2, Types: []TypeSet{accumulated, Index}, Infer: SameAs(0), Compile: compileCumSum, Grad: gradCumSum},
+		Op{Name: "CumProd", Since: []int{26}, MinIn: 2, Types: []TypeSet{accumulated, Index}, Infer: SameAs(0), Compile: compileCumProd,
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 				return []*onnx.Value{g.Internal("CumProdGrad", 1, []*onnx.Value{dy[0], n.Inputs[1], n.Inputs[0]}, n.Attrs...)[0], nil}, nil
 			}},

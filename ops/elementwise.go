@@ -444,6 +444,7 @@ func clipFloat[T kernel.Float](c *Ctx) error {
 
 func boolTest(name string, since []int, f func(n *Node) func(float64) bool) Op {
 	return Op{Name: name, Since: since, MinIn: 1, NoGrad: "it has no floating-point output", Flat: true,
+		Types: []TypeSet{Floats | Of(tensor.Float8E4M3FN, tensor.Float8E4M3FNUZ, tensor.Float8E5M2, tensor.Float8E5M2FNUZ)},
 		Infer: func(n *Node) ([]Info, error) {
 			out := n.In[0]
 			out.DType, out.Const = tensor.Bool, nil
@@ -453,9 +454,6 @@ func boolTest(name string, since []int, f func(n *Node) func(float64) bool) Op {
 			test := f(n)
 			return func(c *Ctx) error {
 				x, y := c.In(0), tensor.Data[bool](c.Out(0))
-				if !x.DType().IsFloat() {
-					return fmt.Errorf("no kernel for element type %s", x.DType())
-				}
 				c.Pool.For(len(y), unaryGrain, func(lo, hi int) {
 					if x.DType() == tensor.Float32 {
 						for i, v := range tensor.Data[float32](x)[lo:hi] {

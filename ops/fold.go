@@ -12,7 +12,7 @@ import (
 // Col2Im over any number of spatial axes, and its transpose, which is its gradient.
 func init() {
 	register(
-		Op{Name: "Col2Im", Since: []int{18}, MinIn: 3, Types: []TypeSet{0, Of(tensor.Int64)}, Infer: inferCol2Im,
+		Op{Name: "Col2Im", Since: []int{18}, MinIn: 3, Types: []TypeSet{Numeric | Of(tensor.Complex64, tensor.Complex128), Of(tensor.Int64)}, Infer: inferCol2Im,
 			Compile: Table{
 				tensor.Float32: col2Im[float32], tensor.Float64: col2Im[float64],
 				tensor.Int8: col2Im[int8], tensor.Int16: col2Im[int16], tensor.Int32: col2Im[int32], tensor.Int64: col2Im[int64],

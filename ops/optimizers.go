@@ -14,6 +14,7 @@ import (
 func init() {
 	step := func(name string, states int, compile func(n *Node) (Table, error)) Op {
 		return Op{Domain: "ai.onnx.preview.training", Name: name, Since: []int{1}, MinIn: 4 + states, MaxIn: -1, MinOut: 1 + states, MaxOut: -1,
+			Types: []TypeSet{Floats, Of(tensor.Int64), Floats},
 			Infer: func(n *Node) ([]Info, error) {
 				k, err := optimized(n, states)
 				if err != nil {

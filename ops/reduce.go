@@ -11,15 +11,16 @@ import (
 )
 
 func init() {
+	wide := Floats | Of(tensor.Int32, tensor.Int64, tensor.Uint32, tensor.Uint64)
 	for _, name := range []string{"ReduceMean", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"} {
-		register(Op{Name: name, Since: []int{1, 11, 13, 18}, MinIn: 1, MaxIn: 2, Infer: inferReduce, Compile: compileReduce, Grad: gradReduce})
+		register(Op{Name: name, Since: []int{1, 11, 13, 18}, MinIn: 1, MaxIn: 2, Types: []TypeSet{wide, Index}, Infer: inferReduce, Compile: compileReduce, Grad: gradReduce})
 	}
 	register(
-		Op{Name: "ReduceSum", Since: []int{1, 11, 13}, MinIn: 1, MaxIn: 2, Infer: inferReduce, Compile: compileReduce, Grad: gradReduce},
-		Op{Name: "ReduceMax", Since: []int{1, 11, 12, 13, 18, 20}, MinIn: 1, MaxIn: 2, Infer: inferReduce, Compile: compileReduce, Grad: gradReduce},
-		Op{Name: "ReduceMin", Since: []int{1, 11, 12, 13, 18, 20}, MinIn: 1, MaxIn: 2, Infer: inferReduce, Compile: compileReduce, Grad: gradReduce},
-		Op{Name: "ArgMax", Since: []int{1, 11, 12, 13}, MinIn: 1, Infer: inferArg, Compile: compileArg, NoGrad: "positions are integers"},
-		Op{Name: "ArgMin", Since: []int{1, 11, 12, 13}, MinIn: 1, Infer: inferArg, Compile: compileArg, NoGrad: "positions are integers"},
+		Op{Name: "ReduceSum", Since: []int{1, 11, 13}, MinIn: 1, MaxIn: 2, Types: []TypeSet{wide, Index}, Infer: inferReduce, Compile: compileReduce, Grad: gradReduce},
+		Op{Name: "ReduceMax", Since: []int{1, 11, 12, 13, 18, 20}, MinIn: 1, MaxIn: 2, Types: []TypeSet{Numeric | Bools, Index}, Infer: inferReduce, Compile: compileReduce, Grad: gradReduce},
+		Op{Name: "ReduceMin", Since: []int{1, 11, 12, 13, 18, 20}, MinIn: 1, MaxIn: 2, Types: []TypeSet{Numeric | Bools, Index}, Infer: inferReduce, Compile: compileReduce, Grad: gradReduce},
+		Op{Name: "ArgMax", Since: []int{1, 11, 12, 13}, MinIn: 1, Types: []TypeSet{Numeric}, Infer: inferArg, Compile: compileArg, NoGrad: "positions are integers"},
+		Op{Name: "ArgMin", Since: []int{1, 11, 12, 13}, MinIn: 1, Types: []TypeSet{Numeric}, Infer: inferArg, Compile: compileArg, NoGrad: "positions are integers"},
 		Op{Name: "Softmax", Since: []int{1, 11, 13}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferSoftmax,
 			Compile: softmaxTable(kernel.SoftmaxRow[float32], kernel.SoftmaxRow[float64]), InPlace: []int{0}, Grad: gradSoftmax},
 		Op{Name: "LogSoftmax", Since: []int{1, 11, 13}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferSoftmax,

@@ -18,7 +18,7 @@ func init() {
 		Op{Name: "NonZero", Since: []int{9, 13}, MinIn: 1, Infer: inferNonZero, Compile: compileNonZero, NoGrad: "positions are integers"},
 		Op{Name: "Compress", Since: []int{9, 11}, MinIn: 2, Infer: inferCompress, Compile: compileCompress, Grad: gradCompress},
 		Op{Domain: Internal, Name: "CompressGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileCompressGrad, NoGrad: noSecond},
-		Op{Name: "TopK", Since: []int{1, 10, 11, 24}, MinIn: 1, MaxIn: 2, MinOut: 1, MaxOut: 2, Infer: inferTopK, Compile: compileTopK, Grad: gradTopK},
+		Op{Name: "TopK", Since: []int{1, 10, 11, 24}, MinIn: 1, MaxIn: 2, Types: []TypeSet{Numeric, Index}, MinOut: 1, MaxOut: 2, Infer: inferTopK, Compile: compileTopK, Grad: gradTopK},
 		Op{Name: "Unique", Since: []int{11}, MinIn: 1, MinOut: 1, MaxOut: 4, Infer: inferUnique, Compile: compileUnique, NoGrad: "which elements are kept hangs on the values"},
 	)
 }

@@ -28,7 +28,7 @@ func init() {
 			NoGrad: "a constant has no inputs"},
 		Op{Name: "ConstantOfShape", Since: []int{9, 20, 21, 23, 24, 25}, MinIn: 1, Infer: inferConstantOfShape, Compile: compileConstantOfShape,
 			NoGrad: "the output does not hang on the input's values"},
-		Op{Name: "Range", Since: []int{11, 27}, MinIn: 3, Infer: inferRange, Compile: compileRange,
+		Op{Name: "Range", Since: []int{11, 27}, MinIn: 3, Types: []TypeSet{Floats | Of(tensor.Int16) | Index}, Infer: inferRange, Compile: compileRange,
 			NoGrad: "the length of the output hangs on the inputs"},
 		Op{Name: "EyeLike", Since: []int{9, 22}, MinIn: 1, Infer: inferEyeLike, Compile: compileEyeLike,
 			NoGrad: "the output does not hang on the input's values"},
