@@ -114,8 +114,10 @@ func (in *inliner) node(c *copier, out *Graph, n *Node) (done bool, err error) {
 		return false, nil
 	}
 	to := &call{model: in.model, node: n, fn: fn, caller: c}
-	if c.call != nil {
-		to.depth = c.call.depth + 1
+	for up := c.call; up != nil; up = up.caller.call {
+		if to.depth++; up.fn == fn {
+			return false, fmt.Errorf("node %q: function %q calls itself", n.Name, fn.Name)
+		}
 	}
 	if to.depth > maxNesting {
 		return false, fmt.Errorf("function %q: calls nest deeper than %d", fn.Name, maxNesting)
