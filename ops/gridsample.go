@@ -43,9 +43,10 @@ type gridSampler struct {
 
 	n, c      int
 	dims, out []int
-	strides   []int // of dims
-	size, pts int   // elements of a plane of X and of Y
-	taps      int   // of a place at most
+	strides   []int     // of dims
+	slope     []float64 // by axis, the derivative of a place in elements by the coordinate that gives it
+	size, pts int       // elements of a plane of X and of Y
+	taps      int       // of a place at most
 }
 
 func gridModes(n *Node) (width int, padding string, err error) {
@@ -105,6 +106,12 @@ func gridOf(n *Node, xs, gs []int) (*gridSampler, error) {
 	}
 	s.n, s.c, s.dims, s.out = xs[0], xs[1], xs[2:], gs[1:rank+1]
 	s.strides, s.size, s.pts = rowMajor(s.dims), product(s.dims), product(s.out)
+	for _, d := range s.dims { // those of fromNormal
+		if s.align {
+			d--
+		}
+		s.slope = append(s.slope, float64(d)/2)
+	}
 	s.taps = 1
 	for range rank {
 		if s.taps *= s.width; s.taps > maxTaps {
@@ -151,14 +158,6 @@ func fromNormal[G kernel.Float](s *gridSampler, v G, a int) G {
 	return (G((v+1)*d) - 1) / 2
 }
 
-// slope is the derivative of fromNormal.
-func (s *gridSampler) slope(a int) float64 {
-	if s.align {
-		return float64(s.dims[a]-1) / 2
-	}
-	return float64(s.dims[a]) / 2
-}
-
 // reflect mirrors x at lo and hi until it is between them; sign is the derivative.
 func reflect(x, lo, hi float64) (y, sign float64) {
 	if hi <= lo {
@@ -179,7 +178,7 @@ func reflect(x, lo, hi float64) (y, sign float64) {
 }
 
 // axisPlace is the taps of one place along one axis: elements (-1: outside, read as zero), weights, and the
-// weights' derivatives by the grid's coordinate.
+// weights' derivatives by the coordinate.
 type axisPlace struct {
 	at    [4]int
 	w, dw [4]float64
@@ -187,7 +186,7 @@ type axisPlace struct {
 
 // axis finds the taps of coordinate x along axis a.
 func (s *gridSampler) axis(a int, x float64, p *axisPlace) {
-	d, slope := s.dims[a], s.slope(a)
+	d, slope := s.dims[a], s.slope[a]
 	lo, hi := -0.5, float64(d)-0.5
 	if s.align {
 		lo, hi = 0, float64(d-1)
