@@ -2,7 +2,7 @@ GO ?= go
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CROSS = linux/arm64 darwin/arm64 windows/amd64 js/wasm
 
-.PHONY: demo test conformance race fuzz bench bench-train lint generate check cross
+.PHONY: demo test conformance conformance-ort race fuzz bench bench-train lint generate check cross
 
 # The main job on real data: load, check, fine-tune, write back.
 demo:
@@ -24,6 +24,11 @@ race:
 # The standard's own cases; see internal/testkit for where they are looked for.
 conformance:
 	$(GO) test -count=1 -v -run 'TestConformance|TestRealModels' ./internal/cli
+
+# Every operator beside ONNX Runtime, which comes by npm; see internal/difftest.
+conformance-ort:
+	npm install --silent --ignore-scripts --prefix scripts/ort
+	$(GO) test -count=1 ./internal/difftest $(DIFFFLAGS)
 
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime 60s ./onnx

@@ -230,7 +230,7 @@ func init() {
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return where(g, g.Op("Greater", x, g.Like(x, attr(n, "alpha", 1))), dy, g.Like(dy, 0))
 			}), "alpha", 1, "", 0, func(a, _, x float64) float64 {
-			if x > a || x != x {
+			if x > a { // a NaN is not
 				return x
 			}
 			return 0

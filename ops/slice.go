@@ -35,10 +35,10 @@ func sliceSpan(start, end, step int64, axis, d int) (span1, error) {
 		}
 		return min(max(v, lo), hi)
 	}
-	s, e := at(start), at(end)
-	if step < 0 && s < 0 || d == 0 {
+	if d == 0 {
 		return span1{0, 1, 0}, nil
 	}
+	s, e := max(at(start), 0), at(end) // a start before the first element is the first one even backwards, where NumPy takes none
 	count := int64(0)
 	if step > 0 && e > s {
 		count = (e-s-1)/step + 1
