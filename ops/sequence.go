@@ -470,8 +470,8 @@ func concatFromSequence(c *Ctx) error {
 		return fmt.Errorf("the sequence is empty")
 	}
 	first, ok := s.Values[0].(*tensor.Tensor)
-	if !ok || first.DType() == tensor.String {
-		return fmt.Errorf("the sequence does not hold numeric tensors")
+	if !ok {
+		return fmt.Errorf("the sequence does not hold tensors")
 	}
 	fresh := c.Node.Int("new_axis", 0) != 0
 	rank := first.Rank()
@@ -522,8 +522,8 @@ func concatFromSequence(c *Ctx) error {
 // splitToSequence cuts a tensor along an axis into pieces of a size, of given sizes, or of one.
 func splitToSequence(c *Ctx) error {
 	x := c.In(0)
-	if x == nil || x.DType() == tensor.String {
-		return fmt.Errorf("input 0 is no numeric tensor")
+	if x == nil {
+		return fmt.Errorf("input 0 is no tensor")
 	}
 	axis, err := NormAxis(c.Node.Int("axis", 0), x.Rank())
 	if err != nil {

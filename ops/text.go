@@ -79,7 +79,8 @@ func stringConcat(c *Ctx) error {
 	return elementwise(func(x, y string) string { return x + y })(c)
 }
 
-// compileStringSplit cuts strings at a delimiter, or at stretches of white space, as Python's str.split does.
+// compileStringSplit cuts strings at a delimiter, as Python's str.split does, or at stretches of white space, which are
+// removed from both ends even if maxsplit leaves a rest.
 func compileStringSplit(n *Node) (Kernel, error) {
 	a := &attrs{n: n}
 	delimiter, most := a.str("delimiter", ""), a.int("maxsplit", -1)
@@ -95,7 +96,7 @@ func compileStringSplit(n *Node) (Kernel, error) {
 			return strings.Fields(s)
 		}
 		var parts []string
-		for s = strings.TrimLeftFunc(s, unicode.IsSpace); s != ""; s = strings.TrimLeftFunc(s, unicode.IsSpace) {
+		for s = strings.TrimSpace(s); s != ""; s = strings.TrimLeftFunc(s, unicode.IsSpace) {
 			end := strings.IndexFunc(s, unicode.IsSpace)
 			if end < 0 || int64(len(parts)) == most {
 				parts = append(parts, s)

@@ -169,7 +169,7 @@ func newCase(name string, seed uint64) (*testCase, error) {
 	if g.dtype = one(g, types...); slices.Contains(types, tensor.Float32) && g.chance(2) {
 		g.dtype = tensor.Float32
 	}
-	if generators[name](g); len(g.b.Graph().Nodes) == 0 {
+	if generators[name](g); len(g.b.Graph().Outputs) == 0 {
 		return nil, nil
 	}
 	m, err := g.b.Model()

@@ -117,6 +117,16 @@ func init() {
 	})
 	generators["Cast"] = func(g *gen) {
 		to := one(g, castTypes...)
+		if g.since >= 19 && g.chance(2) {
+			to = one(g, narrowTypes...)
+			g.widen = true
+			if to != tensor.BFloat16 {
+				g.maybe("saturate", 0, 1)
+			}
+			if g.dtype == tensor.String {
+				g.dtype = tensor.Float32
+			}
+		}
 		g.int("to", int(to))
 		x := g.tensor(g.dtype, g.shape(0, 3)...)
 		g.numerals(x, to)
@@ -132,6 +142,9 @@ func init() {
 
 var castTypes = []tensor.DType{tensor.Float32, tensor.Float64, tensor.Float16, tensor.Int8, tensor.Int16, tensor.Int32, tensor.Int64,
 	tensor.Uint8, tensor.Uint16, tensor.Uint32, tensor.Uint64, tensor.Bool, tensor.String}
+
+// narrowTypes come after opset 19's float8s.
+var narrowTypes = []tensor.DType{tensor.BFloat16, tensor.Float8E4M3FN, tensor.Float8E4M3FNUZ, tensor.Float8E5M2, tensor.Float8E5M2FNUZ}
 
 // numerals makes strings such that can be cast.
 func (g *gen) numerals(t *tensor.Tensor, to tensor.DType) {

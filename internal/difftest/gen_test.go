@@ -19,6 +19,7 @@ type gen struct {
 	since int // the version of the operator in force there
 	dtype tensor.DType
 	plain bool // no NaN, infinity or extreme in the elements
+	widen bool // outputs are cast to float, since the peer has no tensors of their type
 	feeds map[string]*tensor.Tensor
 	attrs []*onnx.Attribute
 }
@@ -200,8 +201,9 @@ func (g *gen) node(outs int, inputs ...*onnx.Value) {
 		n.AddOutput(v)
 	}
 	for _, v := range g.b.Add(n) {
-		g.output(v)
+		if g.widen {
+			v = g.b.Node("Cast", []*onnx.Value{v}, onnx.IntAttr("to", int64(tensor.Float32)))
+		}
+		g.b.OutputOf(v.Name, v, nil)
 	}
 }
-
-func (g *gen) output(v *onnx.Value) { g.b.OutputOf(v.Name, v, nil) }

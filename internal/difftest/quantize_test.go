@@ -1,0 +1,157 @@
+package difftest
+
+import (
+	"math"
+	"slices"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+// scales of a quantisation: powers of two now and then, whose quotients are ties.
+func (g *gen) scales(d tensor.DType, shape ...int) *onnx.Value {
+	t := g.tensor(d, shape...)
+	exact := g.chance(2)
+	for i := range t.Len() {
+		v := 0.02 + g.Float64()
+		if exact {
+			v = math.Ldexp(1, g.in(-4, 1))
+		}
+		tensor.SetFloat64At(t, i, v)
+	}
+	return g.feed(t)
+}
+
+// bytes is a tensor of all of an 8-bit type's numbers.
+func (g *gen) bytes(d tensor.DType, shape ...int) *tensor.Tensor {
+	t, _ := tensor.Zeros(d, shape...)
+	for i := range t.Bytes() {
+		t.Bytes()[i] = byte(g.IntN(256))
+	}
+	return t
+}
+
+// grain is the shape of the scales and zero points of a tensor of shape s: one for all, by an axis, or by blocks.
+func (g *gen) grain(s []int, axes, blocks bool) []int {
+	if !axes || g.chance(2) {
+		return one(g, []int{}, []int{1})
+	}
+	a := g.axis(len(s), true)
+	g.int("axis", a)
+	a = (a + len(s)) % len(s)
+	if blocks && g.chance(2) {
+		size := g.in(2, 3)
+		g.int("block_size", size)
+		b := slices.Clone(s)
+		b[a] = (s[a] + size - 1) / size
+		return b
+	}
+	return []int{s[a]}
+}
+
+func init() {
+	each(`QuantizeLinear com.microsoft.QuantizeLinear`, func(g *gen) {
+		s := g.full(1, 4)
+		grain := g.grain(s, g.since >= 13 || g.def.Domain != "", g.since >= 21)
+		g.dtype = one(g, tensor.Float32, tensor.Float32, tensor.Float16)
+		if g.since < 19 {
+			g.dtype = tensor.Float32
+		}
+		x := g.tensor(g.dtype, s...)
+		for i := range x.Len() {
+			tensor.SetFloat64At(x, i, tensor.Float64At(x, i)*one(g, 1, 8, 0.5))
+		}
+		zeros := []tensor.DType{tensor.Uint8, tensor.Int8}
+		if g.since >= 19 {
+			zeros = append(zeros, tensor.Float8E4M3FN, tensor.Float8E5M2)
+		}
+		if g.since >= 21 {
+			zeros = append(zeros, tensor.Uint16, tensor.Int16)
+		}
+		inputs := []*onnx.Value{g.feed(x), g.scales(g.dtype, grain...), nil}
+		if g.since >= 21 && g.chance(4) {
+			g.int("output_dtype", int(one(g, tensor.Uint8, tensor.Int8, tensor.Uint16)))
+		} else if !g.chance(4) {
+			z := g.tensor(one(g, zeros...), grain...)
+			if z.DType().IsFloat() {
+				g.widen = true
+				z, _ = tensor.Zeros(z.DType(), grain...)
+				g.maybe("saturate", 0, 1)
+			} else if z.DType().Size() == 1 {
+				z = g.bytes(z.DType(), grain...)
+			}
+			inputs[2] = g.feed(z)
+		}
+		g.node(1, inputs...)
+	})
+	each(`DequantizeLinear com.microsoft.DequantizeLinear`, func(g *gen) {
+		s := g.full(1, 4)
+		grain := g.grain(s, g.since >= 13 || g.def.Domain != "", g.since >= 21)
+		d := one(g, tensor.Uint8, tensor.Int8, tensor.Int32)
+		if g.since >= 21 && g.chance(3) {
+			d = one(g, tensor.Uint16, tensor.Int16)
+		}
+		scale := tensor.Float32
+		if g.since >= 19 && g.chance(3) {
+			scale = tensor.Float16
+		}
+		g.dtype = d
+		inputs := []*onnx.Value{g.rand(s...), g.scales(scale, grain...), nil}
+		if d == tensor.Int32 {
+			z, _ := tensor.Zeros(d, grain...)
+			if g.chance(2) {
+				inputs[2] = g.feed(z)
+			}
+		} else if g.chance(2) {
+			inputs[2] = g.rand(grain...)
+		}
+		g.node(1, inputs...)
+	})
+	generators["DynamicQuantizeLinear"] = func(g *gen) {
+		g.plain = true
+		g.node(3, g.rand(g.full(1, 3)...))
+	}
+	generators["QLinearMatMul"] = func(g *gen) {
+		a, b := g.factors()
+		for len(a) < 2 || len(b) < 2 || a[len(a)-1] == 0 {
+			a, b = g.factors()
+		}
+		ad := one(g, tensor.Uint8, tensor.Int8)
+		bd, yd := ad, ad
+		if ad == tensor.Uint8 {
+			bd = one(g, tensor.Uint8, tensor.Int8)
+		}
+		grain := []int{}
+		if len(b) == 2 && g.chance(2) {
+			grain = []int{b[1]}
+		}
+		g.node(1, g.feed(g.bytes(ad, a...)), g.scales(tensor.Float32), g.feed(g.bytes(ad)), g.feed(g.bytes(bd, b...)), g.scales(tensor.Float32, grain...),
+			g.feed(g.bytes(bd, grain...)), g.feed(tensor.Scalar(float32(200*g.Float64()))), g.feed(g.bytes(yd)))
+	}
+	generators["QLinearConv"] = func(g *gen) {
+		x, w, _ := g.conv(false)
+		xd := one(g, tensor.Uint8, tensor.Int8)
+		wd := xd
+		if xd == tensor.Uint8 {
+			wd = one(g, tensor.Uint8, tensor.Int8)
+		}
+		grain := []int{}
+		if g.chance(2) {
+			grain = []int{w[0]}
+		}
+		zero, _ := tensor.Zeros(wd, grain...)
+		if len(grain) == 0 {
+			zero = g.bytes(wd)
+		}
+		inputs := []*onnx.Value{g.feed(g.bytes(xd, x...)), g.scales(tensor.Float32), g.feed(g.bytes(xd)), g.feed(g.bytes(wd, w...)), g.scales(tensor.Float32, grain...),
+			g.feed(zero), g.feed(tensor.Scalar(float32(1 + 100*g.Float64()))), g.feed(g.bytes(xd))}
+		if g.chance(2) {
+			bias := g.tensor(tensor.Int32, w[0])
+			for i := range w[0] {
+				tensor.Data[int32](bias)[i] = int32(g.in(-3000, 3000))
+			}
+			inputs = append(inputs, g.feed(bias))
+		}
+		g.node(1, inputs...)
+	}
+}
