@@ -130,7 +130,7 @@ func Conv[T Float](p *Pool, cv Conv2D, y, x []T, w *PackedConv[T], ep *EpilogueO
 
 // convImage computes image n of Y.
 func convImage[T Float](p *Pool, cv Conv2D, n int, y, x []T, w *PackedConv[T], ep *EpilogueOf[T]) {
-	if w.constant && is32[T]() && cv.winograd() {
+	if w.constant && is32[T]() && active == levelGo && cv.winograd() { // elsewhere images in blocks have their own
 		w.tiled.once.Do(func() { w.tiled.transform(cv.M, cv.C, f32(w.plain)) })
 		ep32, _ := any(ep).(*Epilogue)
 		convWinograd(p, cv, f32(y), f32(x), &w.tiled, ep32, n)

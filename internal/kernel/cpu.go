@@ -31,6 +31,7 @@ func use(l level) {
 	vector = vectorLevels[l]
 	gemmActive = gemmLevels[l]
 	igemmActive = igemmLevels[l]
+	blockActive = &blockLevels[l]
 }
 
 // vectorKernels holds the assembly of one level for operations on vectors; nil
@@ -56,9 +57,7 @@ type vectorKernels struct {
 	minReduce func(x []float32) float32
 	expSum    func(dst, x []float32, shift float32) float32
 
-	deinterleave   func(even, odd, src *float32, n int) // n a multiple of 8
-	winogradInput  func(dst, src, scratch *float32, row, phase, stride int)
-	winogradOutput func(dst, src, scratch *float32, stride, ld int)
+	deinterleave func(even, odd, src *float32, n int) // n a multiple of 8
 
 	dot4   func(dst, x, y *float32, ldy, n int) // ldy in bytes
 	gather func(dst, src *float32, rows *int32, n int, chunks *chunk, nchunks, stride int)

@@ -9,3 +9,5 @@ var vectorLevels [numLevels]vectorKernels
 var gemmLevels = [numLevels]gemmKernels{gemmGo, gemmGo, gemmGo}
 
 var igemmLevels = [numLevels]*igemmKernel{igemmGo, igemmGo, igemmGo}
+
+var blockLevels = [numLevels]blockKernels{blockGo, blockGo, blockGo}

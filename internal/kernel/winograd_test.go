@@ -29,10 +29,24 @@ func TestConvWinograd(t *testing.T) {
 					s[i] = float32(r.NormFloat64())
 				}
 			}
-			var ww winogradWeights
-			ww.transform(cv.M, cv.C, w)
+			if l == levelGo {
+				var ww winogradWeights
+				ww.transform(cv.M, cv.C, w)
+				for n := range cv.N {
+					convWinograd(NewPool(2), cv, y, x, &ww, &Epilogue{RowBias: bias, Residual: resid, Act: ActRelu}, n)
+				}
+			}
+			b, blocked := blockLanes(), make([]float32, cv.N*ceilDiv(cv.M, blockLanes())*blockLanes()*oh*ow)
+			in, residBlocks := toBlocks(x, cv.N, cv.C, cv.H*cv.W, b), toBlocks(resid, cv.N, cv.M, oh*ow, b)
 			for n := range cv.N {
-				convWinograd(NewPool(2), cv, y, x, &ww, &Epilogue{RowBias: bias, Residual: resid, Act: ActRelu}, n)
+				size := len(blocked) / cv.N
+				blockWinograd(NewPool(2), cv, blocked[n*size:][:size], in[n*len(in)/cv.N:], PackBlocks(cv, w, bias),
+					&Epilogue{Residual: residBlocks[n*size:][:size], Act: ActRelu})
+			}
+			if l != levelGo {
+				FromBlocks(nil, y, blocked, cv.N, cv.M, oh*ow)
+			} else if bad := compareBlocks(blocked, y, cv.N, cv.M, oh*ow, b, 1e-4); bad != "" {
+				t.Errorf("%+v: blocks and planes differ: %s", cv, bad)
 			}
 			wrong, sizes := make([]float64, len(y)), map[[4]int]float64{}
 			tile := func(i int) [4]int {

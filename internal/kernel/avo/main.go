@@ -26,7 +26,7 @@ var units = []struct {
 	{"pack", pack},
 	{"vector", vector},
 	{"conv", conv},
-	{"winograd", winograd},
+	{"blocked", blocked},
 	{"igemm", igemm},
 }
 
@@ -86,7 +86,7 @@ type unit struct {
 
 // opaque stands in for types of package kernel, which avo cannot parse. Only
 // their size as an argument matters.
-var opaque = strings.NewReplacer("*tile[float32]", "*byte", "*tile[float64]", "*byte", "*itile", "*byte", "*chunk", "*byte")
+var opaque = strings.NewReplacer("*tile[float32]", "*byte", "*tile[float64]", "*byte", "*itile", "*byte", "*chunk", "*byte", "*blockTile", "*byte")
 
 // fn begins a function. Its signature is without "func".
 func (u *unit) fn(name, signature, doc string) {

@@ -47,7 +47,7 @@ func vector(u *unit) {
 			v.convert(f.name+s.name, f.dst, f.src, f.body)
 			fmt.Fprintf(table, "\t%s: %s,\n", f.name, f.name+s.name)
 		}
-		fmt.Fprintf(table, "\tgather: gather%s,\n\ttaps: taps%s,\n\tdeinterleave: deinterleaveAVX2,\n\twinogradInput: winogradInput%s,\n\twinogradOutput: winogradOutput%s,\n", s.name, s.name, s.name, s.name)
+		fmt.Fprintf(table, "\tgather: gather%s,\n\ttaps: taps%s,\n\tdeinterleave: deinterleaveAVX2,\n", s.name, s.name)
 		u.decls.WriteString(table.String() + "}\n")
 	}
 }

@@ -1,0 +1,198 @@
+package kernel
+
+import (
+	"math"
+	"unsafe"
+)
+
+// A blockTile is the work of one call of a tile function on images in blocks (see [Block]): a few neighbouring outputs of one to four
+// blocks. For each offset, the inputs of the outputs lie pixel bytes apart from src + offset on.
+//
+// The assembly knows the offsets of the fields; a test holds the two together.
+type blockTile struct {
+	src, dst     *float32
+	weights      *float32 // by tap, channel and lane
+	offsets      *int     // of the taps in src, in bytes
+	bias         *float32 // of the blocks, one after the other; nil: add to what is at dst
+	residual     *float32 // in the order of dst, or nil
+	n            int      // offsets
+	chans        int      // channels at each of them
+	pixel        int      // in bytes, as all that follow
+	stride       int      // from one block to the next, in dst
+	weightStride int      // and in weights
+	clamp        int      // whether lo and hi apply
+	lo, hi       float32
+	srcStride    int // of elements of a Winograd transform
+	scratch      *float32
+	ahead        *float32 // weights that are wanted soon
+}
+
+// numBlockWidths is the numbers of blocks that tiles come in: 1, 2 and 4.
+const numBlockWidths = 3
+
+// blockKernels is the tile functions by number of outputs.
+type blockKernels struct {
+	product            [numBlockWidths][]func(t *blockTile)
+	depthwise, maximum []func(t *blockTile)
+	sum                func(dst, src *float32, n int)
+	winogradInput      func(dst, src, scratch *float32, row, stride int)
+	winogradOutput     func(t *blockTile)
+}
+
+var blockActive *blockKernels
+
+// blockGo is the kernels in Go, on blocks of goBlock.
+var blockGo = newBlockGo()
+
+const goBlock = 8
+
+func newBlockGo() blockKernels {
+	var k blockKernels
+	for i := range k.product {
+		k.product[i] = []func(*blockTile){nil}
+		for p := 1; p <= 4>>i; p++ {
+			k.product[i] = append(k.product[i], func(t *blockTile) { blockProductGo(t, p, 1<<i) })
+		}
+	}
+	k.depthwise, k.maximum = []func(*blockTile){nil}, []func(*blockTile){nil}
+	for p := 1; p <= 4; p++ {
+		k.depthwise = append(k.depthwise, func(t *blockTile) { blockDepthwiseGo(t, p) })
+		k.maximum = append(k.maximum, func(t *blockTile) { blockMaximumGo(t, p) })
+	}
+	k.sum, k.winogradInput, k.winogradOutput = blockSumGo, blockWinogradInputGo, blockWinogradOutputGo
+	return k
+}
+
+// lane is the block of a register at p and off bytes after it.
+func lane(p *float32, off int) *[goBlock]float32 {
+	return (*[goBlock]float32)(addr(p, off))
+}
+
+func blockProductGo(t *blockTile, pixels, blocks int) {
+	for k := range blocks {
+		for i := range pixels {
+			var sum [goBlock]float32
+			if at := k*t.stride + i*4*goBlock; t.bias != nil {
+				sum = *lane(t.bias, k*4*goBlock)
+			} else {
+				sum = *lane(t.dst, at)
+			}
+			w := 0
+			for q := range t.n {
+				src := addr(t.src, *(*int)(addr(t.offsets, 8*q))+i*t.pixel)
+				for c := range t.chans {
+					x := *(*float32)(addr((*float32)(src), 4*c))
+					for l, v := range lane(t.weights, k*t.weightStride+w) {
+						sum[l] += x * v
+					}
+					w += 4 * goBlock
+				}
+			}
+			t.finish(&sum, k*t.stride+i*4*goBlock)
+		}
+	}
+}
+
+// finish writes sum at off bytes past dst.
+func (t *blockTile) finish(sum *[goBlock]float32, off int) {
+	if t.residual != nil {
+		for l, v := range lane(t.residual, off) {
+			sum[l] += v
+		}
+	}
+	if t.clamp != 0 {
+		for l, v := range sum {
+			if v < t.lo {
+				v = t.lo
+			}
+			if v > t.hi {
+				v = t.hi
+			}
+			sum[l] = v
+		}
+	}
+	*lane(t.dst, off) = *sum
+}
+
+func blockDepthwiseGo(t *blockTile, pixels int) {
+	for i := range pixels {
+		sum := *lane(t.bias, 0)
+		for q := range t.n {
+			w := lane(t.weights, q*4*goBlock)
+			for l, v := range lane(t.src, *(*int)(addr(t.offsets, 8*q))+i*t.pixel) {
+				sum[l] += v * w[l]
+			}
+		}
+		t.finish(&sum, i*4*goBlock)
+	}
+}
+
+func blockMaximumGo(t *blockTile, pixels int) {
+	for i := range pixels {
+		var top [goBlock]float32
+		for l := range top {
+			top[l] = float32(math.Inf(-1))
+		}
+		for q := range t.n {
+			for l, v := range lane(t.src, *(*int)(addr(t.offsets, 8*q))+i*t.pixel) {
+				top[l] = max(top[l], v)
+			}
+		}
+		t.finish(&top, i*4*goBlock)
+	}
+}
+
+func blockSumGo(dst, src *float32, n int) {
+	var sum [goBlock]float32
+	for i := range n {
+		for l, v := range lane(src, i*4*goBlock) {
+			sum[l] += v
+		}
+	}
+	*lane(dst, 0) = sum
+}
+
+func blockWinogradInputGo(dst, src, _ *float32, row, stride int) {
+	for l := range goBlock {
+		var rows [6][6]float32
+		for i := range rows {
+			var d [6]float32
+			for j := range d {
+				d[j] = lane(src, i*row+j*4*goBlock)[l]
+			}
+			rows[i] = winogradInputRow(d)
+		}
+		for j := range 6 {
+			for i, v := range winogradInputRow([6]float32{rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j]}) {
+				lane(dst, (6*i+j)*stride)[l] = v
+			}
+		}
+	}
+}
+
+func blockWinogradOutputGo(t *blockTile) {
+	var pixels [4][4][goBlock]float32
+	for l := range goBlock {
+		var rows [6][4]float32
+		for i := range rows {
+			var m [6]float32
+			for j := range m {
+				m[j] = lane(t.src, (6*i+j)*t.srcStride)[l]
+			}
+			rows[i] = winogradOutputRow(m)
+		}
+		for j := range 4 {
+			for i, v := range winogradOutputRow([6]float32{rows[0][j], rows[1][j], rows[2][j], rows[3][j], rows[4][j], rows[5][j]}) {
+				pixels[i][j][l] = v + lane(t.bias, 0)[l]
+			}
+		}
+	}
+	for i := range pixels {
+		for j := range pixels[i] {
+			t.finish(&pixels[i][j], i*t.pixel+j*4*goBlock)
+		}
+	}
+}
+
+// addr is the address off bytes after p.
+func addr[T any](p *T, off int) unsafe.Pointer { return unsafe.Add(unsafe.Pointer(p), off) }

@@ -1,0 +1,429 @@
+package kernel
+
+import (
+	"math"
+	"sync"
+)
+
+// Images whose channels lie in blocks: N×C×H×W is stored as N×⌈C/B⌉×H×W×B, B being the float32s of a register. What convolutions and
+// poolings read and write are then whole registers, with nothing to gather. The lanes past C hold any
+// finite numbers: the weights that meet them are zero.
+
+// Block is B, and 0 where there is no assembly and images had better stay as they are.
+func Block() int {
+	if active == levelGo {
+		return 0
+	}
+	return blockLanes()
+}
+
+func blockLanes() int {
+	if active == levelGo {
+		return goBlock
+	}
+	return active.lanes()
+}
+
+// Blockable reports whether [BlockedConv] computes cv: convolutions of one group, and groups that are whole blocks or single channels.
+func Blockable(cv Conv2D) bool {
+	cv = cv.norm()
+	b := blockLanes()
+	return cv.Group == 1 || cv.depthwiseBlocks() || cv.C/cv.Group%b == 0 && cv.M/cv.Group%b == 0
+}
+
+func (cv Conv2D) depthwiseBlocks() bool { return cv.Group > 1 && cv.C == cv.Group && cv.M == cv.Group }
+
+// BlockWeights is the weights of a convolution laid out for [BlockedConv], for any N, H, W and padding of it. They may be used by many
+// goroutines at once, and what they are made of must stay as it is.
+type BlockWeights struct {
+	lanes    int
+	bias     []float32 // of whole blocks
+	zero     []float32 // as many zeros
+	taps     []float32 // of a depthwise convolution, by block
+	planar   func() []float32
+	blocked  func() []float32
+	winograd func() [][]float32
+}
+
+// PackBlocks lays out w, M×(C/Group)×KH×KW, and bias, M or nil.
+func PackBlocks(cv Conv2D, w, bias []float32) *BlockWeights {
+	cv = cv.norm()
+	b := blockLanes()
+	bw := &BlockWeights{lanes: b, bias: make([]float32, ceilDiv(cv.M, b)*b), zero: make([]float32, ceilDiv(cv.M, b)*b)}
+	copy(bw.bias, bias)
+	ntaps := cv.KH * cv.KW
+	if cv.depthwiseBlocks() {
+		bw.taps = make([]float32, len(bw.bias)*ntaps)
+		for i, v := range w[:cv.M*ntaps] {
+			m, k := i/ntaps, i%ntaps
+			bw.taps[(m/b*ntaps+k)*b+m%b] = v
+		}
+		return bw
+	}
+	// Blocks of outputs, of inputs of a group, taps, inputs in a block, outputs in a block.
+	pack := func(chans, taps int, at func(m, c, k int) float32) []float32 {
+		units, per := ceilDiv(cv.C/cv.Group, chans), cv.C/cv.Group
+		out := make([]float32, len(bw.bias)*units*taps*chans)
+		i := 0
+		for m0 := 0; m0 < cv.M; m0 += b {
+			for c0 := 0; c0 < per; c0 += chans {
+				for k := range taps {
+					for c := c0; c < c0+chans; c++ {
+						if c < per {
+							for m := m0; m < min(m0+b, cv.M); m++ {
+								out[i+m-m0] = at(m, c, k)
+							}
+						}
+						i += b
+					}
+				}
+			}
+		}
+		return out
+	}
+	plain := func(m, c, k int) float32 { return w[(m*(cv.C/cv.Group)+c)*ntaps+k] }
+	bw.planar = sync.OnceValue(func() []float32 { return pack(1, ntaps, plain) })
+	bw.blocked = sync.OnceValue(func() []float32 { return pack(b, ntaps, plain) })
+	bw.winograd = sync.OnceValue(func() [][]float32 {
+		u := make([][]float32, 36)
+		for e := range u {
+			g := filterOf(e)
+			u[e] = pack(b, 1, func(m, c, _ int) float32 {
+				sum := 0.0
+				for k, x := range w[(m*cv.C+c)*9:][:9] {
+					sum += g[k] * float64(x)
+				}
+				return float32(sum)
+			})
+		}
+		return u
+	})
+	return bw
+}
+
+// blockSpace is memory for a worker or a convolution.
+type blockSpace struct {
+	frame, v, m   []float32
+	offsets       []int
+	scratch, edge [36 * 16]float32
+	tile          blockTile
+}
+
+var blockSpaces = sync.Pool{New: func() any { return new(blockSpace) }}
+
+// extent is the rows and columns that windows cover.
+func (cv Conv2D) extent() (h, w int) {
+	oh, ow := cv.OutSize()
+	return (oh-1)*cv.StrideH + (cv.KH-1)*cv.DilH + 1, (ow-1)*cv.StrideW + (cv.KW-1)*cv.DilW + 1
+}
+
+// framed reports whether windows reach outside the image.
+func (cv Conv2D) framed() bool {
+	h, w := cv.extent()
+	return cv.PadTop|cv.PadLeft != 0 || h > cv.H || w > cv.W
+}
+
+// fillBlockFrame copies an H×W image of pixels of that many float32s into dst, height×width, and pad around it.
+func fillBlockFrame(cv Conv2D, dst []float32, height, width int, src []float32, pixel int, pad float32) {
+	left := min(cv.PadLeft, width) * pixel
+	n := min(cv.W, max(0, width-cv.PadLeft)) * pixel
+	row := width * pixel
+	fill := func(s []float32) {
+		for i := range s {
+			s[i] = pad
+		}
+	}
+	for r := range height {
+		to, h := dst[r*row:][:row], r-cv.PadTop
+		if h < 0 || h >= cv.H {
+			fill(to)
+			continue
+		}
+		fill(to[:left])
+		copy(to[left:left+n], src[h*cv.W*pixel:])
+		fill(to[left+n:])
+	}
+}
+
+// BlockedConv computes a convolution from x, which is in blocks or, if planar, is not, to y in blocks, and applies ep, of which it takes the
+// residual, in blocks, and the activation.
+func BlockedConv(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeights, ep *Epilogue) {
+	cv = cv.norm()
+	b := w.lanes
+	oh, ow := cv.OutSize()
+	chans := ceilDiv(cv.C, b) * b
+	if planar {
+		chans = cv.C
+	}
+	in, out := chans*cv.H*cv.W, len(w.bias)*oh*ow
+	if len(x) < cv.N*in || len(y) < cv.N*out || ep != nil && ep.Residual != nil && len(ep.Residual) < cv.N*out {
+		panic("kernel: BlockedConv: operand too short")
+	}
+	if out == 0 {
+		return
+	}
+	if ep == nil {
+		ep = &Epilogue{}
+	}
+	for n := range cv.N {
+		part := *ep
+		if ep.Residual != nil {
+			part.Residual = ep.Residual[n*out:][:out]
+		}
+		yn, xn := y[n*out:][:out], x[n*in:][:in]
+		switch {
+		case w.taps != nil:
+			blockPlanes(p, cv, b, yn, xn, 0, blockActive.depthwise, func(t *blockTile, block int) {
+				t.weights, t.bias = &w.taps[block*cv.KH*cv.KW*b], &w.bias[block*b]
+			}, &part)
+		case !planar && cv.blockWinograd():
+			blockWinograd(p, cv, yn, xn, w, &part)
+		default:
+			blockProduct(p, cv, yn, xn, planar, w, &part)
+		}
+	}
+}
+
+// BlockedMaxPool computes maxima over windows, of which cv gives the geometry (C = M, Group 1), in blocks; padding is less than any number.
+func BlockedMaxPool(p *Pool, cv Conv2D, y, x []float32) {
+	blockPooled(p, cv.norm(), y, x, float32(math.Inf(-1)), blockActive.maximum, func(*blockTile, int) {})
+}
+
+// blockPooled runs tiles over each image.
+func blockPooled(p *Pool, cv Conv2D, y, x []float32, pad float32, tiles []func(*blockTile), operands func(t *blockTile, block int)) {
+	b := blockLanes()
+	oh, ow := cv.OutSize()
+	blocks := ceilDiv(cv.C, b)
+	in, out := blocks*b*cv.H*cv.W, blocks*b*oh*ow
+	if out == 0 {
+		return
+	}
+	for n := range cv.N {
+		blockPlanes(p, cv, b, y[n*out:][:out], x[n*in:][:in], pad, tiles, operands, &Epilogue{})
+	}
+}
+
+// BlockedMean sets y to the means of pixels neighbours of x, both in blocks.
+func BlockedMean(p *Pool, y, x []float32, pixels int) {
+	b := blockLanes()
+	p.For(len(y)/b, max(1, 4096/max(1, pixels)), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			blockActive.sum(&y[i*b], &x[i*b*pixels], pixels)
+		}
+	})
+	Affine(y, y, 1/float32(pixels), 0)
+}
+
+// ending prepares t for the last addition to the outputs from off on.
+func (t *blockTile) ending(ep *Epilogue, off int) {
+	if ep.Residual != nil {
+		t.residual = &ep.Residual[off]
+	}
+	if lo, hi, ok := ep.clampOf(); ok {
+		t.clamp, t.lo, t.hi = 1, lo, hi
+	}
+}
+
+// clamped reports whether [blockTile.ending] sees to the activation.
+func (ep *EpilogueOf[T]) clamped() bool {
+	_, _, ok := ep.clampOf()
+	return ok || ep.Act == ActNone
+}
+
+// blockPlanes runs tiles over each block by itself.
+func blockPlanes(p *Pool, cv Conv2D, b int, y, x []float32, pad float32, tiles []func(*blockTile), operands func(t *blockTile, block int), ep *Epilogue) {
+	oh, ow := cv.OutSize()
+	height, width := cv.H, cv.W
+	framed := cv.framed()
+	if framed {
+		height, width = cv.extent()
+	}
+	blocks := len(y) / (oh * ow * b)
+	across := ceilDiv(ow, len(tiles)-1)
+	clamped := ep.clamped()
+	p.For(blocks, max(1, serialWork/16/max(1, oh*ow*cv.KH*cv.KW)), func(lo, hi int) {
+		ws := blockSpaces.Get().(*blockSpace)
+		defer blockSpaces.Put(ws)
+		ws.offsets = ws.offsets[:0]
+		for kh := range cv.KH {
+			for kw := range cv.KW {
+				ws.offsets = append(ws.offsets, 4*b*(kh*cv.DilH*width+kw*cv.DilW))
+			}
+		}
+		t := &ws.tile
+		for q := lo; q < hi; q++ {
+			src := x[q*cv.H*cv.W*b:][:cv.H*cv.W*b]
+			if framed {
+				ws.frame = grow(ws.frame, height*width*b)
+				fillBlockFrame(cv, ws.frame, height, width, src, b, pad)
+				src = ws.frame
+			}
+			*t = blockTile{offsets: &ws.offsets[0], n: len(ws.offsets), pixel: 4 * b * cv.StrideW}
+			operands(t, q)
+			for h := range oh {
+				for i := range across {
+					at, n := share(ow, i, across)
+					off := ((q*oh+h)*ow + at) * b
+					t.src, t.dst = &src[(h*cv.StrideH*width+at*cv.StrideW)*b], &y[off]
+					t.ending(ep, off)
+					tiles[n](t)
+				}
+			}
+			if !clamped {
+				ep.activate(y[q*oh*ow*b:][:oh*ow*b])
+			}
+		}
+	})
+}
+
+// share is where part i of n nearly equal parts of a row begins, and its length.
+func share(row, i, n int) (at, length int) {
+	at = i * row / n
+	return at, (i+1)*row/n - at
+}
+
+// How much of the weights and of the image a worker goes over before it comes to the next part: a share of the first and of
+// the second cache.
+const (
+	blockWeightBytes = 48 << 10
+	blockImageBytes  = 384 << 10
+)
+
+// blockProduct computes one image.
+func blockProduct(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeights, ep *Epilogue) {
+	b := w.lanes
+	oh, ow := cv.OutSize()
+	pixel, chans, weights := b, b, []float32(nil)
+	if planar {
+		pixel, chans, weights = 1, 1, w.planar()
+	} else {
+		weights = w.blocked()
+	}
+	per := cv.C / cv.Group
+	units := ceilDiv(per, chans) // of a group: its blocks, or its channels
+	height, width, src := cv.H, cv.W, x
+	var space *blockSpace
+	if cv.framed() {
+		space = blockSpaces.Get().(*blockSpace)
+		defer blockSpaces.Put(space)
+		height, width = cv.extent()
+		space.frame = grow(space.frame, units*cv.Group*height*width*pixel)
+		src = space.frame
+		p.For(units*cv.Group, max(1, serialWork/8/(height*width*pixel)), func(lo, hi int) {
+			for u := lo; u < hi; u++ {
+				fillBlockFrame(cv, src[u*height*width*pixel:], height, width, x[u*cv.H*cv.W*pixel:], pixel, 0)
+			}
+		})
+	}
+	step := 4 * pixel * cv.StrideW
+	oyStep := cv.StrideH * width * pixel
+	if cv.pointwise() {
+		ow, oh = oh*ow, 1 // one long row
+	}
+	bp := blockProducts{b: b, y: y, x: src, weights: weights, bias: w.bias, ep: ep, oh: oh, ow: ow, pixel: step, row: oyStep,
+		units: units, plane: height * width * pixel, taps: cv.KH * cv.KW, chans: chans, groups: cv.Group, outs: len(w.bias) / b / cv.Group}
+	bp.offset = func(k int) int { return 4 * pixel * (k/cv.KW*cv.DilH*width + k%cv.KW*cv.DilW) }
+	bp.run(p)
+}
+
+// blockProducts is a convolution as tiles of products: outputs are oh rows of ow pixels; their inputs are pixel bytes apart, and the
+// rows of those row float32s.
+type blockProducts struct {
+	b                   int
+	y, x, weights, bias []float32
+	ep                  *Epilogue
+	oh, ow, pixel, row  int
+	units, plane        int // blocks or channels of inputs in a group, and float32s from one to the next
+	taps, chans         int
+	offset              func(tap int) int
+	groups, outs        int // outs is the blocks of outputs in a group
+}
+
+// width is the index and number of blocks in the tiles of bp: four where rows are so short that fewer would leave registers unused.
+func (bp *blockProducts) width() (index, blocks int) {
+	switch {
+	case bp.outs >= 4 && bp.ow < len(blockActive.product[2]):
+		return 2, 4
+	case bp.outs >= 2:
+		return 1, 2
+	}
+	return 0, 1
+}
+
+func (bp *blockProducts) run(p *Pool) {
+	b := bp.b
+	index, width := bp.width()
+	most := len(blockActive.product[index]) - 1
+	across := ceilDiv(bp.ow, most)
+	tiles := bp.oh * across
+	unit := bp.taps * bp.chans * b // weights of a block of outputs and a unit
+	step := min(bp.units, max(1, blockWeightBytes/4/(unit*width)))
+	perTile := 4 * bp.units * max(1, len(bp.x)/max(1, bp.groups*bp.units*tiles))
+	chunk := min(tiles, max(4, blockImageBytes/perTile))
+	wide := ceilDiv(bp.outs, width)
+	if items := ceilDiv(tiles, chunk) * wide * bp.groups; p.Threads() > 1 && items < 4*p.Threads() {
+		chunk = max(1, ceilDiv(tiles, ceilDiv(4*p.Threads(), wide*bp.groups)))
+	}
+	chunks := ceilDiv(tiles, chunk)
+	clamped := bp.ep.clamped()
+	pix := bp.oh * bp.ow * b // float32s of a block of outputs
+	work := max(1, chunk*most*unit*width*bp.units/b)
+	p.For(chunks*bp.groups*wide, max(1, serialWork/work), func(lo, hi int) {
+		ws := blockSpaces.Get().(*blockSpace)
+		defer blockSpaces.Put(ws)
+		ws.offsets = ws.offsets[:0]
+		for u := range step {
+			for k := range bp.taps {
+				ws.offsets = append(ws.offsets, 4*u*bp.plane+bp.offset(k))
+			}
+		}
+		t := &ws.tile
+		for item := lo; item < hi; item++ {
+			g := item / wide % bp.groups
+			m := item % wide * width
+			first := item / wide / bp.groups * chunk
+			last := min(first+chunk, tiles)
+			for n := min(width, bp.outs-m); n > 0; { // what is left at the end may take narrower tiles
+				i := index
+				for 1<<i > n {
+					i--
+				}
+				out := g*bp.outs + m
+				for u := 0; u < bp.units; u += step {
+					us := min(step, bp.units-u)
+					*t = blockTile{offsets: &ws.offsets[0], n: us * bp.taps, chans: bp.chans, pixel: bp.pixel, stride: 4 * pix,
+						weightStride: 4 * unit * bp.units, weights: &bp.weights[(out*bp.units+u)*unit]}
+					if u == 0 {
+						t.bias = &bp.bias[out*b]
+					}
+					src := bp.x[(g*bp.units+u)*bp.plane:]
+					// The weights after these come while the first two tiles are made.
+					size := us * unit
+					next := (out*bp.units + u + us) * unit
+					if u+us == bp.units {
+						next = (out + 1<<i) * bp.units * unit
+					}
+					next = min(next, len(bp.weights)-size)
+					for q := first; q < last; q++ {
+						h := q / across
+						at, width := share(bp.ow, q%across, across)
+						off := out*pix + (h*bp.ow+at)*b
+						t.src, t.dst = &src[h*bp.row+at*bp.pixel/4], &bp.y[off]
+						t.ahead = &bp.weights[min(next+(q-first)*size/2, next+size-1)]
+						ending := u+us == bp.units
+						if ending {
+							t.ending(bp.ep, off)
+						}
+						blockActive.product[i][width](t)
+						if ending && !clamped {
+							for k := range 1 << i {
+								bp.ep.activate(bp.y[off+k*pix:][:width*b])
+							}
+						}
+					}
+				}
+				m, n = m+1<<i, n-1<<i
+			}
+		}
+	})
+}

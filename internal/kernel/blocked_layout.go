@@ -1,0 +1,104 @@
+package kernel
+
+import "unsafe"
+
+// ToBlocks sets y to x, N×C×pix, in blocks. Lanes past C are 0.
+func ToBlocks(p *Pool, y, x []float32, n, c, pix int) {
+	b := blockLanes()
+	blocks := ceilDiv(c, b)
+	p.For(n*blocks, max(1, serialWork/8/max(1, pix*b)), func(lo, hi int) {
+		for q := lo; q < hi; q++ {
+			first := q % blocks * b
+			chans := min(b, c-first)
+			to, from := y[q*pix*b:][:pix*b], x[(q/blocks*c+first)*pix:][:chans*pix]
+			if chans < b {
+				clear(to)
+			}
+			turn(to, b, from, pix, chans, pix)
+		}
+	})
+}
+
+// FromBlocks sets y, N×C×pix, to x, which is in blocks.
+func FromBlocks(p *Pool, y, x []float32, n, c, pix int) {
+	b := blockLanes()
+	blocks := ceilDiv(c, b)
+	p.For(n*blocks, max(1, serialWork/8/max(1, pix*b)), func(lo, hi int) {
+		for q := lo; q < hi; q++ {
+			first := q % blocks * b
+			chans := min(b, c-first)
+			turn(y[(q/blocks*c+first)*pix:][:chans*pix], pix, x[q*pix*b:][:pix*b], b, pix, chans)
+		}
+	})
+}
+
+// turn sets dst[j·stride+i] = src[i·ld+j] for i < m, j < n.
+func turn(dst []float32, stride int, src []float32, ld, m, n int) {
+	whole := m &^ 3
+	if !Transpose(bits32(dst), stride, bits32(src), ld, whole, n) {
+		whole = 0
+	}
+	for i := whole; i < m; i++ {
+		for j, v := range src[i*ld:][:n] {
+			dst[j*stride+i] = v
+		}
+	}
+}
+
+func bits32(x []float32) []uint32 {
+	return unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
+}
+
+// BlockedScale sets y to x·scale + bias and applies ep's activation, in blocks: there are that many of them, each of pixels, and scale and bias
+// hold a register for each, or for as many as they go before they begin again; nil stands for ones and zeros.
+func BlockedScale(p *Pool, y, x, scale, bias []float32, blocks, pixels int, ep *Epilogue) {
+	b := blockLanes()
+	if blocks*pixels == 0 {
+		return
+	}
+	if ep == nil {
+		ep = &Epilogue{}
+	}
+	unit := make([]float32, 2*b)
+	for i := range b {
+		unit[i] = 1
+	}
+	pick := func(s []float32, def []float32, q int) *float32 {
+		if s == nil {
+			return &def[0]
+		}
+		return &s[q*b%len(s)]
+	}
+	tiles := blockActive.depthwise
+	across := ceilDiv(pixels, len(tiles)-1)
+	clamped := ep.clamped()
+	p.For(blocks, max(1, serialWork/8/(pixels*b)), func(lo, hi int) {
+		ws := blockSpaces.Get().(*blockSpace)
+		defer blockSpaces.Put(ws)
+		ws.offsets = append(ws.offsets[:0], 0)
+		t := &ws.tile
+		for q := lo; q < hi; q++ {
+			*t = blockTile{offsets: &ws.offsets[0], n: 1, pixel: 4 * b, weights: pick(scale, unit, q), bias: pick(bias, unit[b:], q)}
+			t.ending(ep, 0)
+			for i := range across {
+				at, n := share(pixels, i, across)
+				t.src, t.dst = &x[(q*pixels+at)*b], &y[(q*pixels+at)*b]
+				tiles[n](t)
+			}
+			if !clamped {
+				ep.activate(y[q*pixels*b:][:pixels*b])
+			}
+		}
+	})
+}
+
+// BlockedAveragePool computes means over windows, of which cv gives the geometry (C = M, Group 1), in blocks; padding counts as zeros.
+func BlockedAveragePool(p *Pool, cv Conv2D, y, x []float32) {
+	cv = cv.norm()
+	b := blockLanes()
+	weights, zero := make([]float32, cv.KH*cv.KW*b), make([]float32, b)
+	for i := range weights {
+		weights[i] = 1 / float32(cv.KH*cv.KW)
+	}
+	blockPooled(p, cv, y, x, 0, blockActive.depthwise, func(t *blockTile, _ int) { t.weights, t.bias = &weights[0], &zero[0] })
+}
