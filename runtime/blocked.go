@@ -78,12 +78,13 @@ func (r *rewriter) convolves(n *onnx.Node) bool {
 		r.infos[n.Inputs[0]].Rank() == w.Rank() && ops.BlockableConv(w.Shape(), n.Int("group", 1)) && w.Shape()[0] >= kernel.Block()/2
 }
 
-// image reports whether v can be held in blocks: float32s, with a known number of channels and one or two spatial axes.
+// image reports whether v can be held in blocks: float32s, of one or two spatial axes.
 func (b *blocker) image(v *onnx.Value) bool {
 	i := b.infos[v]
-	return v != nil && i.Kind == onnx.TensorType && i.DType == tensor.Float32 && i.Ranked && (len(i.Shape) == 3 || len(i.Shape) == 4) && i.Shape[1].Known()
+	return v != nil && i.Kind == onnx.TensorType && i.DType == tensor.Float32 && i.Ranked && (len(i.Shape) == 3 || len(i.Shape) == 4)
 }
 
+// channels is the number of v's channels, negative if it is not known.
 func (b *blocker) channels(v *onnx.Value) int { return b.infos[v].Shape[1].N }
 
 // twin is v in blocks, nil if it cannot be.
@@ -107,7 +108,7 @@ var pointwise = []string{"Relu", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwi
 
 // lower is n on images in blocks, nil if it had better stay as it is.
 func (b *blocker) lower(n *onnx.Node) *onnx.Node {
-	if len(n.Outputs) != 1 || n.Outputs[0] == nil || !b.image(n.Outputs[0]) || len(n.Inputs) == 0 || n.Inputs[0] == nil {
+	if len(n.Outputs) != 1 || n.Outputs[0] == nil || !b.image(n.Outputs[0]) || b.channels(n.Outputs[0]) < 0 || len(n.Inputs) == 0 || n.Inputs[0] == nil {
 		return nil
 	}
 	if b.convolves(n) {
@@ -124,6 +125,9 @@ func (b *blocker) lower(n *onnx.Node) *onnx.Node {
 		return fresh
 	}
 	rank := b.infos[n.Outputs[0]].Rank()
+	if x == nil && n.Op == "AveragePool" {
+		x = b.twin(n.Inputs[0]) // it is much quicker so
+	}
 	switch {
 	case n.Op == "Add" || n.Op == "Mul" || n.Op == "Sub":
 		return b.binary(n)
@@ -158,10 +162,8 @@ func (b *blocker) conv(n *onnx.Node) *onnx.Node {
 	channels, depthwise := w.Shape()[1]*group, group > 1 && w.Shape()[1] == 1
 	x := b.twins[n.Inputs[0]]
 	if x == nil {
-		// Products read channels apart as well as in blocks; the rest needs blocks, which make Winograd's method possible too.
-		x = n.Inputs[0]
-		small := w.Rank() == 4 && w.Shape()[2] == 3 && w.Shape()[3] == 3 && channels >= 16
-		if depthwise || small {
+		// A few channels can be read as they are; planes of many are too far apart.
+		if x = n.Inputs[0]; depthwise || channels >= kernel.Block() {
 			if x = b.twin(x); x == nil {
 				return nil
 			}
@@ -303,7 +305,7 @@ func (b *blocker) concat(n *onnx.Node) *onnx.Node {
 		return nil
 	}
 	for i, v := range n.Inputs {
-		if !b.image(v) || i < len(n.Inputs)-1 && b.channels(v)%kernel.Block() != 0 {
+		if !b.image(v) || b.channels(v) < 0 || i < len(n.Inputs)-1 && b.channels(v)%kernel.Block() != 0 {
 			return nil
 		}
 	}

@@ -233,15 +233,16 @@ func (ep *EpilogueOf[T]) clamped() bool {
 // blockPlanes runs tiles over each block by itself.
 func blockPlanes(p *Pool, cv Conv2D, b int, y, x []float32, pad float32, tiles []func(*blockTile), operands func(t *blockTile, block int), ep *Epilogue) {
 	oh, ow := cv.OutSize()
-	height, width := cv.H, cv.W
-	framed := cv.framed()
+	width, framed := cv.W, cv.framed()
 	if framed {
-		height, width = cv.extent()
+		_, width = cv.extent()
 	}
-	blocks := len(y) / (oh * ow * b)
+	// Bands of rows whose frames stay in the first cache.
+	rows := min(oh, max(1, blockFrameBytes/(4*b*width*cv.StrideH)))
+	bands := ceilDiv(oh, rows)
 	across := ceilDiv(ow, len(tiles)-1)
 	clamped := ep.clamped()
-	p.For(blocks, max(1, serialWork/16/max(1, oh*ow*cv.KH*cv.KW)), func(lo, hi int) {
+	p.For(len(y)/(oh*ow*b)*bands, max(1, serialWork/16/max(1, rows*ow*cv.KH*cv.KW)), func(lo, hi int) {
 		ws := blockSpaces.Get().(*blockSpace)
 		defer blockSpaces.Put(ws)
 		ws.offsets = ws.offsets[:0]
@@ -251,26 +252,32 @@ func blockPlanes(p *Pool, cv Conv2D, b int, y, x []float32, pad float32, tiles [
 			}
 		}
 		t := &ws.tile
-		for q := lo; q < hi; q++ {
-			src := x[q*cv.H*cv.W*b:][:cv.H*cv.W*b]
+		for item := lo; item < hi; item++ {
+			q, first := item/bands, item%bands*rows
+			last := min(first+rows, oh)
+			src, top := x[q*cv.H*cv.W*b:][:cv.H*cv.W*b], 0
 			if framed {
+				part := cv
+				top = first
+				part.PadTop -= first * cv.StrideH
+				height := (last-first-1)*cv.StrideH + (cv.KH-1)*cv.DilH + 1
 				ws.frame = grow(ws.frame, height*width*b)
-				fillBlockFrame(cv, ws.frame, height, width, src, b, pad)
+				fillBlockFrame(part, ws.frame, height, width, src, b, pad)
 				src = ws.frame
 			}
 			*t = blockTile{offsets: &ws.offsets[0], n: len(ws.offsets), pixel: 4 * b * cv.StrideW}
 			operands(t, q)
-			for h := range oh {
+			for h := first; h < last; h++ {
 				for i := range across {
 					at, n := share(ow, i, across)
 					off := ((q*oh+h)*ow + at) * b
-					t.src, t.dst = &src[(h*cv.StrideH*width+at*cv.StrideW)*b], &y[off]
+					t.src, t.dst = &src[((h-top)*cv.StrideH*width+at*cv.StrideW)*b], &y[off]
 					t.ending(ep, off)
 					tiles[n](t)
 				}
 			}
 			if !clamped {
-				ep.activate(y[q*oh*ow*b:][:oh*ow*b])
+				ep.activate(y[(q*oh+first)*ow*b : (q*oh+last)*ow*b])
 			}
 		}
 	})
@@ -287,6 +294,7 @@ func share(row, i, n int) (at, length int) {
 const (
 	blockWeightBytes = 48 << 10
 	blockImageBytes  = 384 << 10
+	blockFrameBytes  = 24 << 10
 )
 
 // blockProduct computes one image.
@@ -317,8 +325,11 @@ func blockProduct(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeigh
 	}
 	step := 4 * pixel * cv.StrideW
 	oyStep := cv.StrideH * width * pixel
-	if cv.pointwise() {
-		ow, oh = oh*ow, 1 // one long row
+	switch {
+	case cv.KW == 1 && cv.StrideW == 1 && cv.StrideH == 1 && width == ow: // one long row
+		ow, oh = oh*ow, 1
+	case ow == 1: // a column is as good as a row
+		ow, oh, step = oh, 1, 4*oyStep
 	}
 	bp := blockProducts{b: b, y: y, x: src, weights: weights, bias: w.bias, ep: ep, oh: oh, ow: ow, pixel: step, row: oyStep,
 		units: units, plane: height * width * pixel, taps: cv.KH * cv.KW, chans: chans, groups: cv.Group, outs: len(w.bias) / b / cv.Group}
