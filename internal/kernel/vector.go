@@ -98,8 +98,7 @@ func Sigmoid[T Float](dst, x []T) { unary(opSigmoid, dst, x) }
 // Erf sets dst[i] = erf x[i], within 3 ulp.
 func Erf[T Float](dst, x []T) { unary(opErf, dst, x) }
 
-// GeluErf sets dst[i] = x/2 · (1 + erf(x/√2)), x = x[i], within 2^-22·max(|x|, 2^-126):
-// for x far below 0 the sum cancels.
+// GeluErf sets dst[i] = x/2 · (1 + erf(x/√2)), x = x[i], within 2^-22·max(|x|, 2^-126).
 func GeluErf[T Float](dst, x []T) { unary(opGeluErf, dst, x) }
 
 // GeluTanh sets dst[i] = x/2 · (1 + tanh(√(2/π)·(x + 0.044715x³))), x = x[i],

@@ -1258,55 +1258,44 @@ TEXT ·geluErfAVX512(SB), NOSPLIT, $0-48
 
 loop:
 	VMOVUPS      (CX), Z0
-	VMULPS       const_3f000000<>+0(SB), Z0, Z1
-	VMULPS       const_3f3504f3<>+0(SB), Z0, Z0
-	VANDPS       const_7fffffff<>+0(SB), Z0, Z4
-	VMOVUPS      const_40800000<>+0(SB), Z5
-	VMINPS       Z4, Z5, Z4
-	VMULPS       Z4, Z4, Z5
-	VMOVUPS      const_38a37ff6<>+0(SB), Z6
-	VFMADD213PS  const_ba51950a<>+0(SB), Z5, Z6
-	VFMADD213PS  const_3ba9f6b3<>+0(SB), Z5, Z6
-	VFMADD213PS  const_bcdbfb51<>+0(SB), Z5, Z6
-	VFMADD213PS  const_3de71671<>+0(SB), Z5, Z6
-	VFMADD213PS  const_bec0939f<>+0(SB), Z5, Z6
-	VFMADD213PS  const_3e0375d4<>+0(SB), Z5, Z6
-	VMOVUPS      Z4, Z5
-	VFMADD231PS  Z6, Z4, Z5
-	VMOVUPS      const_b9436f2c<>+0(SB), Z6
-	VFMADD213PS  const_3b412dfb<>+0(SB), Z4, Z6
-	VFMADD213PS  const_bcb2e5e8<>+0(SB), Z4, Z6
-	VFMADD213PS  const_3dd329ab<>+0(SB), Z4, Z6
-	VFMADD213PS  const_3f235d76<>+0(SB), Z4, Z6
-	VFMADD213PS  const_3f904475<>+0(SB), Z4, Z6
-	VFMADD213PS  const_39b310bc<>+0(SB), Z4, Z6
-	VXORPS       const_80000000<>+0(SB), Z6, Z6
-	VMOVUPS      const_c2d00000<>+0(SB), Z7
-	VMAXPS       Z6, Z7, Z6
-	VMULPS       const_3fb8aa3b<>+0(SB), Z6, Z7
-	VRNDSCALEPS  $0x00, Z7, Z7
-	VMOVUPS      Z6, Z6
-	VFNMADD231PS const_3f318000<>+0(SB), Z7, Z6
-	VMOVUPS      Z6, Z6
-	VFNMADD231PS const_b95e8083<>+0(SB), Z7, Z6
-	VMOVUPS      const_3ab56439<>+0(SB), Z8
-	VFMADD213PS  const_3c091609<>+0(SB), Z6, Z8
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Z6, Z8
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Z6, Z8
-	VFMADD213PS  const_3effffff<>+0(SB), Z6, Z8
-	VMULPS       Z6, Z6, Z9
-	VMOVUPS      Z6, Z6
-	VFMADD231PS  Z8, Z9, Z6
-	VADDPS       const_3f800000<>+0(SB), Z6, Z6
-	VSCALEFPS    Z7, Z6, Z6
-	VMOVUPS      const_3f800000<>+0(SB), Z7
-	VSUBPS       Z6, Z7, Z6
-	VCMPPS       $0x01, const_3f800000<>+0(SB), Z4, K1
-	VBLENDMPS    Z5, Z6, K1, Z2
-	VANDPS       const_80000000<>+0(SB), Z0, Z0
-	VORPS        Z0, Z2, Z0
-	VADDPS       const_3f800000<>+0(SB), Z0, Z0
-	VMULPS       Z0, Z1, Z0
+	VMULPS       Z0, Z0, Z1
+	VMOVUPS      const_41f20000<>+0(SB), Z2
+	VMINPS       Z1, Z2, Z1
+	VMOVUPS      const_ad01e5f0<>+0(SB), Z2
+	VFMADD213PS  const_3003e351<>+0(SB), Z1, Z2
+	VFMADD213PS  const_b20e795f<>+0(SB), Z1, Z2
+	VFMADD213PS  const_b4042b93<>+0(SB), Z1, Z2
+	VFMADD213PS  const_36ec7683<>+0(SB), Z1, Z2
+	VFMADD213PS  const_b8e2037f<>+0(SB), Z1, Z2
+	VFMADD213PS  const_b891e7de<>+0(SB), Z1, Z2
+	VFMADD213PS  const_3d94d36e<>+0(SB), Z1, Z2
+	VFMADD213PS  const_3fcc422c<>+0(SB), Z1, Z2
+	VMULPS       Z2, Z0, Z1
+	VORPS        const_80000000<>+0(SB), Z1, Z2
+	VMOVUPS      const_c2d00000<>+0(SB), Z5
+	VMAXPS       Z2, Z5, Z2
+	VMULPS       const_3fb8aa3b<>+0(SB), Z2, Z5
+	VRNDSCALEPS  $0x00, Z5, Z5
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_3f318000<>+0(SB), Z5, Z2
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_b95e8083<>+0(SB), Z5, Z2
+	VMOVUPS      const_3ab56439<>+0(SB), Z6
+	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z6
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z6
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z6
+	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z6
+	VMULPS       Z2, Z2, Z7
+	VMOVUPS      Z2, Z2
+	VFMADD231PS  Z6, Z7, Z2
+	VADDPS       const_3f800000<>+0(SB), Z2, Z2
+	VSCALEFPS    Z5, Z2, Z2
+	VMOVUPS      const_3f800000<>+0(SB), Z5
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z1, K1
+	VBLENDMPS    Z2, Z5, K1, Z3
+	VADDPS       Z5, Z2, Z1
+	VDIVPS       Z1, Z3, Z1
+	VMULPS       Z1, Z0, Z0
 	VMOVUPS      Z0, (DX)
 	ADDQ         $+64, DX
 	ADDQ         $+64, CX
@@ -1321,78 +1310,229 @@ tail:
 	DECQ         BX
 	KMOVW        BX, K1
 	VMOVUPS.Z    (CX), K1, Z0
-	VMULPS       const_3f000000<>+0(SB), Z0, Z1
-	VMULPS       const_3f3504f3<>+0(SB), Z0, Z0
-	VANDPS       const_7fffffff<>+0(SB), Z0, Z2
-	VMOVUPS      const_40800000<>+0(SB), Z4
-	VMINPS       Z2, Z4, Z2
-	VMULPS       Z2, Z2, Z4
-	VMOVUPS      const_38a37ff6<>+0(SB), Z5
-	VFMADD213PS  const_ba51950a<>+0(SB), Z4, Z5
-	VFMADD213PS  const_3ba9f6b3<>+0(SB), Z4, Z5
-	VFMADD213PS  const_bcdbfb51<>+0(SB), Z4, Z5
-	VFMADD213PS  const_3de71671<>+0(SB), Z4, Z5
-	VFMADD213PS  const_bec0939f<>+0(SB), Z4, Z5
-	VFMADD213PS  const_3e0375d4<>+0(SB), Z4, Z5
-	VMOVUPS      Z2, Z4
-	VFMADD231PS  Z5, Z2, Z4
-	VMOVUPS      const_b9436f2c<>+0(SB), Z5
-	VFMADD213PS  const_3b412dfb<>+0(SB), Z2, Z5
-	VFMADD213PS  const_bcb2e5e8<>+0(SB), Z2, Z5
-	VFMADD213PS  const_3dd329ab<>+0(SB), Z2, Z5
-	VFMADD213PS  const_3f235d76<>+0(SB), Z2, Z5
-	VFMADD213PS  const_3f904475<>+0(SB), Z2, Z5
-	VFMADD213PS  const_39b310bc<>+0(SB), Z2, Z5
-	VXORPS       const_80000000<>+0(SB), Z5, Z5
-	VMOVUPS      const_c2d00000<>+0(SB), Z6
-	VMAXPS       Z5, Z6, Z5
-	VMULPS       const_3fb8aa3b<>+0(SB), Z5, Z6
-	VRNDSCALEPS  $0x00, Z6, Z6
-	VMOVUPS      Z5, Z5
-	VFNMADD231PS const_3f318000<>+0(SB), Z6, Z5
-	VMOVUPS      Z5, Z5
-	VFNMADD231PS const_b95e8083<>+0(SB), Z6, Z5
-	VMOVUPS      const_3ab56439<>+0(SB), Z7
-	VFMADD213PS  const_3c091609<>+0(SB), Z5, Z7
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Z5, Z7
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Z5, Z7
-	VFMADD213PS  const_3effffff<>+0(SB), Z5, Z7
-	VMULPS       Z5, Z5, Z8
-	VMOVUPS      Z5, Z5
-	VFMADD231PS  Z7, Z8, Z5
-	VADDPS       const_3f800000<>+0(SB), Z5, Z5
-	VSCALEFPS    Z6, Z5, Z5
-	VMOVUPS      const_3f800000<>+0(SB), Z6
-	VSUBPS       Z5, Z6, Z5
-	VCMPPS       $0x01, const_3f800000<>+0(SB), Z2, K2
-	VBLENDMPS    Z4, Z5, K2, Z3
-	VANDPS       const_80000000<>+0(SB), Z0, Z0
-	VORPS        Z0, Z3, Z0
-	VADDPS       const_3f800000<>+0(SB), Z0, Z0
-	VMULPS       Z0, Z1, Z0
+	VMULPS       Z0, Z0, Z1
+	VMOVUPS      const_41f20000<>+0(SB), Z2
+	VMINPS       Z1, Z2, Z1
+	VMOVUPS      const_ad01e5f0<>+0(SB), Z2
+	VFMADD213PS  const_3003e351<>+0(SB), Z1, Z2
+	VFMADD213PS  const_b20e795f<>+0(SB), Z1, Z2
+	VFMADD213PS  const_b4042b93<>+0(SB), Z1, Z2
+	VFMADD213PS  const_36ec7683<>+0(SB), Z1, Z2
+	VFMADD213PS  const_b8e2037f<>+0(SB), Z1, Z2
+	VFMADD213PS  const_b891e7de<>+0(SB), Z1, Z2
+	VFMADD213PS  const_3d94d36e<>+0(SB), Z1, Z2
+	VFMADD213PS  const_3fcc422c<>+0(SB), Z1, Z2
+	VMULPS       Z2, Z0, Z1
+	VORPS        const_80000000<>+0(SB), Z1, Z2
+	VMOVUPS      const_c2d00000<>+0(SB), Z3
+	VMAXPS       Z2, Z3, Z2
+	VMULPS       const_3fb8aa3b<>+0(SB), Z2, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_3f318000<>+0(SB), Z3, Z2
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_b95e8083<>+0(SB), Z3, Z2
+	VMOVUPS      const_3ab56439<>+0(SB), Z5
+	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z5
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z5
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z5
+	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z5
+	VMULPS       Z2, Z2, Z6
+	VMOVUPS      Z2, Z2
+	VFMADD231PS  Z5, Z6, Z2
+	VADDPS       const_3f800000<>+0(SB), Z2, Z2
+	VSCALEFPS    Z3, Z2, Z2
+	VMOVUPS      const_3f800000<>+0(SB), Z3
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z1, K2
+	VBLENDMPS    Z2, Z3, K2, Z4
+	VADDPS       Z3, Z2, Z1
+	VDIVPS       Z1, Z4, Z1
+	VMULPS       Z1, Z0, Z0
 	VMOVUPS      Z0, K1, (DX)
 
 done:
 	VZEROUPPER
 	RET
 
-DATA const_3f3504f3<>+0(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+4(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+8(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+12(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+16(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+20(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+24(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+28(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+32(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+36(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+40(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+44(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+48(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+52(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+56(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+60(SB)/4, $0x3f3504f3
-GLOBL const_3f3504f3<>(SB), RODATA|NOPTR, $64
+DATA const_41f20000<>+0(SB)/4, $0x41f20000
+DATA const_41f20000<>+4(SB)/4, $0x41f20000
+DATA const_41f20000<>+8(SB)/4, $0x41f20000
+DATA const_41f20000<>+12(SB)/4, $0x41f20000
+DATA const_41f20000<>+16(SB)/4, $0x41f20000
+DATA const_41f20000<>+20(SB)/4, $0x41f20000
+DATA const_41f20000<>+24(SB)/4, $0x41f20000
+DATA const_41f20000<>+28(SB)/4, $0x41f20000
+DATA const_41f20000<>+32(SB)/4, $0x41f20000
+DATA const_41f20000<>+36(SB)/4, $0x41f20000
+DATA const_41f20000<>+40(SB)/4, $0x41f20000
+DATA const_41f20000<>+44(SB)/4, $0x41f20000
+DATA const_41f20000<>+48(SB)/4, $0x41f20000
+DATA const_41f20000<>+52(SB)/4, $0x41f20000
+DATA const_41f20000<>+56(SB)/4, $0x41f20000
+DATA const_41f20000<>+60(SB)/4, $0x41f20000
+GLOBL const_41f20000<>(SB), RODATA|NOPTR, $64
+
+DATA const_ad01e5f0<>+0(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+4(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+8(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+12(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+16(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+20(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+24(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+28(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+32(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+36(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+40(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+44(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+48(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+52(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+56(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+60(SB)/4, $0xad01e5f0
+GLOBL const_ad01e5f0<>(SB), RODATA|NOPTR, $64
+
+DATA const_3003e351<>+0(SB)/4, $0x3003e351
+DATA const_3003e351<>+4(SB)/4, $0x3003e351
+DATA const_3003e351<>+8(SB)/4, $0x3003e351
+DATA const_3003e351<>+12(SB)/4, $0x3003e351
+DATA const_3003e351<>+16(SB)/4, $0x3003e351
+DATA const_3003e351<>+20(SB)/4, $0x3003e351
+DATA const_3003e351<>+24(SB)/4, $0x3003e351
+DATA const_3003e351<>+28(SB)/4, $0x3003e351
+DATA const_3003e351<>+32(SB)/4, $0x3003e351
+DATA const_3003e351<>+36(SB)/4, $0x3003e351
+DATA const_3003e351<>+40(SB)/4, $0x3003e351
+DATA const_3003e351<>+44(SB)/4, $0x3003e351
+DATA const_3003e351<>+48(SB)/4, $0x3003e351
+DATA const_3003e351<>+52(SB)/4, $0x3003e351
+DATA const_3003e351<>+56(SB)/4, $0x3003e351
+DATA const_3003e351<>+60(SB)/4, $0x3003e351
+GLOBL const_3003e351<>(SB), RODATA|NOPTR, $64
+
+DATA const_b20e795f<>+0(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+4(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+8(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+12(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+16(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+20(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+24(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+28(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+32(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+36(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+40(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+44(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+48(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+52(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+56(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+60(SB)/4, $0xb20e795f
+GLOBL const_b20e795f<>(SB), RODATA|NOPTR, $64
+
+DATA const_b4042b93<>+0(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+4(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+8(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+12(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+16(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+20(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+24(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+28(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+32(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+36(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+40(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+44(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+48(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+52(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+56(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+60(SB)/4, $0xb4042b93
+GLOBL const_b4042b93<>(SB), RODATA|NOPTR, $64
+
+DATA const_36ec7683<>+0(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+4(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+8(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+12(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+16(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+20(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+24(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+28(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+32(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+36(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+40(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+44(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+48(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+52(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+56(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+60(SB)/4, $0x36ec7683
+GLOBL const_36ec7683<>(SB), RODATA|NOPTR, $64
+
+DATA const_b8e2037f<>+0(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+4(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+8(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+12(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+16(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+20(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+24(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+28(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+32(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+36(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+40(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+44(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+48(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+52(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+56(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+60(SB)/4, $0xb8e2037f
+GLOBL const_b8e2037f<>(SB), RODATA|NOPTR, $64
+
+DATA const_b891e7de<>+0(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+4(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+8(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+12(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+16(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+20(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+24(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+28(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+32(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+36(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+40(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+44(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+48(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+52(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+56(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+60(SB)/4, $0xb891e7de
+GLOBL const_b891e7de<>(SB), RODATA|NOPTR, $64
+
+DATA const_3d94d36e<>+0(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+4(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+8(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+12(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+16(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+20(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+24(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+28(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+32(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+36(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+40(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+44(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+48(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+52(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+56(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+60(SB)/4, $0x3d94d36e
+GLOBL const_3d94d36e<>(SB), RODATA|NOPTR, $64
+
+DATA const_3fcc422c<>+0(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+4(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+8(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+12(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+16(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+20(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+24(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+28(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+32(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+36(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+40(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+44(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+48(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+52(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+56(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+60(SB)/4, $0x3fcc422c
+GLOBL const_3fcc422c<>(SB), RODATA|NOPTR, $64
 
 // func geluTanhAVX512(dst []float32, x []float32)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
@@ -4035,63 +4175,52 @@ TEXT ·geluErfAVX2(SB), NOSPLIT, $0-48
 
 loop:
 	VMOVUPS      (CX), Y0
-	VMULPS       const_3f000000<>+0(SB), Y0, Y1
-	VMULPS       const_3f3504f3<>+0(SB), Y0, Y0
-	VANDPS       const_7fffffff<>+0(SB), Y0, Y2
-	VMOVUPS      const_40800000<>+0(SB), Y3
-	VMINPS       Y2, Y3, Y2
-	VMULPS       Y2, Y2, Y3
-	VMOVUPS      const_38a37ff6<>+0(SB), Y4
-	VFMADD213PS  const_ba51950a<>+0(SB), Y3, Y4
-	VFMADD213PS  const_3ba9f6b3<>+0(SB), Y3, Y4
-	VFMADD213PS  const_bcdbfb51<>+0(SB), Y3, Y4
-	VFMADD213PS  const_3de71671<>+0(SB), Y3, Y4
-	VFMADD213PS  const_bec0939f<>+0(SB), Y3, Y4
-	VFMADD213PS  const_3e0375d4<>+0(SB), Y3, Y4
-	VMOVUPS      Y2, Y3
-	VFMADD231PS  Y4, Y2, Y3
-	VMOVUPS      const_b9436f2c<>+0(SB), Y4
-	VFMADD213PS  const_3b412dfb<>+0(SB), Y2, Y4
-	VFMADD213PS  const_bcb2e5e8<>+0(SB), Y2, Y4
-	VFMADD213PS  const_3dd329ab<>+0(SB), Y2, Y4
-	VFMADD213PS  const_3f235d76<>+0(SB), Y2, Y4
-	VFMADD213PS  const_3f904475<>+0(SB), Y2, Y4
-	VFMADD213PS  const_39b310bc<>+0(SB), Y2, Y4
-	VXORPS       const_80000000<>+0(SB), Y4, Y4
-	VMOVUPS      const_c2d00000<>+0(SB), Y5
-	VMAXPS       Y4, Y5, Y4
-	VMULPS       const_3fb8aa3b<>+0(SB), Y4, Y5
-	VROUNDPS     $0x00, Y5, Y5
-	VMOVUPS      Y4, Y4
-	VFNMADD231PS const_3f318000<>+0(SB), Y5, Y4
-	VMOVUPS      Y4, Y4
-	VFNMADD231PS const_b95e8083<>+0(SB), Y5, Y4
-	VMOVUPS      const_3ab56439<>+0(SB), Y6
-	VFMADD213PS  const_3c091609<>+0(SB), Y4, Y6
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Y4, Y6
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Y4, Y6
-	VFMADD213PS  const_3effffff<>+0(SB), Y4, Y6
-	VMULPS       Y4, Y4, Y7
-	VMOVUPS      Y4, Y4
-	VFMADD231PS  Y6, Y7, Y4
-	VADDPS       const_3f800000<>+0(SB), Y4, Y4
-	VCVTPS2DQ    Y5, Y5
-	VPSRAD       $0x01, Y5, Y6
-	VPSUBD       Y6, Y5, Y5
-	VPADDD       const_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VPADDD       const_0000007f<>+0(SB), Y5, Y5
-	VPSLLD       $0x17, Y5, Y5
-	VMULPS       Y6, Y4, Y4
-	VMULPS       Y5, Y4, Y4
-	VMOVUPS      const_3f800000<>+0(SB), Y5
-	VSUBPS       Y4, Y5, Y4
-	VCMPPS       $0x01, const_3f800000<>+0(SB), Y2, Y2
-	VBLENDVPS    Y2, Y3, Y4, Y2
-	VANDPS       const_80000000<>+0(SB), Y0, Y0
-	VORPS        Y0, Y2, Y0
-	VADDPS       const_3f800000<>+0(SB), Y0, Y0
-	VMULPS       Y0, Y1, Y0
+	VMULPS       Y0, Y0, Y1
+	VMOVUPS      const_41f20000<>+0(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VMOVUPS      const_ad01e5f0<>+0(SB), Y2
+	VFMADD213PS  const_3003e351<>+0(SB), Y1, Y2
+	VFMADD213PS  const_b20e795f<>+0(SB), Y1, Y2
+	VFMADD213PS  const_b4042b93<>+0(SB), Y1, Y2
+	VFMADD213PS  const_36ec7683<>+0(SB), Y1, Y2
+	VFMADD213PS  const_b8e2037f<>+0(SB), Y1, Y2
+	VFMADD213PS  const_b891e7de<>+0(SB), Y1, Y2
+	VFMADD213PS  const_3d94d36e<>+0(SB), Y1, Y2
+	VFMADD213PS  const_3fcc422c<>+0(SB), Y1, Y2
+	VMULPS       Y2, Y0, Y1
+	VORPS        const_80000000<>+0(SB), Y1, Y2
+	VMOVUPS      const_c2d00000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMULPS       const_3fb8aa3b<>+0(SB), Y2, Y3
+	VROUNDPS     $0x00, Y3, Y3
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_3f318000<>+0(SB), Y3, Y2
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_b95e8083<>+0(SB), Y3, Y2
+	VMOVUPS      const_3ab56439<>+0(SB), Y4
+	VFMADD213PS  const_3c091609<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3effffff<>+0(SB), Y2, Y4
+	VMULPS       Y2, Y2, Y5
+	VMOVUPS      Y2, Y2
+	VFMADD231PS  Y4, Y5, Y2
+	VADDPS       const_3f800000<>+0(SB), Y2, Y2
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y4
+	VPSUBD       Y4, Y3, Y3
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y3, Y2, Y2
+	VMOVUPS      const_3f800000<>+0(SB), Y3
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y1, Y1
+	VBLENDVPS    Y1, Y2, Y3, Y1
+	VADDPS       Y3, Y2, Y2
+	VDIVPS       Y2, Y1, Y1
+	VMULPS       Y1, Y0, Y0
 	VMOVUPS      Y0, (DX)
 	ADDQ         $+32, DX
 	ADDQ         $+32, CX
@@ -4106,63 +4235,52 @@ tail:
 	SUBQ         AX, BX
 	VMOVUPS      (BX), Y0
 	VMASKMOVPS   (CX), Y0, Y1
-	VMULPS       const_3f000000<>+0(SB), Y1, Y2
-	VMULPS       const_3f3504f3<>+0(SB), Y1, Y1
-	VANDPS       const_7fffffff<>+0(SB), Y1, Y3
-	VMOVUPS      const_40800000<>+0(SB), Y4
-	VMINPS       Y3, Y4, Y3
-	VMULPS       Y3, Y3, Y4
-	VMOVUPS      const_38a37ff6<>+0(SB), Y5
-	VFMADD213PS  const_ba51950a<>+0(SB), Y4, Y5
-	VFMADD213PS  const_3ba9f6b3<>+0(SB), Y4, Y5
-	VFMADD213PS  const_bcdbfb51<>+0(SB), Y4, Y5
-	VFMADD213PS  const_3de71671<>+0(SB), Y4, Y5
-	VFMADD213PS  const_bec0939f<>+0(SB), Y4, Y5
-	VFMADD213PS  const_3e0375d4<>+0(SB), Y4, Y5
-	VMOVUPS      Y3, Y4
-	VFMADD231PS  Y5, Y3, Y4
-	VMOVUPS      const_b9436f2c<>+0(SB), Y5
-	VFMADD213PS  const_3b412dfb<>+0(SB), Y3, Y5
-	VFMADD213PS  const_bcb2e5e8<>+0(SB), Y3, Y5
-	VFMADD213PS  const_3dd329ab<>+0(SB), Y3, Y5
-	VFMADD213PS  const_3f235d76<>+0(SB), Y3, Y5
-	VFMADD213PS  const_3f904475<>+0(SB), Y3, Y5
-	VFMADD213PS  const_39b310bc<>+0(SB), Y3, Y5
-	VXORPS       const_80000000<>+0(SB), Y5, Y5
-	VMOVUPS      const_c2d00000<>+0(SB), Y6
-	VMAXPS       Y5, Y6, Y5
-	VMULPS       const_3fb8aa3b<>+0(SB), Y5, Y6
-	VROUNDPS     $0x00, Y6, Y6
-	VMOVUPS      Y5, Y5
-	VFNMADD231PS const_3f318000<>+0(SB), Y6, Y5
-	VMOVUPS      Y5, Y5
-	VFNMADD231PS const_b95e8083<>+0(SB), Y6, Y5
-	VMOVUPS      const_3ab56439<>+0(SB), Y7
-	VFMADD213PS  const_3c091609<>+0(SB), Y5, Y7
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Y5, Y7
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Y5, Y7
-	VFMADD213PS  const_3effffff<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VMOVUPS      Y5, Y5
-	VFMADD231PS  Y7, Y8, Y5
-	VADDPS       const_3f800000<>+0(SB), Y5, Y5
-	VCVTPS2DQ    Y6, Y6
-	VPSRAD       $0x01, Y6, Y7
-	VPSUBD       Y7, Y6, Y6
-	VPADDD       const_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
-	VPADDD       const_0000007f<>+0(SB), Y6, Y6
-	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y7, Y5, Y5
-	VMULPS       Y6, Y5, Y5
-	VMOVUPS      const_3f800000<>+0(SB), Y6
-	VSUBPS       Y5, Y6, Y5
-	VCMPPS       $0x01, const_3f800000<>+0(SB), Y3, Y3
-	VBLENDVPS    Y3, Y4, Y5, Y3
-	VANDPS       const_80000000<>+0(SB), Y1, Y1
-	VORPS        Y1, Y3, Y1
-	VADDPS       const_3f800000<>+0(SB), Y1, Y1
-	VMULPS       Y1, Y2, Y1
+	VMULPS       Y1, Y1, Y2
+	VMOVUPS      const_41f20000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VMOVUPS      const_ad01e5f0<>+0(SB), Y3
+	VFMADD213PS  const_3003e351<>+0(SB), Y2, Y3
+	VFMADD213PS  const_b20e795f<>+0(SB), Y2, Y3
+	VFMADD213PS  const_b4042b93<>+0(SB), Y2, Y3
+	VFMADD213PS  const_36ec7683<>+0(SB), Y2, Y3
+	VFMADD213PS  const_b8e2037f<>+0(SB), Y2, Y3
+	VFMADD213PS  const_b891e7de<>+0(SB), Y2, Y3
+	VFMADD213PS  const_3d94d36e<>+0(SB), Y2, Y3
+	VFMADD213PS  const_3fcc422c<>+0(SB), Y2, Y3
+	VMULPS       Y3, Y1, Y2
+	VORPS        const_80000000<>+0(SB), Y2, Y3
+	VMOVUPS      const_c2d00000<>+0(SB), Y4
+	VMAXPS       Y3, Y4, Y3
+	VMULPS       const_3fb8aa3b<>+0(SB), Y3, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VMOVUPS      Y3, Y3
+	VFNMADD231PS const_3f318000<>+0(SB), Y4, Y3
+	VMOVUPS      Y3, Y3
+	VFNMADD231PS const_b95e8083<>+0(SB), Y4, Y3
+	VMOVUPS      const_3ab56439<>+0(SB), Y5
+	VFMADD213PS  const_3c091609<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3effffff<>+0(SB), Y3, Y5
+	VMULPS       Y3, Y3, Y6
+	VMOVUPS      Y3, Y3
+	VFMADD231PS  Y5, Y6, Y3
+	VADDPS       const_3f800000<>+0(SB), Y3, Y3
+	VCVTPS2DQ    Y4, Y4
+	VPSRAD       $0x01, Y4, Y5
+	VPSUBD       Y5, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y5, Y3, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      const_3f800000<>+0(SB), Y4
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y2, Y2
+	VBLENDVPS    Y2, Y3, Y4, Y2
+	VADDPS       Y4, Y3, Y3
+	VDIVPS       Y3, Y2, Y2
+	VMULPS       Y2, Y1, Y1
 	VMASKMOVPS   Y1, Y0, (DX)
 
 done:

@@ -312,6 +312,14 @@ func (v vec) erf(x V) V {
 	return v.or(v.sel(v.cmp(t, less, v.c(1)), small, big), v.and(x, v.bits(signBit)))
 }
 
+// geluErf is x·σ(x·P(x²)), where P is the polynomial that is best for the absolute error of Φ = σ(x·P) to |x| = 5.5; beyond, σ is 0 or 1.
+func (v vec) geluErf(x V) V {
+	s := v.min(v.c(5.5*5.5), v.mul(x, x))
+	p := v.poly(s, 1.5957694453158133, 0.07266889146608765, -6.957327743000538e-05, -0.00010777171087726639, 7.047144445127189e-06,
+		-1.2309310167332623e-07, -8.293084454356125e-09, 4.798055765458298e-10, -7.383857435961483e-12)
+	return v.mul(x, v.sigmoid(v.mul(x, p)))
+}
+
 // softplus is max(x, 0) + ln(1+z), z = e^-|x|.
 func (v vec) softplus(x V) V {
 	z := v.expNoOverflow(v.or(x, v.bits(signBit)))
@@ -331,10 +339,7 @@ var unaries = []struct {
 	{"Tanh", vec.tanh},
 	{"Sigmoid", vec.sigmoid},
 	{"Erf", vec.erf},
-	{"GeluErf", func(v vec, x V) V {
-		half := v.mul(x, v.c(0.5))
-		return v.mul(half, v.add(v.erf(v.mul(x, v.c(1/math.Sqrt2))), v.c(1)))
-	}},
+	{"GeluErf", vec.geluErf},
 	{"GeluTanh", func(v vec, x V) V {
 		const c = 2 * 0.797884560802865355879892119868763737 // 2√(2/π)
 		cubic := v.fma(v.mul(x, x), v.c(c*0.044715), v.c(c))
