@@ -26,7 +26,7 @@ var broken112 = map[string]string{
 var missingOperator = regexp.MustCompile(`operator \S+ at opset \d+ is not supported`)
 
 // floors are how many cases of each set have passed before, and must from then on. Raise them.
-var floors = map[string]int{"node": 1787, "simple": 23, "pytorch-converted": 82, "pytorch-operator": 35, "real": 32}
+var floors = map[string]int{"node": 1795, "simple": 23, "pytorch-converted": 82, "pytorch-operator": 35, "real": 32}
 
 // verifyAll runs every case and says how many ran and passed. A case whose operators are all in the
 // registry must pass; the rest are counted by the first operator that is missing.
