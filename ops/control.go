@@ -53,11 +53,23 @@ func inferIf(n *Node) ([]Info, error) {
 	if n.Bodies["then_branch"] == nil || n.Bodies["else_branch"] == nil {
 		return out, nil // Compile refuses it
 	}
-	then, err := n.Bodies["then_branch"].Infer(nil)
+	taken := n.Info(0).Const // known before the run, or nil
+	if taken != nil {
+		if _, err := scalarBool(taken, "condition"); err != nil {
+			return nil, err
+		}
+	}
+	branch := func(name string, when bool) ([]Info, error) {
+		if taken != nil && tensor.Data[bool](taken)[0] != when {
+			return slices.Repeat([]Info{{Kind: none}}, n.Bodies[name].NumOutputs()), nil
+		}
+		return n.Bodies[name].Infer(nil)
+	}
+	then, err := branch("then_branch", true)
 	if err != nil {
 		return nil, err
 	}
-	other, err := n.Bodies["else_branch"].Infer(nil)
+	other, err := branch("else_branch", false)
 	if err != nil {
 		return nil, err
 	}

@@ -80,8 +80,7 @@ func (p *program) planFor(ins, caps []tensor.Value) (*plan, error) {
 }
 
 func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
-	infos := append([]ops.Info(nil), p.infos...)
-	pl := &plan{prog: p, known: append([]tensor.Value(nil), p.known...)}
+	infos, known := slices.Clone(p.infos), slices.Clone(p.known)
 	for i, slot := range p.inputs {
 		if ins[i] != nil {
 			infos[slot] = infoOf(ins[i], infos[slot])
@@ -90,24 +89,17 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 		}
 	}
 	for i, v := range p.captures {
-		if slot := p.slots[v]; pl.known[slot] == nil {
+		if slot := p.slots[v]; known[slot] == nil {
 			infos[slot] = infoOf(caps[i], infos[slot])
 		}
 	}
-	for _, s := range p.steps {
-		if folded(s, pl.known) {
-			continue
+	pl, taken := &plan{prog: p, known: known}, map[*step]*program{}
+	err := p.infer(infos, known, func(s *step, in, outs []ops.Info) error {
+		if branch := s.taken(in); branch != nil {
+			taken[s] = branch
+			return nil
 		}
-		r := *s.node
-		r.In = p.infosOf(s, infos)
-		if s.bodies != nil {
-			r.Bodies = p.bind(s, infos, nil)
-		}
-		outs, err := r.InferOutputs()
-		if err != nil {
-			return nil, err
-		}
-		st := planStep{step: s, in: r.In, static: s.bodies == nil}
+		st := planStep{step: s, in: in, static: s.bodies == nil}
 		for i, slot := range s.outs {
 			if slot < 0 {
 				st.outs = append(st.outs, place{alias: -1, offset: -1})
@@ -116,10 +108,6 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 				}
 				continue
 			}
-			infos[slot] = outs[i]
-			if outs[i].Const != nil {
-				pl.known[slot] = outs[i].Const
-			}
 			shape, ok := outs[i].Static()
 			if !ok || outs[i].DType == tensor.String {
 				st.static = false
@@ -127,15 +115,22 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 			}
 			size, err := tensor.ByteSize(outs[i].DType, shape)
 			if err != nil {
-				return nil, ops.Errorf(s.node.Node, "%w", err)
+				return ops.Errorf(s.node.Node, "%w", err)
 			}
 			st.outs = append(st.outs, place{dtype: outs[i].DType, shape: shape, size: size, offset: -1, alias: -1})
 		}
-		p.fold(s, infos, pl.known)
-		if folded(s, pl.known) {
-			continue
-		}
 		pl.steps = append(pl.steps, st)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(taken) > 0 {
+		q, err := p.with(taken)
+		if err != nil {
+			return nil, err
+		}
+		return q.plan(ins, caps)
 	}
 	pl.place()
 	pl.fresh = make([]bool, len(p.values))
@@ -148,6 +143,42 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 	}
 	pl.frames.New = func() any { return pl.newFrame() }
 	return pl, nil
+}
+
+// infer adds to infos and known what follows, step by step, from what they hold. each is told of the steps whose outputs are not
+// known by then.
+func (p *program) infer(infos []ops.Info, known []tensor.Value, each func(s *step, in, outs []ops.Info) error) error {
+	for _, s := range p.steps {
+		if folded(s, known) {
+			continue
+		}
+		r := *s.node
+		r.In = p.infosOf(s, infos)
+		if s.bodies != nil {
+			r.Bodies = p.bind(s, infos, nil)
+		}
+		outs, err := r.InferOutputs()
+		if err != nil {
+			return err
+		}
+		for i, slot := range s.outs {
+			if slot < 0 {
+				continue
+			}
+			infos[slot] = outs[i]
+			if outs[i].Const != nil {
+				known[slot] = outs[i].Const
+			}
+		}
+		p.fold(s, infos, known)
+		if folded(s, known) {
+			continue
+		}
+		if err := each(s, r.In, outs); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // infoOf describes a value that is at hand. What a sequence's elements have in common is known from before, if at all.
@@ -706,11 +737,27 @@ func (p *program) bind(s *step, infos []ops.Info, vals []tensor.Value) map[strin
 func (b *bound) NumInputs() int  { return len(b.prog.inputs) }
 func (b *bound) NumOutputs() int { return len(b.prog.outputs) }
 
-// Infer tells what is known of the subgraph's outputs.
+// Infer tells what is known of the subgraph's outputs: with inputs or what is captured at hand, for them.
 func (b *bound) Infer(inputs []ops.Info) ([]ops.Info, error) {
-	out := make([]ops.Info, len(b.prog.outputs))
-	for i, slot := range b.prog.outputs {
-		out[i] = b.prog.infos[slot]
+	p := b.prog
+	out := make([]ops.Info, len(p.outputs))
+	if len(p.inputs) == 0 && b.infos != nil {
+		infos, known := slices.Clone(p.infos), slices.Clone(p.known)
+		for i, v := range p.captures {
+			slot := p.slots[v]
+			if infos[slot] = b.infos[i]; b.infos[i].Const != nil {
+				known[slot] = b.infos[i].Const
+			}
+		}
+		if err := p.infer(infos, known, func(*step, []ops.Info, []ops.Info) error { return nil }); err == nil {
+			for i, slot := range p.outputs {
+				out[i] = infos[slot]
+			}
+			return out, nil
+		} // else it may be that this branch is not taken
+	}
+	for i, slot := range p.outputs {
+		out[i] = p.infos[slot]
 		out[i].Const = nil
 	}
 	return out, nil

@@ -144,7 +144,7 @@ func (p *program) compileStep(m *onnx.Model, s *step) error {
 	}
 	if s.bodies != nil {
 		r := *n
-		r.Bodies = p.bind(s, p.infos, nil)
+		r.Bodies = p.bind(s, nil, nil)
 		n = &r
 	}
 	if n.Def.Compile != nil {
