@@ -89,15 +89,7 @@ func init() {
 		}),
 		op(ms, "Attention", 1, 2, 7, 2, packedAttention),
 		op(ms, "MultiHeadAttention", 1, 1, 8, 3, multiHeadAttention),
-		op(ms, "RotaryEmbedding", 1, 4, 4, 1, func(g *Grad, n *Node) ([]*onnx.Value, error) {
-			ids := n.Info(1)
-			if ids.Rank() != 2 || n.Float("scale", 1) != 1 || n.Int("is_packed_batching", 0) != 0 {
-				return nil, fmt.Errorf("position_ids must be one for each token, and neither scale nor packed batches are supported")
-			}
-			in := []*onnx.Value{n.Inputs[0], n.Inputs[2], n.Inputs[3], n.Inputs[1]}
-			return g.At(23, "RotaryEmbedding", 1, in, IntAttr("interleaved", n.Int("interleaved", 0)), IntAttr("num_heads", n.Int("num_heads", 0)),
-				IntAttr("rotary_embedding_dim", n.Int("rotary_embedding_dim", 0))), nil
-		}),
+		op(ms, "RotaryEmbedding", 1, 4, 4, 1, rotaryEmbedding),
 	)
 }
 
@@ -296,6 +288,35 @@ func packedAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 	return []*onnx.Value{y[0], present[0]}, nil
 }
 
+// rotaryEmbedding takes positions for each token or the first one for all, and heads that may have to be counted by the
+// width of the cosines.
+func rotaryEmbedding(g *Grad, n *Node) ([]*onnx.Value, error) {
+	x, ids, cos := n.Info(0), n.Info(1), n.Info(2)
+	if n.Float("scale", 1) != 1 || n.Int("is_packed_batching", 0) != 0 {
+		return nil, fmt.Errorf("neither scale nor packed batches are supported")
+	}
+	if x.Rank() != 3 && x.Rank() != 4 || ids.Rank() != 1 && ids.Rank() != 2 {
+		return nil, fmt.Errorf("the ranks of the input and the positions must be known")
+	}
+	heads := n.Int("num_heads", 0)
+	if heads == 0 && x.Rank() == 3 {
+		if cos.Rank() != 2 || !x.Shape[2].Known() || cos.Shape[1].N < 1 {
+			return nil, fmt.Errorf("without num_heads the widths of the input and the cosines must be known")
+		}
+		heads = int64(x.Shape[2].N / (2 * cos.Shape[1].N))
+	}
+	places := n.Inputs[1]
+	if ids.Rank() == 1 {
+		scalar := func(i int64) *onnx.Value { return g.Const(tensor.Scalar(i)) }
+		size := func(axis int64) *onnx.Value { return g.Op("Gather", g.Shape(n.Inputs[0]), g.Int64s(axis)) }
+		axis := int64(x.Rank() - 2) // of the tokens
+		at := g.Op("Range", scalar(0), g.Op("Gather", g.Shape(n.Inputs[0]), scalar(axis)), scalar(1))
+		places = g.Op("Expand", g.Add(places, at), g.With("Concat", []*onnx.Attribute{IntAttr("axis", 0)}, size(0), size(axis)))
+	}
+	return g.At(23, "RotaryEmbedding", 1, []*onnx.Value{n.Inputs[0], n.Inputs[2], n.Inputs[3], places}, IntAttr("interleaved", n.Int("interleaved", 0)),
+		IntAttr("num_heads", heads), IntAttr("rotary_embedding_dim", n.Int("rotary_embedding_dim", 0))), nil
+}
+
 // multiHeadAttention takes queries, keys and values made before: of three axes each, or keys and values with an axis of heads.
 func multiHeadAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 	if n.Int("num_heads", 0) < 1 {
@@ -306,11 +327,11 @@ func multiHeadAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 	}
 	q, k, v := n.Inputs[0], n.Inputs[1], n.Inputs[2]
 	if n.Has(3) {
-		width, values := n.Info(0).Shape[2], n.Info(2).Shape
-		last := values[len(values)-1]
-		if n.Info(1).Rank() != 3 || !width.Known() || !last.Known() {
-			return nil, fmt.Errorf("a bias needs keys of three axes and known widths")
+		width, values := n.Info(0).Shape[2], n.Info(2)
+		if n.Info(1).Rank() != 3 || values.Rank() != 3 || !width.Known() || !values.Shape[2].Known() {
+			return nil, fmt.Errorf("a bias needs keys and values of three axes and known widths")
 		}
+		last := values.Shape[2]
 		parts := g.Node("Split", 3, []*onnx.Value{n.Inputs[3], g.Int64s(int64(width.N), int64(width.N), int64(last.N))}, IntAttr("axis", 0))
 		q, k, v = g.Add(q, parts[0]), g.Add(k, parts[1]), g.Add(v, parts[2])
 	}

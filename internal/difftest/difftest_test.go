@@ -34,6 +34,9 @@ const newest = 25
 // functions of the C library are not Go's.
 var tolerance = map[tensor.DType]float64{tensor.Float32: 2e-5, tensor.Float64: 1e-10, tensor.Float16: 4e-3}
 
+// loose are the operators that round to float16 on their way, or sum numbers that cancel, and by what factor they may differ more.
+var loose = map[string]float64{"Attention": 8, "SkipLayerNormalization": 8, "SkipSimplifiedLayerNormalization": 8, "MultiHeadAttention": 8}
+
 // truncated are the operators that compute integers from floats, of which 2.9999 may become 2 or 3.
 var truncated = map[string]bool{"Resize": true, "Upsample": true}
 
@@ -200,7 +203,7 @@ func (c *testCase) run() (map[string]tensor.Value, error) {
 
 func (c *testCase) compare(ours map[string]tensor.Value, theirs map[string]*tensor.Tensor) error {
 	for name, want := range theirs {
-		tol := tolerance[want.DType()]
+		tol := tolerance[want.DType()] * max(1, loose[c.node().Op])
 		off, _, err := tensor.Compare(ours[name], want, tol, tol)
 		if err != nil && !(want.DType().IsInteger() && truncated[c.node().Op] && 0 < off && off <= 1) {
 			return fmt.Errorf("%s: %w", name, err)

@@ -13,15 +13,16 @@ import (
 // gen is a model in the making, with the inputs to run it on: mostly one node, of the operator that is tested.
 type gen struct {
 	*rand.Rand
-	b     *onnx.Builder
-	def   *ops.Op
-	opset int // of the operator's domain
-	since int // the version of the operator in force there
-	dtype tensor.DType
-	plain bool // no NaN, infinity or extreme in the elements
-	widen bool // outputs are cast to float, since the peer has no tensors of their type
-	feeds map[string]*tensor.Tensor
-	attrs []*onnx.Attribute
+	b        *onnx.Builder
+	def      *ops.Op
+	opset    int // of the operator's domain
+	since    int // the version of the operator in force there
+	dtype    tensor.DType
+	declared bool // inputs have their shapes declared
+	plain    bool // no NaN, infinity or extreme in the elements
+	widen    bool // outputs are cast to float, since the peer has no tensors of their type
+	feeds    map[string]*tensor.Tensor
+	attrs    []*onnx.Attribute
 }
 
 // one of the values, each as likely.
@@ -175,6 +176,9 @@ func (g *gen) input(t *tensor.Tensor) *onnx.Value {
 	name := fmt.Sprintf("x%d", len(g.feeds))
 	g.feeds[name] = t
 	how := g.IntN(4)
+	if g.declared {
+		how = 0
+	}
 	if how == 3 {
 		return g.b.InputOf(name, &onnx.Type{Elem: t.DType()})
 	}

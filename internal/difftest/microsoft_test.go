@@ -1,0 +1,230 @@
+package difftest
+
+import (
+	"slices"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+func init() {
+	ms := func(names string, f func(g *gen)) {
+		each(names, func(g *gen) {
+			g.plain = true
+			g.declared = true // Retune makes other nodes of these, for which it needs the ranks, and some widths
+			g.dtype = one(g, tensor.Float32, tensor.Float32, tensor.Float16)
+			f(g)
+		})
+	}
+	ms("com.microsoft.Gelu", unary)
+	ms("com.microsoft.QuickGelu", func(g *gen) {
+		g.maybeFloat("alpha", 0.5, 2)
+		unary(g)
+	})
+	ms("com.microsoft.BiasGelu com.microsoft.FastGelu", func(g *gen) {
+		s := g.full(1, 4)
+		if g.def.Name == "FastGelu" && g.chance(2) {
+			g.node(1, g.rand(s...))
+			return
+		}
+		g.node(1, g.rand(s...), g.rand(s[len(s)-1]))
+	})
+	ms("com.microsoft.SkipLayerNormalization com.microsoft.SkipSimplifiedLayerNormalization", func(g *gen) {
+		s := g.full(3, 3)
+		n := s[2]
+		skip := one(g, s, []int{1, s[1], n}, s[1:])
+		inputs := []*onnx.Value{g.rand(s...), g.rand(skip...), g.rand(n), nil, nil}
+		if g.chance(2) {
+			inputs[3] = g.rand(n)
+		}
+		if g.def.Name == "SkipLayerNormalization" && g.chance(2) {
+			inputs[4] = g.rand(n)
+		}
+		g.float("epsilon", 1e-5+g.Float32()/100)
+		g.node(1, inputs...)
+	})
+	ms("SimplifiedLayerNormalization", func(g *gen) {
+		s := g.full(1, 4)
+		a := g.axis(len(s), true)
+		g.int("axis", a)
+		g.int("stash_type", 1)
+		g.float("epsilon", 1e-5+g.Float32()/100)
+		g.node(1, g.rand(s...), g.rand(s[(a+len(s))%len(s):]...))
+	})
+	ms("com.microsoft.FusedMatMul com.microsoft.TransposeMatMul", func(g *gen) {
+		a, b := g.factors()
+		for len(a) < 2 || len(b) < 2 || count(a) == 0 {
+			a, b = g.factors()
+		}
+		for i, s := range [][]int{a, b} {
+			if g.chance(2) {
+				s[len(s)-1], s[len(s)-2] = s[len(s)-2], s[len(s)-1]
+				g.int([]string{"transA", "transB"}[i], 1)
+			}
+		}
+		g.maybeFloat("alpha", 0.2, 2)
+		g.node(1, g.rand(a...), g.rand(b...))
+	})
+	activation := func(g *gen) {
+		g.str("activation", one(g, "Relu", "Tanh", "Sigmoid", "LeakyRelu", "Clip", "HardSigmoid"))
+	}
+	ms("com.microsoft.FusedGemm", func(g *gen) {
+		m, k, n := g.in(1, 5), g.in(1, 5), g.in(1, 5)
+		a, b := []int{m, k}, []int{k, n}
+		if g.chance(2) {
+			g.int("transA", 1)
+			slices.Reverse(a)
+		}
+		if g.chance(2) {
+			g.int("transB", 1)
+			slices.Reverse(b)
+		}
+		g.maybeFloat("alpha", 0.2, 2)
+		g.maybeFloat("beta", 0.2, 2)
+		g.str("activation", one(g, "Relu", "Tanh", "Sigmoid", "LeakyRelu"))
+		if g.attrs[len(g.attrs)-1].S[0] == 'L' {
+			g.float("activation_alpha", 0.2)
+		}
+		g.node(1, g.rand(a...), g.rand(b...), g.rand(one(g, []int{m, n}, []int{n}, []int{m, 1}, []int{})...))
+	})
+	ms("com.microsoft.FusedConv", func(g *gen) {
+		g.dtype = tensor.Float32
+		x, w, _ := g.conv(false)
+		activation(g)
+		switch string(g.attrs[len(g.attrs)-1].S) {
+		case "LeakyRelu":
+			g.floats("activation_params", 0.2)
+		case "Clip":
+			g.floats("activation_params", -1, 2)
+		case "HardSigmoid":
+			g.floats("activation_params", 0.3, 0.4)
+		}
+		inputs := []*onnx.Value{g.rand(x...), g.rand(w...)}
+		if g.chance(2) {
+			inputs = append(inputs, g.rand(w[0]))
+		}
+		g.node(1, inputs...)
+	})
+	ms("com.microsoft.RotaryEmbedding", func(g *gen) {
+		b, n, seq, half := g.in(1, 2), g.in(1, 3), g.in(1, 4), 4*g.in(1, 2)
+		most := seq + 3
+		ids := tensor.New(make([]int64, b*seq), b, seq)
+		for i := range ids.Len() {
+			tensor.Data[int64](ids)[i] = int64(g.IntN(most))
+		}
+		g.maybe("interleaved", 0, 1)
+		x := []int{b, seq, n * 2 * half}
+		if g.chance(2) {
+			x = []int{b, n, seq, 2 * half}
+		}
+		if g.chance(3) {
+			ids = tensor.New([]int64{int64(g.IntN(most - seq))}, 1)
+		}
+		g.node(1, g.rand(x...), g.feed(ids), g.rand(most, half), g.rand(most, half))
+	})
+	ms("com.microsoft.EmbedLayerNormalization", func(g *gen) {
+		g.dtype = tensor.Float32
+		b, seq, n := g.in(1, 3), g.in(1, 4), g.in(2, 6)
+		words, kinds := g.in(2, 9), g.in(1, 3)
+		index := func(most int) *onnx.Value {
+			t, _ := tensor.Zeros(tensor.Int32, b, seq)
+			for i := range t.Len() {
+				tensor.Data[int32](t)[i] = int32(g.IntN(most))
+			}
+			return g.feed(t)
+		}
+		inputs := []*onnx.Value{index(words), nil, g.rand(words, n), g.rand(seq+2, n), nil, g.rand(n), g.rand(n), nil, nil}
+		if g.chance(2) {
+			inputs[1], inputs[4] = index(kinds), g.rand(kinds, n)
+		}
+		if g.chance(2) {
+			mask, _ := tensor.Zeros(tensor.Int32, b, seq)
+			for i := range b {
+				for k := range g.in(1, seq) {
+					tensor.Data[int32](mask)[i*seq+k] = 1
+				}
+			}
+			inputs[7] = g.feed(mask)
+		}
+		if g.chance(2) {
+			inputs[8] = index(seq + 2)
+		}
+		g.maybeFloat("epsilon", 1e-5, 1e-2)
+		g.node(2, inputs...)
+	})
+	mask := func(g *gen, b, q, total int) *onnx.Value {
+		shape := one(g, []int{b}, []int{b, total}, []int{b, q, total})
+		t, _ := tensor.Zeros(tensor.Int32, shape...)
+		for i := range t.Len() {
+			v := g.IntN(2)
+			if len(shape) == 1 {
+				v = g.in(1, total)
+			} else if i%total == 0 {
+				v = 1
+			}
+			tensor.Data[int32](t)[i] = int32(v)
+		}
+		return g.feed(t)
+	}
+	ms("com.microsoft.Attention", func(g *gen) {
+		g.dtype = tensor.Float32
+		b, seq, in, heads, h := g.in(1, 2), g.in(1, 4), g.in(1, 4), g.in(1, 3), g.in(1, 4)
+		n, v := heads*h, heads*h
+		if g.chance(3) {
+			v = heads * g.in(1, 4)
+			g.ints("qkv_hidden_sizes", int64(n), int64(n), int64(v))
+		}
+		g.int("num_heads", heads)
+		g.maybe("unidirectional", 0, 1)
+		inputs := []*onnx.Value{g.rand(b, seq, in), g.rand(in, 2*n+v), g.rand(2*n + v), nil, nil, nil}
+		total, outs := seq, 1
+		if v == n && g.chance(3) {
+			past := g.in(1, 3)
+			total += past
+			outs = 2
+			inputs[4] = g.rand(2, b, heads, past, h)
+		}
+		if g.chance(2) {
+			inputs[3] = mask(g, b, seq, total)
+		}
+		if g.chance(3) {
+			inputs[5] = g.rand(one(g, 1, b), one(g, 1, heads), seq, total)
+		}
+		if g.chance(3) {
+			g.float("scale", 0.2+g.Float32())
+		}
+		g.node(outs, inputs...)
+	})
+	ms("com.microsoft.MultiHeadAttention", func(g *gen) {
+		g.dtype = tensor.Float32
+		b, seq, kv, heads, h := g.in(1, 2), g.in(1, 4), g.in(1, 4), g.in(1, 3), g.in(1, 4)
+		n, v := heads*h, heads*one(g, h, g.in(1, 4))
+		g.int("num_heads", heads)
+		if g.chance(2) {
+			g.int("unidirectional", 1)
+			kv = seq
+		}
+		inputs := []*onnx.Value{g.rand(b, seq, n), g.rand(b, kv, n), g.rand(b, kv, v), nil, nil, nil, nil, nil}
+		total, outs := kv, 1
+		if v == n && g.chance(3) {
+			past := g.in(1, 3)
+			total += past
+			outs = 3
+			inputs[6], inputs[7] = g.rand(b, heads, past, h), g.rand(b, heads, past, h)
+		} else if g.chance(3) {
+			inputs[1], inputs[2] = g.rand(b, heads, kv, h), g.rand(b, heads, kv, v/heads)
+		} else if g.chance(3) {
+			inputs[3] = g.rand(2*n + v)
+		}
+		if g.chance(2) {
+			inputs[4] = mask(g, b, seq, total)
+		}
+		if g.chance(3) {
+			inputs[5] = g.rand(one(g, 1, b), one(g, 1, heads), seq, total)
+		}
+		if g.chance(3) {
+			g.float("scale", 0.2+g.Float32())
+		}
+		g.node(outs, inputs...)
+	})
+}
