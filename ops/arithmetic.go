@@ -77,11 +77,12 @@ func allOnes(shape []int) bool {
 
 // walk calls f for the runs [lo, hi) with where each begins in the output and in the operands.
 func (r *lockstep) walk(lo, hi int, f func(o int, at [3]int)) {
-	if r.n == 0 {
+	if r.n == 0 || lo >= hi {
 		return
 	}
 	var at [3]int
-	index := make([]int, len(r.outer))
+	var room [8]int
+	index := append(room[:0], make([]int, len(r.outer))...)
 	for k, rest := len(r.outer)-1, lo; k >= 0; k-- {
 		index[k] = rest % r.outer[k]
 		rest /= r.outer[k]
@@ -109,6 +110,11 @@ func (r *lockstep) walk(lo, hi int, f func(o int, at [3]int)) {
 			}
 		}
 	}
+}
+
+// alone reports whether each would go through the runs one by one.
+func (r *lockstep) alone(p *kernel.Pool) bool {
+	return p.Threads() == 1 || r.n <= unaryGrain && p.Alone(r.count, unaryGrain/max(r.n, 1))
 }
 
 // each is walk over all runs on the pool, cutting long ones: f also gets the length of its piece.
@@ -151,19 +157,36 @@ func pairwise[A, B, R tensor.Element](f func(dst []R, a []A, b []B, sa, sb int) 
 			return fmt.Errorf("input 1 is %v, want element type %s", tb, tensor.TypeOf[B]())
 		}
 		a, b, y := tensor.Data[A](ta), tensor.Data[B](tb), tensor.Data[R](to)
-		r := planRuns(to.Shape(), ta.Shape(), tb.Shape())
-		sa, sb := r.step[0], r.step[1]
-		var (
-			once   sync.Once
-			failed error
-		)
-		r.each(c.Pool, func(o, n int, at [3]int) {
-			if err := f(y[o:o+n], a[at[0]:at[0]+(n-1)*sa+1], b[at[1]:at[1]+(n-1)*sb+1], sa, sb); err != nil {
-				once.Do(func() { failed = err })
-			}
-		})
-		return failed
+		r, err := Keep(c, func() (*lockstep, error) { return planRuns(to.Shape(), ta.Shape(), tb.Shape()), nil })
+		if err != nil {
+			return err
+		}
+		if r.alone(c.Pool) {
+			r.walk(0, r.count, func(o int, at [3]int) {
+				if e := pairRun(r, f, y, a, b, o, r.n, at); e != nil {
+					err = e
+				}
+			})
+			return err
+		}
+		return pairRuns(c.Pool, r, f, y, a, b)
 	}
+}
+
+func pairRun[A, B, R any](r *lockstep, f func(dst []R, a []A, b []B, sa, sb int) error, y []R, a []A, b []B, o, n int, at [3]int) error {
+	sa, sb := r.step[0], r.step[1]
+	return f(y[o:o+n], a[at[0]:at[0]+(n-1)*sa+1], b[at[1]:at[1]+(n-1)*sb+1], sa, sb)
+}
+
+// pairRuns goes through the runs in parallel.
+func pairRuns[A, B, R any](p *kernel.Pool, r *lockstep, f func(dst []R, a []A, b []B, sa, sb int) error, y []R, a []A, b []B) (failed error) {
+	var once sync.Once
+	r.each(p, func(o, n int, at [3]int) {
+		if err := pairRun(r, f, y, a, b, o, n, at); err != nil {
+			once.Do(func() { failed = err })
+		}
+	})
+	return failed
 }
 
 // elementwise lifts a function of two elements.
@@ -736,6 +759,9 @@ func shareTies(g *Grad, n *Node, dy *onnx.Value) []*onnx.Value {
 // fold runs a pairwise kernel over any number of inputs, and finish, if any, over the result.
 func fold(pair Kernel, finish func(c *Ctx)) Kernel {
 	return func(c *Ctx) error {
+		if len(c.Ins) == 2 && finish == nil {
+			return pair(c)
+		}
 		acc, last := c.In(0), len(c.Ins)-1
 		if last == 0 {
 			copy(c.Out(0).Bytes(), acc.Bytes())
@@ -758,6 +784,7 @@ func fold(pair Kernel, finish func(c *Ctx)) Kernel {
 				out = spare
 			}
 			w := *c
+			w.Static = false
 			w.Ins, w.Outs = []tensor.Value{acc, c.Ins[i]}, []tensor.Value{out}
 			if err := pair(&w); err != nil {
 				return err

@@ -181,28 +181,35 @@ func compileBlockedConv(n *Node) (Kernel, error) {
 	})
 	return func(c *Ctx) error {
 		x, b := c.In(0), kernel.Block()
-		xs, planar := x.Shape(), x.Rank() == len(ws)
-		if !planar {
-			if len(xs) != len(ws)+1 || xs[len(xs)-1] != b || xs[1] != (ws[1]*int(c.Node.Int("group", 1))+b-1)/b {
-				return fmt.Errorf("an input of %v does not suit weights of %v", xs, ws)
+		planar := x.Rank() == len(ws)
+		s, err := Keep(c, func() (*convShape, error) {
+			xs := x.Shape()
+			if !planar {
+				if len(xs) != len(ws)+1 || xs[len(xs)-1] != b || xs[1] != (ws[1]*int(c.Node.Int("group", 1))+b-1)/b {
+					return nil, fmt.Errorf("an input of %v does not suit weights of %v", xs, ws)
+				}
+				xs = slices.Clone(xs[:len(ws)])
+				xs[1] = ws[1] * int(c.Node.Int("group", 1))
 			}
-			xs = slices.Clone(xs[:len(ws)])
-			xs[1] = ws[1] * int(c.Node.Int("group", 1))
-		}
-		s, err := shapeOfConv(c.Node, xs, ws, false)
+			s, err := shapeOfConv(c.Node, xs, ws, false)
+			if err != nil {
+				return nil, err
+			}
+			s.output = append(s.output, b)
+			s.output[1] = (s.m + b - 1) / b
+			return s, nil
+		})
 		if err != nil {
 			return err
 		}
-		shape := append(s.outShape(), b)
-		shape[1] = (s.m + b - 1) / b
-		y, err := c.Alloc(0, tensor.Float32, shape...)
+		y, err := c.Alloc(0, tensor.Float32, s.output...)
 		if err != nil {
 			return err
 		}
 		var residual []float32
 		if r := c.In(3); r != nil {
-			if !slices.Equal(r.Shape(), shape) {
-				return fmt.Errorf("a residual of %v does not suit an output of %v", r.Shape(), shape)
+			if !slices.Equal(r.Shape(), s.output) {
+				return fmt.Errorf("a residual of %v does not suit an output of %v", r.Shape(), s.output)
 			}
 			residual = tensor.Data[float32](r)
 		}
@@ -234,22 +241,28 @@ func blockedPool(pool func(p *kernel.Pool, cv kernel.Conv2D, y, x []float32)) Ke
 		if rank < 1 || rank > 2 || xs[len(xs)-1] != b {
 			return fmt.Errorf("an input of %v is not in blocks", xs)
 		}
-		w, err := poolWindow(c.Node, rank)
+		s, err := Keep(c, func() (*convShape, error) {
+			w, err := poolWindow(c.Node, rank)
+			if err != nil {
+				return nil, err
+			}
+			s := &convShape{n: xs[0], c: xs[1] * b, m: xs[1] * b, group: 1, in: xs[2 : 2+rank], kernel: w.kernel, stride: w.stride, dil: w.dil,
+				out: make([]int, rank), begin: make([]int, rank), end: make([]int, rank)}
+			for i, d := range s.in {
+				if s.out[i], s.begin[i], s.end[i], err = w.axis(i, d); err != nil {
+					return nil, err
+				}
+				// What ceil_mode adds at the end.
+				s.end[i] = max(s.end[i], (s.out[i]-1)*w.stride[i]+w.reach(i)-d-s.begin[i])
+			}
+			s.output = append([]int{xs[0], xs[1]}, s.out...)
+			s.output = append(s.output, b)
+			return s, nil
+		})
 		if err != nil {
 			return err
 		}
-		s := &convShape{n: xs[0], c: xs[1] * b, m: xs[1] * b, group: 1, in: xs[2 : 2+rank], kernel: w.kernel, stride: w.stride, dil: w.dil,
-			out: make([]int, rank), begin: make([]int, rank), end: make([]int, rank)}
-		for i, d := range s.in {
-			if s.out[i], s.begin[i], s.end[i], err = w.axis(i, d); err != nil {
-				return err
-			}
-			// What ceil_mode adds at the end.
-			s.end[i] = max(s.end[i], (s.out[i]-1)*w.stride[i]+w.reach(i)-d-s.begin[i])
-		}
-		shape := append(s.outShape(), b)
-		shape[1] = xs[1]
-		y, err := c.Alloc(0, tensor.Float32, shape...)
+		y, err := c.Alloc(0, tensor.Float32, s.output...)
 		if err != nil {
 			return err
 		}

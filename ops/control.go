@@ -53,32 +53,33 @@ func inferIf(n *Node) ([]Info, error) {
 	if n.Bodies["then_branch"] == nil || n.Bodies["else_branch"] == nil {
 		return out, nil // Compile refuses it
 	}
-	taken := n.Info(0).Const // known before the run, or nil
-	if taken != nil {
-		if _, err := scalarBool(taken, "condition"); err != nil {
+	then, err := n.Bodies["then_branch"].Infer(nil)
+	if err != nil {
+		return nil, err
+	}
+	other, err := n.Bodies["else_branch"].Infer(nil)
+	if err != nil {
+		return nil, err
+	}
+	results := join
+	if t := n.Info(0).Const; t != nil { // the condition is known before the run
+		cond, err := scalarBool(t, "condition")
+		if err != nil {
 			return nil, err
 		}
-	}
-	branch := func(name string, when bool) ([]Info, error) {
-		if taken != nil && tensor.Data[bool](taken)[0] != when {
-			return slices.Repeat([]Info{{Kind: none}}, n.Bodies[name].NumOutputs()), nil
+		results = func(then, other Info) Info {
+			if cond {
+				return then
+			}
+			return other
 		}
-		return n.Bodies[name].Infer(nil)
-	}
-	then, err := branch("then_branch", true)
-	if err != nil {
-		return nil, err
-	}
-	other, err := branch("else_branch", false)
-	if err != nil {
-		return nil, err
 	}
 	a, b := savedBy(n, "then_saved"), savedBy(n, "else_saved")
 	both := min(len(then)-a, len(other)-b)
 	for i := range out {
 		switch {
 		case i < both:
-			out[i] = join(then[i], other[i])
+			out[i] = results(then[i], other[i])
 		case i < both+a:
 			out[i] = then[i]
 		case i-a < len(other):

@@ -164,6 +164,7 @@ func (w *window) transposed(i, in, outPad, want int) (out, begin, end int, err e
 type convShape struct {
 	n, c, m, group                           int
 	in, out, kernel, stride, dil, begin, end []int
+	input, output                            []int // shapes of the tensors
 }
 
 func groupOf(n *Node) (int, error) {
@@ -320,7 +321,7 @@ func shapeOfConv(n *Node, xs, ws []int, transpose bool) (*convShape, error) {
 				return nil, err
 			}
 		}
-		return s, nil
+		return s.settled(), nil
 	}
 	pad, want, err := outPads(n, rank)
 	if err != nil {
@@ -340,11 +341,14 @@ func shapeOfConv(n *Node, xs, ws []int, transpose bool) (*convShape, error) {
 			s.end[i] -= extra
 		}
 	}
-	return s, nil
+	return s.settled(), nil
 }
 
-func (s *convShape) inShape() []int  { return append([]int{s.n, s.c}, s.in...) }
-func (s *convShape) outShape() []int { return append([]int{s.n, s.m}, s.out...) }
+// settled has the shapes of the tensors too.
+func (s *convShape) settled() *convShape {
+	s.input, s.output = append([]int{s.n, s.c}, s.in...), append([]int{s.n, s.m}, s.out...)
+	return s
+}
 
 // flat is the shape for the kernels of two axes, ok false if there are three.
 func (s *convShape) flat() (cv kernel.Conv2D, ok bool) {
@@ -575,7 +579,7 @@ func conv[T kernel.Float](packed func() *kernel.PackedConv[T], e ending) Kernel 
 			return err
 		}
 		x, w := c.In(0), c.In(1)
-		s, err := shapeOfConv(c.Node, x.Shape(), w.Shape(), false)
+		s, err := Keep(c, func() (*convShape, error) { return shapeOfConv(c.Node, x.Shape(), w.Shape(), false) })
 		if err != nil {
 			return err
 		}
@@ -583,7 +587,7 @@ func conv[T kernel.Float](packed func() *kernel.PackedConv[T], e ending) Kernel 
 		if err != nil {
 			return err
 		}
-		y, err := c.Alloc(0, tensor.TypeOf[T](), s.outShape()...)
+		y, err := c.Alloc(0, tensor.TypeOf[T](), s.output...)
 		if err != nil {
 			return err
 		}
@@ -615,7 +619,7 @@ func convTranspose[T kernel.Float](c *Ctx) error {
 	if err != nil {
 		return err
 	}
-	t, err := c.Alloc(0, tensor.TypeOf[T](), s.inShape()...)
+	t, err := c.Alloc(0, tensor.TypeOf[T](), s.input...)
 	if err != nil {
 		return err
 	}
@@ -677,9 +681,9 @@ func gradOperands[T kernel.Float](c *Ctx, weight, transpose bool) (s *convShape,
 	if s, err = shapeOfConv(c.Node, xs, ws, transpose); err != nil {
 		return
 	}
-	want := s.outShape()
+	want := s.output
 	if transpose {
-		want = s.inShape()
+		want = s.input
 	}
 	if !slices.Equal(want, c.In(0).Shape()) {
 		err = fmt.Errorf("a gradient of %v where %v is wanted", c.In(0).Shape(), want)

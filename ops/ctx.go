@@ -19,6 +19,11 @@ type Ctx struct {
 	Node    *Node
 	Mem     *Meter
 
+	// Static tells that this Ctx is used for one step of a plan, again and again: its inputs have the same shapes each time, and those
+	// whose values are in Node.In the same values.
+	Static bool
+	kept   any // by [Keep]
+
 	Ins  []tensor.Value // nil where an input is left out
 	Outs []tensor.Value // allocated where the shape was known before; else nil until Alloc or SetOut
 }
@@ -85,6 +90,25 @@ func (c *Ctx) New(d tensor.DType, shape ...int) (*tensor.Tensor, error) {
 		return nil, err
 	}
 	return tensor.Zeros(d, shape...)
+}
+
+// Keep is what make gives, which is asked again only where it could give something else: it may look at the node, at the shapes of
+// inputs and at the values of those listed in on.
+func Keep[T any](c *Ctx, make func() (*T, error), on ...int) (*T, error) {
+	if c.kept != nil {
+		return c.kept.(*T), nil
+	}
+	v, err := make()
+	if err != nil || !c.Static {
+		return v, err
+	}
+	for _, i := range on {
+		if c.Node.Has(i) && c.Node.In[i].Const == nil {
+			return v, nil
+		}
+	}
+	c.kept = v
+	return v, nil
 }
 
 // Body is the node's subgraph under that attribute.
@@ -193,7 +217,9 @@ func viaFloat32(k Kernel, half tensor.DType) Kernel {
 				w.Outs[i] = f
 			}
 		}
-		if err := k(&w); err != nil {
+		err := k(&w)
+		c.kept = w.kept
+		if err != nil {
 			return err
 		}
 		for i, v := range w.Outs {

@@ -166,7 +166,7 @@ func deformConv[T kernel.Float](c *Ctx) error {
 	if err != nil {
 		return err
 	}
-	t, err := c.Alloc(0, tensor.TypeOf[T](), d.outShape()...)
+	t, err := c.Alloc(0, tensor.TypeOf[T](), d.output...)
 	if err != nil || t.Len() == 0 {
 		return err
 	}
@@ -217,8 +217,8 @@ func deformConvGrad[T kernel.Float](c *Ctx) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(c.In(0).Shape(), d.outShape()) {
-		return fmt.Errorf("a gradient of %v where %v is wanted", c.In(0).Shape(), d.outShape())
+	if !slices.Equal(c.In(0).Shape(), d.output) {
+		return fmt.Errorf("a gradient of %v where %v is wanted", c.In(0).Shape(), d.output)
 	}
 	var grads [4][]T
 	for i := range grads {

@@ -23,6 +23,10 @@ const unaryGrain = 1 << 13
 func overSlices[T, R tensor.Element](f func(dst []R, x []T)) Kernel {
 	return func(c *Ctx) error {
 		x, y := tensor.Data[T](c.In(0)), tensor.Data[R](c.Out(0))
+		if c.Pool.Alone(len(x), unaryGrain) {
+			f(y[:len(x)], x)
+			return nil
+		}
 		c.Pool.For(len(x), unaryGrain, func(lo, hi int) { f(y[lo:hi], x[lo:hi]) })
 		return nil
 	}

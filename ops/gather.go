@@ -90,7 +90,7 @@ func elementsAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
 		}
 	}
 	i := 0
-	forLoops(nil, ls, 1, func(d, _, _ int) {
+	walkLoops(ls, 0, len(idx), func(d, _, _ int) {
 		k, e := checkIndex(idx[i], data[axis], axis)
 		if e != nil && err == nil {
 			err = e

@@ -48,13 +48,42 @@ type loop struct{ n, d, s int }
 
 // strided copies src[so + Σ i·ss] to dst[do + Σ i·ds] for all i within shape.
 func strided(p *kernel.Pool, dst, src *tensor.Tensor, shape, ds []int, do int, ss []int, so int) error {
-	if err := sameElem(dst, src); err != nil {
-		return err
-	}
+	return planMovement(shape, ds, do, ss, so).run(p, dst, src)
+}
+
+// movement is how elements that lie evenly go from one tensor to another.
+type movement struct {
+	kind   moveKind
+	do, so int
+	outer  []loop
+	in     loop // the innermost
+	tile   loop // of transpositions: the loop that src goes along; outer's last is over its blocks
+	total  int  // what the work is shared out by: turns of the outer loops, or elements of in if there are none
+	grain  int
+}
+
+type moveKind int
+
+const (
+	moveNothing moveKind = iota
+	moveOne
+	moveRuns
+	moveFills
+	moveTiles
+	moveSingles
+)
+
+const (
+	moveGrain = 1 << 14
+	moveTile  = 32 // the side of the squares that transpositions go by, so that both sides stay in the cache
+)
+
+func planMovement(shape, ds []int, do int, ss []int, so int) *movement {
+	m := &movement{do: do, so: so}
 	ls := make([]loop, 0, len(shape))
 	for i, n := range shape {
 		if n == 0 {
-			return nil
+			return m
 		}
 		if n == 1 {
 			continue
@@ -66,71 +95,122 @@ func strided(p *kernel.Pool, dst, src *tensor.Tensor, shape, ds []int, do int, s
 		}
 		ls = append(ls, l)
 	}
-	return bySize(dst.DType(),
-		func() { stridedT(p, tensor.View[uint8](dst), tensor.View[uint8](src), ls, do, so) },
-		func() { stridedT(p, tensor.View[uint16](dst), tensor.View[uint16](src), ls, do, so) },
-		func() { stridedT(p, tensor.View[uint32](dst), tensor.View[uint32](src), ls, do, so) },
-		func() { stridedT(p, tensor.View[uint64](dst), tensor.View[uint64](src), ls, do, so) },
-		func() { stridedT(p, tensor.View[complex128](dst), tensor.View[complex128](src), ls, do, so) },
-		func() { stridedT(p, tensor.View[string](dst), tensor.View[string](src), ls, do, so) })
-}
-
-const moveGrain = 1 << 14
-
-func stridedT[T any](p *kernel.Pool, dst, src []T, ls []loop, do, so int) {
 	if len(ls) == 0 {
-		dst[do] = src[so]
-		return
+		m.kind, m.total = moveOne, 1
+		return m
 	}
-	outer, in := ls[:len(ls)-1], ls[len(ls)-1]
-	grain := max(1, moveGrain/in.n)
+	m.outer, m.in = ls[:len(ls)-1], ls[len(ls)-1]
+	m.grain = max(1, moveGrain/m.in.n)
 	switch {
-	case in.d == 1 && in.s == 1:
-		if len(outer) == 0 {
-			p.For(in.n, 1<<16, func(lo, hi int) { copy(dst[do+lo:do+hi], src[so+lo:so+hi]) })
-			return
-		}
-		forLoops(p, outer, grain, func(d, s, _ int) { copy(dst[do+d:do+d+in.n], src[so+s:so+s+in.n]) })
-	case in.d == 1 && in.s == 0:
-		if len(outer) == 0 {
-			v := src[so]
-			p.For(in.n, 1<<16, func(lo, hi int) { fill(dst[do+lo:do+hi], v) })
-			return
-		}
-		forLoops(p, outer, grain, func(d, s, _ int) { fill(dst[do+d:do+d+in.n], src[so+s]) })
+	case m.in.d == 1 && m.in.s == 1:
+		m.kind = moveRuns
+	case m.in.d == 1 && m.in.s == 0:
+		m.kind = moveFills
 	default:
+		m.kind = moveSingles
 		tile := -1
-		if in.d == 1 {
-			for j, l := range outer {
-				if l.s == 1 && l.n >= 4 {
-					tile = j
-				}
+		for j, l := range m.outer {
+			if m.in.d == 1 && l.s == 1 && l.n >= 4 {
+				tile = j
 			}
 		}
-		if tile >= 0 { // a transposition: square tiles, so that both sides stay in cache
-			const side = 32
-			t := outer[tile]
-			rest := append(slices.Delete(slices.Clone(outer), tile, tile+1), loop{(t.n + side - 1) / side, side * t.d, side * t.s})
-			forLoops(p, rest, max(1, moveGrain/(in.n*side)), func(d, s, block int) {
-				rows := min(side, t.n-block*side)
-				for i0 := 0; i0 < in.n; i0 += side {
-					w := min(side, in.n-i0)
-					if words, ok := any(dst).([]uint32); ok && kernel.Transpose(words[do+d+i0:], t.d, any(src).([]uint32)[so+s+i0*in.s:], in.s, w, rows) {
-						continue
-					}
-					for r := range rows {
-						out := dst[do+d+r*t.d+i0:][:w]
-						at := so + s + r + i0*in.s
-						for i := range out {
-							out[i] = src[at]
-							at += in.s
-						}
-					}
-				}
-			})
+		if tile >= 0 {
+			t := m.outer[tile]
+			m.kind, m.tile, m.grain = moveTiles, t, max(1, moveGrain/(m.in.n*moveTile))
+			m.outer = append(slices.Delete(slices.Clone(m.outer), tile, tile+1), loop{(t.n + moveTile - 1) / moveTile, moveTile * t.d, moveTile * t.s})
+		}
+	}
+	m.total = 1
+	for _, l := range m.outer {
+		m.total *= l.n
+	}
+	if len(m.outer) == 0 && m.kind != moveSingles {
+		m.total, m.grain = m.in.n, 1<<16
+	}
+	return m
+}
+
+// arrangement is the shape of an output and how its elements come into it.
+type arrangement struct {
+	shape []int
+	*movement
+}
+
+// arrange is an output of shape with elements from off on, steps apart.
+func arrange(shape, steps []int, off int) *arrangement {
+	return &arrangement{shape, planMovement(shape, rowMajor(shape), 0, steps, off)}
+}
+
+// into computes output 0 from x.
+func (a *arrangement) into(c *Ctx, x *tensor.Tensor) error {
+	y, err := c.Alloc(0, x.DType(), a.shape...)
+	if err != nil {
+		return err
+	}
+	return a.run(c.Pool, y, x)
+}
+
+func (m *movement) run(p *kernel.Pool, dst, src *tensor.Tensor) error {
+	if err := sameElem(dst, src); err != nil || m.kind == moveNothing {
+		return err
+	}
+	return bySize(dst.DType(),
+		func() { moveT(p, m, tensor.View[uint8](dst), tensor.View[uint8](src)) },
+		func() { moveT(p, m, tensor.View[uint16](dst), tensor.View[uint16](src)) },
+		func() { moveT(p, m, tensor.View[uint32](dst), tensor.View[uint32](src)) },
+		func() { moveT(p, m, tensor.View[uint64](dst), tensor.View[uint64](src)) },
+		func() { moveT(p, m, tensor.View[complex128](dst), tensor.View[complex128](src)) },
+		func() { moveT(p, m, tensor.View[string](dst), tensor.View[string](src)) })
+}
+
+func moveT[T any](p *kernel.Pool, m *movement, dst, src []T) {
+	if p.Alone(m.total, m.grain) {
+		movePart(m, dst, src, 0, m.total)
+		return
+	}
+	p.For(m.total, m.grain, func(lo, hi int) { movePart(m, dst, src, lo, hi) })
+}
+
+// movePart is the turns [lo, hi) of m.
+func movePart[T any](m *movement, dst, src []T, lo, hi int) {
+	do, so, in := m.do, m.so, m.in
+	flat := len(m.outer) == 0
+	switch m.kind {
+	case moveOne:
+		dst[do] = src[so]
+	case moveRuns:
+		if flat {
+			copy(dst[do+lo:do+hi], src[so+lo:so+hi])
 			return
 		}
-		forLoops(p, outer, grain, func(d, s, _ int) {
+		walkLoops(m.outer, lo, hi, func(d, s, _ int) { copy(dst[do+d:do+d+in.n], src[so+s:so+s+in.n]) })
+	case moveFills:
+		if flat {
+			fill(dst[do+lo:do+hi], src[so])
+			return
+		}
+		walkLoops(m.outer, lo, hi, func(d, s, _ int) { fill(dst[do+d:do+d+in.n], src[so+s]) })
+	case moveTiles:
+		t := m.tile
+		walkLoops(m.outer, lo, hi, func(d, s, block int) {
+			rows := min(moveTile, t.n-block*moveTile)
+			for i0 := 0; i0 < in.n; i0 += moveTile {
+				w := min(moveTile, in.n-i0)
+				if words, ok := any(dst).([]uint32); ok && kernel.Transpose(words[do+d+i0:], t.d, any(src).([]uint32)[so+s+i0*in.s:], in.s, w, rows) {
+					continue
+				}
+				for r := range rows {
+					out := dst[do+d+r*t.d+i0:][:w]
+					at := so + s + r + i0*in.s
+					for i := range out {
+						out[i] = src[at]
+						at += in.s
+					}
+				}
+			}
+		})
+	case moveSingles:
+		walkLoops(m.outer, lo, hi, func(d, s, _ int) {
 			d, s = d+do, s+so
 			for range in.n {
 				dst[d] = src[s]
@@ -147,36 +227,32 @@ func fill[T any](x []T, v T) {
 	}
 }
 
-// forLoops calls f with the offsets of each point of the loops, and its index in the last one.
-func forLoops(p *kernel.Pool, ls []loop, grain int, f func(d, s, last int)) {
-	total, last := 1, len(ls)-1
-	for _, l := range ls {
-		total *= l.n
+// walkLoops calls f with the offsets of the points [lo, hi) of the loops, and their index in the last one.
+func walkLoops(ls []loop, lo, hi int, f func(d, s, last int)) {
+	last := len(ls) - 1
+	var room [8]int
+	idx := append(room[:0], make([]int, len(ls)+1)...)
+	d, s, r := 0, 0, lo
+	for k := last; k >= 0; k-- {
+		idx[k] = r % ls[k].n
+		r /= ls[k].n
+		d += idx[k] * ls[k].d
+		s += idx[k] * ls[k].s
 	}
-	p.For(total, grain, func(lo, hi int) {
-		idx := make([]int, len(ls)+1)
-		d, s, r := 0, 0, lo
+	for i := lo; i < hi; i++ {
+		f(d, s, idx[max(last, 0)])
 		for k := last; k >= 0; k-- {
-			idx[k] = r % ls[k].n
-			r /= ls[k].n
-			d += idx[k] * ls[k].d
-			s += idx[k] * ls[k].s
-		}
-		for i := lo; i < hi; i++ {
-			f(d, s, idx[max(last, 0)])
-			for k := last; k >= 0; k-- {
-				idx[k]++
-				d += ls[k].d
-				s += ls[k].s
-				if idx[k] < ls[k].n {
-					break
-				}
-				d -= ls[k].n * ls[k].d
-				s -= ls[k].n * ls[k].s
-				idx[k] = 0
+			idx[k]++
+			d += ls[k].d
+			s += ls[k].s
+			if idx[k] < ls[k].n {
+				break
 			}
+			d -= ls[k].n * ls[k].d
+			s -= ls[k].n * ls[k].s
+			idx[k] = 0
 		}
-	})
+	}
 }
 
 // runs is where the runs of a gather or scatter lie in the larger tensor: run elements at each
@@ -205,16 +281,24 @@ func gatherT[T any](p *kernel.Pool, dst, src []T, r runs) {
 	if n == 0 || r.run == 0 {
 		return
 	}
-	p.For(r.outer*n, max(1, moveGrain/r.run), func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			at := i/n*r.step + r.offs[i%n]
-			if r.run == 1 {
-				dst[i] = src[at]
-			} else {
-				copy(dst[i*r.run:(i+1)*r.run], src[at:at+r.run])
-			}
+	total, grain := r.outer*n, max(1, moveGrain/r.run)
+	if p.Alone(total, grain) {
+		gatherPart(dst, src, r, 0, total)
+		return
+	}
+	p.For(total, grain, func(lo, hi int) { gatherPart(dst, src, r, lo, hi) })
+}
+
+func gatherPart[T any](dst, src []T, r runs, lo, hi int) {
+	n := len(r.offs)
+	for i := lo; i < hi; i++ {
+		at := i/n*r.step + r.offs[i%n]
+		if r.run == 1 {
+			dst[i] = src[at]
+		} else {
+			copy(dst[i*r.run:(i+1)*r.run], src[at:at+r.run])
 		}
-	})
+	}
 }
 
 // scatterRuns combines src, one run after the other, into the runs of dst.

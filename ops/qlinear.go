@@ -285,7 +285,7 @@ func newByteConv(c *Ctx, x, w, xz, wz *tensor.Tensor) (*byteConv, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &byteConv{convShape: s, shape: s.outShape(), x: asUnsigned(x)}
+	q := &byteConv{convShape: s, shape: s.output, x: asUnsigned(x)}
 	for len(s.in) < 3 { // fewer axes are worked as three
 		for _, v := range []struct {
 			list *[]int

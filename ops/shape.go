@@ -469,35 +469,32 @@ func compileExpand(*Node) (Kernel, error) {
 		if err != nil {
 			return err
 		}
-		v, _, err := runInts(c, "", 1, 0)
+		a, err := Keep(c, func() (*arrangement, error) { return planExpand(c, x.Shape()) }, 1)
 		if err != nil {
 			return err
 		}
-		want, err := dimsOf(v)
-		if err != nil {
-			return err
-		}
-		dims, err := BroadcastDims(Dims(x.Shape()), want)
-		if err != nil {
-			return err
-		}
-		shape := make([]int, len(dims))
-		for i, d := range dims {
-			shape[i] = d.N
-		}
-		y, err := c.Alloc(0, x.DType(), shape...)
-		if err != nil {
-			return err
-		}
-		ss := make([]int, len(shape))
-		off := len(shape) - x.Rank()
-		for i, s := range rowMajor(x.Shape()) {
-			if x.Shape()[i] != 1 {
-				ss[off+i] = s
-			}
-		}
-		return strided(c.Pool, y, x, shape, rowMajor(shape), 0, ss, 0)
+		return a.into(c, x)
 	}, nil
+}
+
+func planExpand(c *Ctx, from []int) (*arrangement, error) {
+	v, _, err := runInts(c, "", 1, 0)
+	if err != nil {
+		return nil, err
+	}
+	want, err := dimsOf(v)
+	if err != nil {
+		return nil, err
+	}
+	dims, err := BroadcastDims(Dims(from), want)
+	if err != nil {
+		return nil, err
+	}
+	shape := make([]int, len(dims))
+	for i, d := range dims {
+		shape[i] = d.N
+	}
+	return arrange(shape, strides(from, len(shape)), 0), nil
 }
 
 // constantOf is the value of a Constant node.

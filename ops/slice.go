@@ -165,15 +165,17 @@ func compileSlice(*Node) (Kernel, error) {
 		if err != nil {
 			return err
 		}
-		shape, ss, off, err := sliceAt(c, x.Shape(), 1, 10)
+		a, err := Keep(c, func() (*arrangement, error) {
+			shape, ss, off, err := sliceAt(c, x.Shape(), 1, 10)
+			if err != nil {
+				return nil, err
+			}
+			return arrange(shape, ss, off), nil
+		}, 1, 2, 3, 4)
 		if err != nil {
 			return err
 		}
-		y, err := c.Alloc(0, x.DType(), shape...)
-		if err != nil {
-			return err
-		}
-		return strided(c.Pool, y, x, shape, rowMajor(shape), 0, ss, off)
+		return a.into(c, x)
 	}, nil
 }
 

@@ -57,21 +57,25 @@ func compileTranspose(*Node) (Kernel, error) {
 		if err != nil {
 			return err
 		}
-		perm, err := permOf(c.Node, x.Rank())
+		t, err := Keep(c, func() (*arrangement, error) { return planTranspose(c.Node, x.Shape()) })
 		if err != nil {
 			return err
 		}
-		shape, ss := make([]int, len(perm)), make([]int, len(perm))
-		rs := rowMajor(x.Shape())
-		for i, p := range perm {
-			shape[i], ss[i] = x.Shape()[p], rs[p]
-		}
-		y, err := c.Alloc(0, x.DType(), shape...)
-		if err != nil {
-			return err
-		}
-		return strided(c.Pool, y, x, shape, rowMajor(shape), 0, ss, 0)
+		return t.into(c, x)
 	}, nil
+}
+
+func planTranspose(n *Node, from []int) (*arrangement, error) {
+	perm, err := permOf(n, len(from))
+	if err != nil {
+		return nil, err
+	}
+	shape, ss := make([]int, len(perm)), make([]int, len(perm))
+	rs := rowMajor(from)
+	for i, p := range perm {
+		shape[i], ss[i] = from[p], rs[p]
+	}
+	return arrange(shape, ss, 0), nil
 }
 
 func gradTranspose(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {

@@ -340,6 +340,16 @@ func readOnce(ins []int, slot int, root []int) bool {
 	return n == 1
 }
 
+// fixed reports whether the shapes of all inputs are settled.
+func (st *planStep) fixed() bool {
+	for k, slot := range st.ins {
+		if _, ok := st.in[k].Static(); slot >= 0 && !ok {
+			return false
+		}
+	}
+	return st.static
+}
+
 // frame is the state of one run: its values and its arena.
 type frame struct {
 	prog  *program
@@ -482,7 +492,7 @@ func (pl *plan) newFrame() *frame {
 		st := &pl.steps[i]
 		node := *st.node
 		node.In = st.in
-		f.ctxs[i] = ops.Ctx{Pool: pl.prog.set.pool, Node: &node, Ins: make([]tensor.Value, len(st.ins)), Outs: make([]tensor.Value, len(st.step.outs))}
+		f.ctxs[i] = ops.Ctx{Pool: pl.prog.set.pool, Node: &node, Static: st.fixed(), Ins: make([]tensor.Value, len(st.ins)), Outs: make([]tensor.Value, len(st.step.outs))}
 	}
 	return f
 }

@@ -145,6 +145,19 @@ func fillBlockFrame(cv Conv2D, dst []float32, height, width int, src []float32, 
 	}
 }
 
+// fillBlockFrames is [fillBlockFrame] for n images one after the other.
+func fillBlockFrames(p *Pool, cv Conv2D, dst []float32, height, width int, src []float32, pixel, n int) {
+	if grain := max(1, serialWork/8/(height*width*pixel)); !p.Alone(n, grain) {
+		p.For(n, grain, func(lo, hi int) {
+			fillBlockFrames(nil, cv, dst[lo*height*width*pixel:], height, width, src[lo*cv.H*cv.W*pixel:], pixel, hi-lo)
+		})
+		return
+	}
+	for u := range n {
+		fillBlockFrame(cv, dst[u*height*width*pixel:], height, width, src[u*cv.H*cv.W*pixel:], pixel, 0)
+	}
+}
+
 // BlockedConv computes a convolution from x, which is in blocks or, if planar, is not, to y in blocks, and applies ep, of which it takes the
 // residual, in blocks, and the activation.
 func BlockedConv(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeights, ep *Epilogue) {
@@ -162,35 +175,33 @@ func BlockedConv(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeight
 	if out == 0 {
 		return
 	}
-	if ep == nil {
-		ep = &Epilogue{}
+	var part Epilogue
+	if ep != nil {
+		part = *ep
 	}
 	for n := range cv.N {
-		part := *ep
-		if ep.Residual != nil {
+		if ep != nil && ep.Residual != nil {
 			part.Residual = ep.Residual[n*out:][:out]
 		}
 		yn, xn := y[n*out:][:out], x[n*in:][:in]
 		switch {
 		case w.taps != nil:
-			blockPlanes(p, cv, b, yn, xn, 0, blockActive.depthwise, func(t *blockTile, block int) {
-				t.weights, t.bias = &w.taps[block*cv.KH*cv.KW*b], &w.bias[block*b]
-			}, &part)
+			blockPlanes{cv: cv, b: b, y: yn, x: xn, tiles: blockActive.depthwise, weights: w.taps, bias: w.bias, ep: part}.run(p)
 		case !planar && cv.blockWinograd():
-			blockWinograd(p, cv, yn, xn, w, &part)
+			blockWinograd(p, cv, yn, xn, w, part)
 		default:
-			blockProduct(p, cv, yn, xn, planar, w, &part)
+			blockProduct(p, cv, yn, xn, planar, w, part)
 		}
 	}
 }
 
 // BlockedMaxPool computes maxima over windows, of which cv gives the geometry (C = M, Group 1), in blocks; padding is less than any number.
 func BlockedMaxPool(p *Pool, cv Conv2D, y, x []float32) {
-	blockPooled(p, cv.norm(), y, x, float32(math.Inf(-1)), blockActive.maximum, func(*blockTile, int) {})
+	blockPooled(p, cv.norm(), y, x, blockPlanes{pad: float32(math.Inf(-1)), tiles: blockActive.maximum})
 }
 
-// blockPooled runs tiles over each image.
-func blockPooled(p *Pool, cv Conv2D, y, x []float32, pad float32, tiles []func(*blockTile), operands func(t *blockTile, block int)) {
+// blockPooled runs bp's tiles over each image.
+func blockPooled(p *Pool, cv Conv2D, y, x []float32, bp blockPlanes) {
 	b := blockLanes()
 	oh, ow := cv.OutSize()
 	blocks := ceilDiv(cv.C, b)
@@ -199,7 +210,8 @@ func blockPooled(p *Pool, cv Conv2D, y, x []float32, pad float32, tiles []func(*
 		return
 	}
 	for n := range cv.N {
-		blockPlanes(p, cv, b, y[n*out:][:out], x[n*in:][:in], pad, tiles, operands, &Epilogue{})
+		bp.cv, bp.b, bp.y, bp.x = cv, b, y[n*out:][:out], x[n*in:][:in]
+		bp.run(p)
 	}
 }
 
@@ -230,57 +242,84 @@ func (ep *EpilogueOf[T]) clamped() bool {
 	return ok || ep.Act == ActNone
 }
 
-// blockPlanes runs tiles over each block by itself.
-func blockPlanes(p *Pool, cv Conv2D, b int, y, x []float32, pad float32, tiles []func(*blockTile), operands func(t *blockTile, block int), ep *Epilogue) {
+// blockPlanes is tiles that go over each block of an image by itself.
+type blockPlanes struct {
+	cv      Conv2D
+	b       int
+	y, x    []float32
+	pad     float32
+	tiles   []func(*blockTile)
+	weights []float32 // of each block a register for each tap, or of all blocks; nil if the tiles take none
+	bias    []float32 // and one register for it
+	ep      Epilogue
+
+	width, rows, bands int // of a frame, and how the rows of outputs are cut
+	framed             bool
+}
+
+func (bp blockPlanes) run(p *Pool) {
+	cv := bp.cv
 	oh, ow := cv.OutSize()
-	width, framed := cv.W, cv.framed()
-	if framed {
-		_, width = cv.extent()
+	bp.width, bp.framed = cv.W, cv.framed()
+	if bp.framed {
+		_, bp.width = cv.extent()
 	}
 	// Bands of rows whose frames stay in the first cache.
-	rows := min(oh, max(1, blockFrameBytes/(4*b*width*cv.StrideH)))
-	bands := ceilDiv(oh, rows)
-	across := ceilDiv(ow, len(tiles)-1)
-	clamped := ep.clamped()
-	p.For(len(y)/(oh*ow*b)*bands, max(1, serialWork/16/max(1, rows*ow*cv.KH*cv.KW)), func(lo, hi int) {
-		ws := blockSpaces.Get().(*blockSpace)
-		defer blockSpaces.Put(ws)
-		ws.offsets = ws.offsets[:0]
-		for kh := range cv.KH {
-			for kw := range cv.KW {
-				ws.offsets = append(ws.offsets, 4*b*(kh*cv.DilH*width+kw*cv.DilW))
+	bp.rows = min(oh, max(1, blockFrameBytes/(4*bp.b*bp.width*cv.StrideH)))
+	bp.bands = ceilDiv(oh, bp.rows)
+	items, grain := len(bp.y)/(oh*ow*bp.b)*bp.bands, max(1, serialWork/16/max(1, bp.rows*ow*cv.KH*cv.KW))
+	if p.Alone(items, grain) {
+		bp.part(0, items)
+	} else {
+		p.For(items, grain, bp.part)
+	}
+}
+
+func (bp blockPlanes) part(lo, hi int) {
+	cv, b, y, width := bp.cv, bp.b, bp.y, bp.width
+	oh, ow := cv.OutSize()
+	across := ceilDiv(ow, len(bp.tiles)-1)
+	clamped := bp.ep.clamped()
+	taps := cv.KH * cv.KW * b
+	ws := blockSpaces.Get().(*blockSpace)
+	defer blockSpaces.Put(ws)
+	ws.offsets = ws.offsets[:0]
+	for kh := range cv.KH {
+		for kw := range cv.KW {
+			ws.offsets = append(ws.offsets, 4*b*(kh*cv.DilH*width+kw*cv.DilW))
+		}
+	}
+	t := &ws.tile
+	for item := lo; item < hi; item++ {
+		q, first := item/bp.bands, item%bp.bands*bp.rows
+		last := min(first+bp.rows, oh)
+		src, top := bp.x[q*cv.H*cv.W*b:][:cv.H*cv.W*b], 0
+		if bp.framed {
+			part := cv
+			top = first
+			part.PadTop -= first * cv.StrideH
+			height := (last-first-1)*cv.StrideH + (cv.KH-1)*cv.DilH + 1
+			ws.frame = grow(ws.frame, height*width*b)
+			fillBlockFrame(part, ws.frame, height, width, src, b, bp.pad)
+			src = ws.frame
+		}
+		*t = blockTile{offsets: &ws.offsets[0], n: len(ws.offsets), pixel: 4 * b * cv.StrideW}
+		if bp.weights != nil {
+			t.weights, t.bias = &bp.weights[q*taps%len(bp.weights)], &bp.bias[q*b%len(bp.bias)]
+		}
+		for h := first; h < last; h++ {
+			for i := range across {
+				at, n := share(ow, i, across)
+				off := ((q*oh+h)*ow + at) * b
+				t.src, t.dst = &src[((h-top)*cv.StrideH*width+at*cv.StrideW)*b], &y[off]
+				t.ending(&bp.ep, off)
+				bp.tiles[n](t)
 			}
 		}
-		t := &ws.tile
-		for item := lo; item < hi; item++ {
-			q, first := item/bands, item%bands*rows
-			last := min(first+rows, oh)
-			src, top := x[q*cv.H*cv.W*b:][:cv.H*cv.W*b], 0
-			if framed {
-				part := cv
-				top = first
-				part.PadTop -= first * cv.StrideH
-				height := (last-first-1)*cv.StrideH + (cv.KH-1)*cv.DilH + 1
-				ws.frame = grow(ws.frame, height*width*b)
-				fillBlockFrame(part, ws.frame, height, width, src, b, pad)
-				src = ws.frame
-			}
-			*t = blockTile{offsets: &ws.offsets[0], n: len(ws.offsets), pixel: 4 * b * cv.StrideW}
-			operands(t, q)
-			for h := first; h < last; h++ {
-				for i := range across {
-					at, n := share(ow, i, across)
-					off := ((q*oh+h)*ow + at) * b
-					t.src, t.dst = &src[((h-top)*cv.StrideH*width+at*cv.StrideW)*b], &y[off]
-					t.ending(ep, off)
-					tiles[n](t)
-				}
-			}
-			if !clamped {
-				ep.activate(y[(q*oh+first)*ow*b : (q*oh+last)*ow*b])
-			}
+		if !clamped {
+			bp.ep.activate(y[(q*oh+first)*ow*b : (q*oh+last)*ow*b])
 		}
-	})
+	}
 }
 
 // share is where part i of n nearly equal parts of a row begins, and its length.
@@ -298,7 +337,7 @@ const (
 )
 
 // blockProduct computes one image.
-func blockProduct(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeights, ep *Epilogue) {
+func blockProduct(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeights, ep Epilogue) {
 	b := w.lanes
 	oh, ow := cv.OutSize()
 	pixel, chans, weights := b, b, []float32(nil)
@@ -317,11 +356,7 @@ func blockProduct(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeigh
 		height, width = cv.extent()
 		space.frame = grow(space.frame, units*cv.Group*height*width*pixel)
 		src = space.frame
-		p.For(units*cv.Group, max(1, serialWork/8/(height*width*pixel)), func(lo, hi int) {
-			for u := lo; u < hi; u++ {
-				fillBlockFrame(cv, src[u*height*width*pixel:], height, width, x[u*cv.H*cv.W*pixel:], pixel, 0)
-			}
-		})
+		fillBlockFrames(p, cv, src, height, width, x, pixel, units*cv.Group)
 	}
 	step := 4 * pixel * cv.StrideW
 	oyStep := cv.StrideH * width * pixel
@@ -331,10 +366,9 @@ func blockProduct(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeigh
 	case ow == 1: // a column is as good as a row
 		ow, oh, step = oh, 1, 4*oyStep
 	}
-	bp := blockProducts{b: b, y: y, x: src, weights: weights, bias: w.bias, ep: ep, oh: oh, ow: ow, pixel: step, row: oyStep,
-		units: units, plane: height * width * pixel, taps: cv.KH * cv.KW, chans: chans, groups: cv.Group, outs: len(w.bias) / b / cv.Group}
-	bp.offset = func(k int) int { return 4 * pixel * (k/cv.KW*cv.DilH*width + k%cv.KW*cv.DilW) }
-	bp.run(p)
+	blockProducts{b: b, y: y, x: src, weights: weights, bias: w.bias, ep: ep, oh: oh, ow: ow, pixel: step, row: oyStep,
+		units: units, plane: height * width * pixel, taps: cv.KH * cv.KW, tapsAcross: cv.KW, tapDown: 4 * pixel * cv.DilH * width,
+		tapRight: 4 * pixel * cv.DilW, chans: chans, groups: cv.Group, outs: len(w.bias) / b / cv.Group}.run(p)
 }
 
 // blockProducts is a convolution as tiles of products: outputs are oh rows of ow pixels; their inputs are pixel bytes apart, and the
@@ -342,12 +376,15 @@ func blockProduct(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeigh
 type blockProducts struct {
 	b                   int
 	y, x, weights, bias []float32
-	ep                  *Epilogue
+	ep                  Epilogue
 	oh, ow, pixel, row  int
 	units, plane        int // blocks or channels of inputs in a group, and float32s from one to the next
 	taps, chans         int
-	offset              func(tap int) int
+	tapsAcross          int // taps in a row, and bytes from a tap to the next, and from a row to the next
+	tapRight, tapDown   int
 	groups, outs        int // outs is the blocks of outputs in a group
+
+	index, wide, chunk, step int // how the work is cut, see run
 }
 
 // width is the index and number of blocks in the tiles of bp: four where rows are so short that fewer would leave registers unused.
@@ -361,80 +398,90 @@ func (bp *blockProducts) width() (index, blocks int) {
 	return 0, 1
 }
 
-func (bp *blockProducts) run(p *Pool) {
+func (bp blockProducts) run(p *Pool) {
 	b := bp.b
 	index, width := bp.width()
 	most := len(blockActive.product[index]) - 1
-	across := ceilDiv(bp.ow, most)
-	tiles := bp.oh * across
+	tiles := bp.oh * ceilDiv(bp.ow, most)
 	unit := bp.taps * bp.chans * b // weights of a block of outputs and a unit
-	step := min(bp.units, max(1, blockWeightBytes/4/(unit*width)))
+	bp.index, bp.step = index, min(bp.units, max(1, blockWeightBytes/4/(unit*width)))
 	perTile := 4 * bp.units * max(1, len(bp.x)/max(1, bp.groups*bp.units*tiles))
-	chunk := min(tiles, max(4, blockImageBytes/perTile))
-	wide := ceilDiv(bp.outs, width)
-	if items := ceilDiv(tiles, chunk) * wide * bp.groups; p.Threads() > 1 && items < 4*p.Threads() {
-		chunk = max(1, ceilDiv(tiles, ceilDiv(4*p.Threads(), wide*bp.groups)))
+	bp.chunk = min(tiles, max(4, blockImageBytes/perTile))
+	bp.wide = ceilDiv(bp.outs, width)
+	if items := ceilDiv(tiles, bp.chunk) * bp.wide * bp.groups; p.Threads() > 1 && items < 4*p.Threads() {
+		bp.chunk = max(1, ceilDiv(tiles, ceilDiv(4*p.Threads(), bp.wide*bp.groups)))
 	}
-	chunks := ceilDiv(tiles, chunk)
+	items := ceilDiv(tiles, bp.chunk) * bp.groups * bp.wide
+	grain := max(1, serialWork/max(1, bp.chunk*most*unit*width*bp.units/b))
+	if p.Alone(items, grain) {
+		bp.part(0, items)
+	} else {
+		p.For(items, grain, bp.part)
+	}
+}
+
+func (bp blockProducts) part(lo, hi int) {
+	b, index, wide, step := bp.b, bp.index, bp.wide, bp.step
+	_, width := bp.width()
+	across := ceilDiv(bp.ow, len(blockActive.product[index])-1)
+	tiles := bp.oh * across
+	unit := bp.taps * bp.chans * b
 	clamped := bp.ep.clamped()
 	pix := bp.oh * bp.ow * b // float32s of a block of outputs
-	work := max(1, chunk*most*unit*width*bp.units/b)
-	p.For(chunks*bp.groups*wide, max(1, serialWork/work), func(lo, hi int) {
-		ws := blockSpaces.Get().(*blockSpace)
-		defer blockSpaces.Put(ws)
-		ws.offsets = ws.offsets[:0]
-		for u := range step {
-			for k := range bp.taps {
-				ws.offsets = append(ws.offsets, 4*u*bp.plane+bp.offset(k))
-			}
+	ws := blockSpaces.Get().(*blockSpace)
+	defer blockSpaces.Put(ws)
+	ws.offsets = ws.offsets[:0]
+	for u := range step {
+		for k := range bp.taps {
+			ws.offsets = append(ws.offsets, 4*u*bp.plane+k/bp.tapsAcross*bp.tapDown+k%bp.tapsAcross*bp.tapRight)
 		}
-		t := &ws.tile
-		for item := lo; item < hi; item++ {
-			g := item / wide % bp.groups
-			m := item % wide * width
-			first := item / wide / bp.groups * chunk
-			last := min(first+chunk, tiles)
-			for n := min(width, bp.outs-m); n > 0; { // what is left at the end may take narrower tiles
-				i := index
-				for 1<<i > n {
-					i--
+	}
+	t := &ws.tile
+	for item := lo; item < hi; item++ {
+		g := item / wide % bp.groups
+		m := item % wide * width
+		first := item / wide / bp.groups * bp.chunk
+		last := min(first+bp.chunk, tiles)
+		for n := min(width, bp.outs-m); n > 0; { // what is left at the end may take narrower tiles
+			i := index
+			for 1<<i > n {
+				i--
+			}
+			out := g*bp.outs + m
+			for u := 0; u < bp.units; u += step {
+				us := min(step, bp.units-u)
+				*t = blockTile{offsets: &ws.offsets[0], n: us * bp.taps, chans: bp.chans, pixel: bp.pixel, stride: 4 * pix,
+					weightStride: 4 * unit * bp.units, weights: &bp.weights[(out*bp.units+u)*unit]}
+				if u == 0 {
+					t.bias = &bp.bias[out*b]
 				}
-				out := g*bp.outs + m
-				for u := 0; u < bp.units; u += step {
-					us := min(step, bp.units-u)
-					*t = blockTile{offsets: &ws.offsets[0], n: us * bp.taps, chans: bp.chans, pixel: bp.pixel, stride: 4 * pix,
-						weightStride: 4 * unit * bp.units, weights: &bp.weights[(out*bp.units+u)*unit]}
-					if u == 0 {
-						t.bias = &bp.bias[out*b]
+				src := bp.x[(g*bp.units+u)*bp.plane:]
+				// The weights after these come while the first two tiles are made.
+				size := us * unit
+				next := (out*bp.units + u + us) * unit
+				if u+us == bp.units {
+					next = (out + 1<<i) * bp.units * unit
+				}
+				next = min(next, len(bp.weights)-size)
+				for q := first; q < last; q++ {
+					h := q / across
+					at, width := share(bp.ow, q%across, across)
+					off := out*pix + (h*bp.ow+at)*b
+					t.src, t.dst = &src[h*bp.row+at*bp.pixel/4], &bp.y[off]
+					t.ahead = &bp.weights[min(next+(q-first)*size/2, next+size-1)]
+					ending := u+us == bp.units
+					if ending {
+						t.ending(&bp.ep, off)
 					}
-					src := bp.x[(g*bp.units+u)*bp.plane:]
-					// The weights after these come while the first two tiles are made.
-					size := us * unit
-					next := (out*bp.units + u + us) * unit
-					if u+us == bp.units {
-						next = (out + 1<<i) * bp.units * unit
-					}
-					next = min(next, len(bp.weights)-size)
-					for q := first; q < last; q++ {
-						h := q / across
-						at, width := share(bp.ow, q%across, across)
-						off := out*pix + (h*bp.ow+at)*b
-						t.src, t.dst = &src[h*bp.row+at*bp.pixel/4], &bp.y[off]
-						t.ahead = &bp.weights[min(next+(q-first)*size/2, next+size-1)]
-						ending := u+us == bp.units
-						if ending {
-							t.ending(bp.ep, off)
-						}
-						blockActive.product[i][width](t)
-						if ending && !clamped {
-							for k := range 1 << i {
-								bp.ep.activate(bp.y[off+k*pix:][:width*b])
-							}
+					blockActive.product[i][width](t)
+					if ending && !clamped {
+						for k := range 1 << i {
+							bp.ep.activate(bp.y[off+k*pix:][:width*b])
 						}
 					}
 				}
-				m, n = m+1<<i, n-1<<i
 			}
+			m, n = m+1<<i, n-1<<i
 		}
-	})
+	}
 }

@@ -4,32 +4,47 @@ import "unsafe"
 
 // ToBlocks sets y to x, N×C×pix, in blocks. Lanes past C are 0.
 func ToBlocks(p *Pool, y, x []float32, n, c, pix int) {
-	b := blockLanes()
-	blocks := ceilDiv(c, b)
-	p.For(n*blocks, max(1, serialWork/8/max(1, pix*b)), func(lo, hi int) {
-		for q := lo; q < hi; q++ {
-			first := q % blocks * b
-			chans := min(b, c-first)
-			to, from := y[q*pix*b:][:pix*b], x[(q/blocks*c+first)*pix:][:chans*pix]
-			if chans < b {
-				clear(to)
-			}
-			turn(to, b, from, pix, chans, pix)
-		}
-	})
+	turns{y: y, x: x, channels: c, pix: pix, in: true}.run(p, n)
 }
 
 // FromBlocks sets y, N×C×pix, to x, which is in blocks.
 func FromBlocks(p *Pool, y, x []float32, n, c, pix int) {
+	turns{y: y, x: x, channels: c, pix: pix}.run(p, n)
+}
+
+// turns is images that go into blocks or come out of them.
+type turns struct {
+	y, x          []float32
+	channels, pix int
+	in            bool
+}
+
+func (t turns) run(p *Pool, n int) {
 	b := blockLanes()
+	items, grain := n*ceilDiv(t.channels, b), max(1, serialWork/8/max(1, t.pix*b))
+	if p.Alone(items, grain) {
+		t.part(0, items)
+	} else {
+		p.For(items, grain, t.part)
+	}
+}
+
+func (t turns) part(lo, hi int) {
+	b, c, pix := blockLanes(), t.channels, t.pix
 	blocks := ceilDiv(c, b)
-	p.For(n*blocks, max(1, serialWork/8/max(1, pix*b)), func(lo, hi int) {
-		for q := lo; q < hi; q++ {
-			first := q % blocks * b
-			chans := min(b, c-first)
-			turn(y[(q/blocks*c+first)*pix:][:chans*pix], pix, x[q*pix*b:][:pix*b], b, pix, chans)
+	for q := lo; q < hi; q++ {
+		first := q % blocks * b
+		chans := min(b, c-first)
+		plain, at := (q/blocks*c+first)*pix, q*pix*b
+		if !t.in {
+			turn(t.y[plain:][:chans*pix], pix, t.x[at:][:pix*b], b, pix, chans)
+			continue
 		}
-	})
+		if chans < b {
+			clear(t.y[at:][:pix*b])
+		}
+		turn(t.y[at:][:pix*b], b, t.x[plain:][:chans*pix], pix, chans, pix)
+	}
 }
 
 // turn sets dst[j·stride+i] = src[i·ld+j] for i < m, j < n.
@@ -100,5 +115,5 @@ func BlockedAveragePool(p *Pool, cv Conv2D, y, x []float32) {
 	for i := range weights {
 		weights[i] = 1 / float32(cv.KH*cv.KW)
 	}
-	blockPooled(p, cv, y, x, 0, blockActive.depthwise, func(t *blockTile, _ int) { t.weights, t.bias = &weights[0], &zero[0] })
+	blockPooled(p, cv, y, x, blockPlanes{tiles: blockActive.depthwise, weights: weights, bias: zero})
 }

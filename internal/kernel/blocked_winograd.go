@@ -17,7 +17,7 @@ func (cv Conv2D) blockWinograd() bool {
 const winogradBytes = 1 << 20
 
 // blockWinograd computes one image by F(4×4, 3×3), see [convWinograd].
-func blockWinograd(p *Pool, cv Conv2D, y, x []float32, w *BlockWeights, ep *Epilogue) {
+func blockWinograd(p *Pool, cv Conv2D, y, x []float32, w *BlockWeights, ep Epilogue) {
 	b := w.lanes
 	oh, ow := cv.OutSize()
 	tr, tc := cv.tiles()
@@ -28,11 +28,7 @@ func blockWinograd(p *Pool, cv Conv2D, y, x []float32, w *BlockWeights, ep *Epil
 	defer blockSpaces.Put(space)
 	space.frame = grow(space.frame, ins*height*width*b)
 	frame := space.frame
-	p.For(ins, max(1, serialWork/8/(height*width*b)), func(lo, hi int) {
-		for q := lo; q < hi; q++ {
-			fillBlockFrame(cv, frame[q*height*width*b:], height, width, x[q*cv.H*cv.W*b:], b, 0)
-		}
-	})
+	fillBlockFrames(p, cv, frame, height, width, x, b, ins)
 	// Rows of tiles are taken together as far as the memory goes.
 	rows := min(tr, max(1, winogradBytes/(4*36*b*(ins+outs)*tc)))
 	rows = ceilDiv(tr, ceilDiv(tr, rows))
@@ -54,8 +50,8 @@ func blockWinograd(p *Pool, cv Conv2D, y, x []float32, w *BlockWeights, ep *Epil
 		})
 		p.For(36, 1, func(lo, hi int) {
 			for e := lo; e < hi; e++ {
-				bp := blockProducts{b: b, y: m[e*planeM:][:planeM], x: v[e*planeV:][:planeV], weights: u[e], bias: w.zero, ep: &Epilogue{}, oh: 1, ow: tiles,
-					pixel: 4 * b, units: ins, plane: tiles * b, taps: 1, chans: b, offset: func(int) int { return 0 }, groups: 1, outs: outs}
+				bp := blockProducts{b: b, y: m[e*planeM:][:planeM], x: v[e*planeV:][:planeV], weights: u[e], bias: w.zero, oh: 1, ow: tiles,
+					pixel: 4 * b, units: ins, plane: tiles * b, taps: 1, chans: b, tapsAcross: 1, groups: 1, outs: outs}
 				bp.run(nil)
 			}
 		})
@@ -71,7 +67,7 @@ func blockWinograd(p *Pool, cv Conv2D, y, x []float32, w *BlockWeights, ep *Epil
 					t.src = &m[(q*tiles+k)*b]
 					if h+4 <= oh && c+4 <= ow {
 						t.dst, t.pixel = &y[off], 4*ow*b
-						t.ending(ep, off)
+						t.ending(&ep, off)
 						blockActive.winogradOutput(t)
 						continue
 					}

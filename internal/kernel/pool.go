@@ -78,6 +78,9 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
+// Alone reports whether [Pool.For] over these is one call in place: a caller that cannot do without memory for its body may spare it then.
+func (p *Pool) Alone(n, grain int) bool { return p.Threads() == 1 || n/max(grain, 1) <= 1 }
+
 // For calls body on ranges that together cover [0, n), each of at least grain
 // indices (but for n < grain), on the pool's goroutines and the caller's. It
 // returns when all calls have. A nil pool, or n <= grain, is one call in place.

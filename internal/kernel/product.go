@@ -33,7 +33,8 @@ type product[T Float] struct {
 	packedB     []T            // in place of b, or nil
 	c           []T
 	ldc         int
-	ep          *EpilogueOf[T]
+	ep          *EpilogueOf[T] // nil or &ending
+	ending      EpilogueOf[T]
 
 	depth                int  // of a step
 	direct               bool // B is read where it is
@@ -90,7 +91,11 @@ func newProduct[T Float](kern *gemmKernel[T], m, n, k int, alpha, beta T, c []T,
 		pr.dotRowsBody, pr.dotColsBody = pr.dotRows, pr.dotCols
 	}
 	pr.kern, pr.m, pr.n, pr.k, pr.alpha, pr.beta = kern, m, n, k, alpha, beta
-	pr.c, pr.ldc, pr.ep = c, ldc, ep
+	pr.c, pr.ldc = c, ldc
+	if ep != nil {
+		pr.ending = *ep
+		pr.ep = &pr.ending
+	}
 	return pr
 }
 
@@ -100,7 +105,7 @@ func (pr *product[T]) run(p *Pool) {
 		pr.plan(p)
 	}
 	pr.a, pr.b, pr.panelsB, pr.packedA, pr.packedB, pr.c, pr.ep = side[T]{}, side[T]{}, nil, nil, nil, nil, nil
-	pr.direct, pr.back = false, false
+	pr.direct, pr.back, pr.ending = false, false, EpilogueOf[T]{}
 	recycledOf[T]().products.Put(pr)
 }
 

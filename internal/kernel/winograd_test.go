@@ -41,7 +41,7 @@ func TestConvWinograd(t *testing.T) {
 			for n := range cv.N {
 				size := len(blocked) / cv.N
 				blockWinograd(NewPool(2), cv, blocked[n*size:][:size], in[n*len(in)/cv.N:], PackBlocks(cv, w, bias),
-					&Epilogue{Residual: residBlocks[n*size:][:size], Act: ActRelu})
+					Epilogue{Residual: residBlocks[n*size:][:size], Act: ActRelu})
 			}
 			if l != levelGo {
 				FromBlocks(nil, y, blocked, cv.N, cv.M, oh*ow)
