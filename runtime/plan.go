@@ -39,8 +39,9 @@ type place struct {
 	dtype  tensor.DType
 	shape  []int
 	size   int
-	offset int // in the arena, -1: allocated for each run
-	alias  int // the slot whose memory it takes, -1: its own
+	offset int  // in the arena, -1: allocated for each run
+	alias  int  // the slot whose memory it takes, -1: its own
+	still  bool // an alias of memory in the arena, the same in each run of a frame
 }
 
 // maxPlans bounds the plans that are kept for one program.
@@ -316,6 +317,9 @@ func (pl *plan) place() {
 		for k := range st.outs {
 			if !st.static || st.step.outs[k] < 0 {
 				continue
+			}
+			if a := st.outs[k].alias; a >= 0 {
+				_, st.outs[k].still = offset[root[a]]
 			}
 			if at, ok := offset[st.step.outs[k]]; ok && own[st.step.outs[k]] != nil {
 				st.outs[k].offset = at
@@ -658,6 +662,7 @@ func (f *frame) step(ctx context.Context, mem *ops.Meter, i int, st *planStep, c
 		o := &st.outs[k]
 		var err error
 		switch {
+		case o.still && c.Outs[k] != nil:
 		case o.alias >= 0:
 			src := f.vals[o.alias].(*tensor.Tensor)
 			if o.dtype == src.DType() {
