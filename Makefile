@@ -23,7 +23,7 @@ race:
 
 # The standard's own cases; see internal/testkit for where they are looked for.
 conformance:
-	$(GO) test -count=1 -v -run 'TestConformance|TestRealModels' ./internal/cli
+	$(GO) test -count=1 -v -run 'TestConformance|TestLightModels|TestRealModels' ./internal/cli
 
 # Every operator beside ONNX Runtime, which comes by npm; see internal/difftest.
 conformance-ort:

@@ -2,13 +2,17 @@ package cli
 
 import (
 	"context"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/retune-go/retune/internal/testkit"
+	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/runtime"
+	"github.com/retune-go/retune/tensor"
 )
 
 // broken112 are cases whose data in ONNX 1.12, the set that Debian packages, is not what their models say;
@@ -76,6 +80,80 @@ func TestConformance(t *testing.T) {
 				t.Fatal(err)
 			}
 			verifyAll(t, set, dirs)
+		})
+	}
+}
+
+// TestLightModels runs nine classic networks, whose weights are constant, on the input that the standard's runner makes up: a ramp.
+// squeezenet's softmax is one of a thousand equal numbers near 1e10, where the last bit of one takes all: what is held against
+// the recorded answer, all equal, is its input.
+func TestLightModels(t *testing.T) {
+	models, err := filepath.Glob(filepath.Join(testkit.Dir(t, "conformance"), "light", "*.onnx"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(models) == 0 {
+		t.Skip("skipped: this copy of the suite has no light models with answers")
+	}
+	for _, path := range models {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			m, err := onnx.Load(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			tie := filepath.Base(path) == "light_squeezenet.onnx"
+			if tie {
+				m.Graph.Outputs = []*onnx.Value{m.Graph.Outputs[0].Def().Inputs[0]}
+			}
+			s, err := runtime.NewSession(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			args := map[string]tensor.Value{}
+			for _, in := range m.Graph.Inputs {
+				if in.Const != nil {
+					continue
+				}
+				shape := make([]int, len(in.Type.Shape))
+				for i, d := range in.Type.Shape {
+					shape[i] = int(d.Value)
+				}
+				x, err := tensor.Zeros(tensor.Float32, shape...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for i := range x.Len() {
+					tensor.SetFloat64At(x, i, float64(i)/float64(x.Len()))
+				}
+				args[in.Name] = x
+			}
+			data, err := os.ReadFile(strings.TrimSuffix(path, ".onnx") + "_output_0.pb")
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, err := onnx.DecodeValue(data, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := s.Run(context.Background(), args)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := out[m.Graph.Outputs[0].Name]
+			if tie {
+				x := tensor.Data[float32](got.(*tensor.Tensor))
+				for i := range x {
+					if p := tensor.Data[float32](want.(*tensor.Tensor))[i]; p != 0.001 || math.Abs(float64(x[i]/x[0])-1) > 1e-6 {
+						t.Fatalf("logit %d is %g, where the first is %g and the recorded share %g", i, x[i], x[0], p)
+					}
+				}
+				return
+			}
+			if _, _, err := tensor.Compare(got, want, 1e-3, 1e-7); err != nil {
+				t.Error(err)
+			}
 		})
 	}
 }
