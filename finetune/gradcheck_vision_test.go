@@ -12,7 +12,7 @@ func init() { gradFamilies = append(gradFamilies, visionCases) }
 
 func visionCases(add addCase) {
 	type attrs = []*onnx.Attribute
-	i, is, s := ops.IntAttr, ops.IntsAttr, ops.StringAttr
+	i, is, s, f := ops.IntAttr, ops.IntsAttr, ops.StringAttr, ops.FloatAttr
 
 	for _, mode := range []string{"nearest", "linear", "cubic"} {
 		for _, padding := range []string{"zeros", "border", "reflection"} {
@@ -40,6 +40,24 @@ func visionCases(add addCase) {
 	add("Col2Im", 18, "pads, strides, dilations", attrs{is("pads", 1, 0, 2, 1), is("strides", 2, 1), is("dilations", 1, 2)}, signed(1, 8, 12), ints(4, 5), ints(2, 2))
 	add("Col2Im", 18, "one axis", attrs{is("strides", 3)}, signed(2, 4, 2), ints(6), ints(2))
 	add("Col2Im", 18, "three axes", nil, signed(1, 8, 4), ints(2, 3, 3), ints(2, 2, 2))
+	for _, p := range []int64{1, 2, 3} {
+		as := attrs{i("p", p), is("kernel_shape", 2, 3), is("strides", 2, 1), is("pads", 1, 0, 0, 1)}
+		add("LpPool", 22, fmt.Sprint("p ", p), as, signed(2, 2, 4, 5))
+		add("LpPool", 22, fmt.Sprint("ceil, dilations, p ", p), attrs{i("p", p), is("kernel_shape", 2), is("strides", 2), is("dilations", 2), i("ceil_mode", 1)}, signed(1, 2, 8))
+		add("GlobalLpPool", 22, fmt.Sprint("p ", p), attrs{i("p", p)}, signed(2, 3, 2, 3))
+	}
+	add("LpPool", 11, "same", attrs{is("kernel_shape", 3), s("auto_pad", "SAME_UPPER")}, signed(1, 2, 5))
+	add("LpPool", 1, "by a float", attrs{f("p", 2.5), is("kernel_shape", 2)}, signed(1, 2, 5))
+	for _, p := range []int64{1, 2} {
+		add("LpNormalization", 22, fmt.Sprint("p ", p), attrs{i("p", p)}, signed(2, 3, 4))
+		add("LpNormalization", 1, fmt.Sprint("axis 1, p ", p), attrs{i("p", p), i("axis", 1)}, signed(2, 3, 4))
+		add("LpNormalization", 22, fmt.Sprint("size 1, p ", p), attrs{i("p", p), i("axis", 0)}, signed(1, 2))
+	}
+	add("LRN", 13, "odd", attrs{i("size", 3), f("alpha", 0.5), f("beta", 0.6), f("bias", 1.5)}, signed(2, 5, 2, 2))
+	add("LRN", 13, "even", attrs{i("size", 4), f("alpha", 0.7)}, signed(1, 6, 3))
+	add("LRN", 1, "wider than the channels", attrs{i("size", 5), f("alpha", 0.7)}, signed(2, 2, 2, 1))
+	add("MeanVarianceNormalization", 13, "", nil, signed(2, 3, 3, 2))
+	add("MeanVarianceNormalization", 9, "axes", attrs{is("axes", 1, -1)}, signed(2, 3, 4))
 	add("CenterCropPad", 18, "crop", nil, signed(5, 6), ints(2, 3))
 	add("CenterCropPad", 18, "pad", nil, signed(2, 3), ints(5, 6))
 	add("CenterCropPad", 18, "both, axes", attrs{is("axes", -1, 0)}, signed(3, 2, 4), ints(7, 2))

@@ -38,11 +38,11 @@ func init() {
 		Op{Domain: Internal, Name: "GroupNormalizationGrad", Since: []int{1}, MinIn: 3, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
 			Infer: inferGrads(2, 2), Compile: table(groupNormGrad[float32], groupNormGrad[float64]), NoGrad: internal},
 		Op{Name: "LRN", Since: []int{1, 13}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
-			Compile: table(lrn[float32], lrn[float64]), NoGrad: "the gradient of LRN is not implemented"},
+			Compile: table(lrn[float32], lrn[float64]), Grad: gradLRN},
 		Op{Name: "LpNormalization", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
-			Compile: table(lpNormalize[float32], lpNormalize[float64]), NoGrad: "the gradient of LpNormalization is not implemented"},
+			Compile: table(lpNormalize[float32], lpNormalize[float64]), Grad: gradLpNormalization},
 		Op{Name: "MeanVarianceNormalization", Since: []int{9, 13}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
-			Compile: table(meanVariance[float32], meanVariance[float64]), NoGrad: "the gradient of MeanVarianceNormalization is not implemented"},
+			Compile: table(meanVariance[float32], meanVariance[float64]), Grad: gradMeanVariance},
 	)
 }
 
@@ -884,6 +884,42 @@ func lpNormalize[T kernel.Float](c *Ctx) error {
 		}
 	})
 	return nil
+}
+
+// gradLpNormalization differentiates x over its norm. Where all is zero, and so is the answer, the norm counts as 1.
+func gradLpNormalization(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		norm := g.With(map[bool]string{true: "ReduceL1", false: "ReduceL2"}[n.Int("p", 2) == 1], nil, in[0], g.Int64s(n.Int("axis", -1)))
+		return []*onnx.Value{g.Div(in[0], g.Op("Where", g.Op("Equal", norm, g.Like(norm, 0)), g.Like(norm, 1), norm))}
+	})
+}
+
+// gradLRN differentiates x·(bias + alpha/size·Σx²)^-beta, where the sum over neighbouring channels is a mean over windows of size, of a plane in
+// which the channels are rows.
+func gradLRN(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	size := n.Int("size", 0)
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		x := in[0]
+		shape := g.Shape(x)
+		dim := func(i int64) *onnx.Value { return g.Op("Gather", shape, g.Int64s(i)) }
+		plane := g.With("Concat", []*onnx.Attribute{IntAttr("axis", 0)}, dim(0), g.Int64s(1), dim(1), g.Int64s(-1))
+		mean := g.With("AveragePool", []*onnx.Attribute{IntsAttr("kernel_shape", size, 1), IntsAttr("pads", (size-1)/2, 0, size/2, 0),
+			IntAttr("count_include_pad", 1)}, g.Op("Reshape", g.Mul(x, x), plane))
+		mean = g.ReshapeLike(mean, x)
+		base := g.Add(g.Mul(mean, g.Like(x, float64(n.Float("alpha", 1e-4)))), g.Like(x, float64(n.Float("bias", 1))))
+		return []*onnx.Value{g.Mul(x, g.Op("Pow", base, g.Like(x, -float64(n.Float("beta", 0.75)))))}
+	})
+}
+
+// gradMeanVariance differentiates (x-E[x]) / (√(E[x²]-E[x]²) + 1e-9).
+func gradMeanVariance(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	axes := n.Ints("axes", []int64{0, 2, 3})
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		mean := func(v *onnx.Value) *onnx.Value { return g.Op("ReduceMean", v, g.Int64s(axes...)) }
+		centred := g.Sub(in[0], mean(in[0]))
+		deviation := g.Op("Sqrt", mean(g.Mul(centred, centred)))
+		return []*onnx.Value{g.Div(centred, g.Add(deviation, g.Like(deviation, 1e-9)))}
+	})
 }
 
 func meanVariance[T kernel.Float](c *Ctx) error {

@@ -38,7 +38,7 @@ func init() {
 			}},
 		Op{Domain: Internal, Name: "AveragePoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(1),
 			Compile: func(*Node) (Kernel, error) {
-				return Table{tensor.Float32: averagePoolGrad[float32], tensor.Float64: averagePoolGrad[float64]}.By(0), nil
+				return Table{tensor.Float32: spreadPool(share[float32]), tensor.Float64: spreadPool(share[float64])}.By(0), nil
 			}, NoGrad: "it is a gradient itself"},
 		Op{Name: "LpPool", Since: []int{1, 2, 11, 18, 22}, MinIn: 1, Types: []TypeSet{Floats},
 			Infer: inferPool, Compile: func(n *Node) (Kernel, error) {
@@ -47,7 +47,17 @@ func init() {
 					return nil, err
 				}
 				return Table{tensor.Float32: lpPool[float32](p), tensor.Float64: lpPool[float64](p)}.By(0), nil
-			}, NoGrad: "the gradient of LpPool is not implemented"},
+			}, Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				scaled, slope, err := lpSlopes(g, n, dy[0])
+				if err != nil {
+					return nil, err
+				}
+				return []*onnx.Value{g.Mul(g.Internal("SumPoolGrad", 1, []*onnx.Value{scaled, g.Shape(n.Inputs[0])}, n.Attrs...)[0], slope)}, nil
+			}},
+		Op{Domain: Internal, Name: "SumPoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(1),
+			Compile: func(*Node) (Kernel, error) {
+				return Table{tensor.Float32: spreadPool(whole[float32]), tensor.Float64: spreadPool(whole[float64])}.By(0), nil
+			}, NoGrad: "it is a gradient itself"},
 		Op{Name: "GlobalMaxPool", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferGlobalPool,
 			Compile: func(*Node) (Kernel, error) {
 				return Table{
@@ -86,7 +96,13 @@ func init() {
 					tensor.Float32: globalPool(func(x []float32) float32 { return lpNorm(x, p) }),
 					tensor.Float64: globalPool(func(x []float64) float64 { return lpNorm(x, p) }),
 				}.By(0), nil
-			}, NoGrad: "the gradient of GlobalLpPool is not implemented"},
+			}, Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				scaled, slope, err := lpSlopes(g, n, dy[0])
+				if err != nil {
+					return nil, err
+				}
+				return []*onnx.Value{g.Mul(scaled, slope)}, nil
+			}},
 		Op{Name: "MaxUnpool", Since: []int{9, 11, 22}, MinIn: 2, MaxIn: 3, Types: []TypeSet{Floats, Of(tensor.Int64)}, Infer: inferUnpool,
 			Compile: Table{tensor.Float32: maxUnpool[float32], tensor.Float64: maxUnpool[float64]}.Always(0),
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
@@ -112,6 +128,23 @@ func normOrder(n *Node) (float64, error) {
 		return 0, fmt.Errorf("p is %v, but must be positive", p)
 	}
 	return p, nil
+}
+
+// lpSlopes is the gradient of a sum of powers |x|^p whose root y is, and what an x is to be multiplied by that for: dy·y^(1-p), none where all
+// of a window is zero, and sign(x)·|x|^(p-1).
+func lpSlopes(g *Grad, n *Node, dy *onnx.Value) (scaled, slope *onnx.Value, err error) {
+	p, err := normOrder(n)
+	if err != nil {
+		return nil, nil, err
+	}
+	x, y := n.Inputs[0], n.Outputs[0]
+	slope = g.Op("Sign", x)
+	if p == 1 {
+		return dy, slope, nil
+	}
+	zero := g.Like(dy, 0)
+	scaled = g.Op("Where", g.Op("Equal", y, zero), zero, g.Mul(dy, g.Op("Pow", y, g.Like(y, 1-p))))
+	return scaled, g.Mul(slope, g.Op("Pow", g.Op("Abs", x), g.Like(x, p-1))), nil
 }
 
 func powAbs(v, p float64) float64 {
@@ -593,29 +626,35 @@ func sumPool[T kernel.Float](c *Ctx, f func(s *poolShape, x []T, d, h, w span3) 
 	return nil
 }
 
-func averagePoolGrad[T kernel.Float](c *Ctx) error {
-	xs, err := shapeOperand(c, 1)
-	if err != nil {
-		return err
-	}
-	s, dy, dx, err := pooled[T](c, xs)
-	if err != nil {
-		return err
-	}
-	pad := c.Node.Int("count_include_pad", 0) != 0
-	ni, no := s.inSize(), s.outSize()
-	s.parallel(c.Pool, func(plane int) {
-		in := dx[plane*ni : (plane+1)*ni]
-		s.windows(func(o int, d, h, w span3) {
-			v := dy[plane*no+o] * share[T](pad, d, h, w)
-			s.each(d, h, w, func(at, count int) {
-				for k := range count {
-					in[at+k*s.dil[2]] += v
-				}
+// whole is a share that is all of it.
+func whole[T kernel.Float](bool, span3, span3, span3) T { return 1 }
+
+// spreadPool gives each element of a window its share of the window's gradient.
+func spreadPool[T kernel.Float](share func(pad bool, d, h, w span3) T) Kernel {
+	return func(c *Ctx) error {
+		xs, err := shapeOperand(c, 1)
+		if err != nil {
+			return err
+		}
+		s, dy, dx, err := pooled[T](c, xs)
+		if err != nil {
+			return err
+		}
+		pad := c.Node.Int("count_include_pad", 0) != 0
+		ni, no := s.inSize(), s.outSize()
+		s.parallel(c.Pool, func(plane int) {
+			in := dx[plane*ni : (plane+1)*ni]
+			s.windows(func(o int, d, h, w span3) {
+				v := dy[plane*no+o] * share(pad, d, h, w)
+				s.each(d, h, w, func(at, count int) {
+					for k := range count {
+						in[at+k*s.dil[2]] += v
+					}
+				})
 			})
 		})
-	})
-	return nil
+		return nil
+	}
 }
 
 // firstMax is the place of the first largest element; NaN counts as the largest.
