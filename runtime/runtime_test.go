@@ -228,3 +228,42 @@ func TestOutputsAreDetached(t *testing.T) {
 		}
 	}
 }
+
+// An initializer that is an input too (IR version 3) is a constant until a run is given another value for it, and is one again after that.
+func TestInputsWithDefaults(t *testing.T) {
+	x := floatInput("x", onnx.Dim{Param: "n"}, onnx.Dim{Value: 2})
+	w := floatInput("w", onnx.Dim{Value: 2}, onnx.Dim{Value: 2})
+	w.Const = tensor.New([]float32{1, 0, 0, 1}, 2, 2)
+	y, z := &onnx.Value{Name: "y"}, &onnx.Value{Name: "z"}
+	product := &onnx.Node{Op: "MatMul", Inputs: []*onnx.Value{x, w}}
+	product.AddOutput(y)
+	relu := &onnx.Node{Op: "Relu", Inputs: []*onnx.Value{y}}
+	relu.AddOutput(z)
+	m := graph([]*onnx.Value{w, x}, []*onnx.Value{z}, product, relu)
+	m.Graph.Inits = []*onnx.Value{w}
+	s, err := runtime.NewSession(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	in := tensor.New([]float32{1, -2, 3, 4}, 2, 2)
+	for _, c := range []struct {
+		w    []float32
+		want []float32
+	}{{nil, []float32{1, 0, 3, 4}}, {[]float32{0, 1, 1, 0}, []float32{0, 1, 4, 3}}, {nil, []float32{1, 0, 3, 4}}} {
+		args := map[string]tensor.Value{"x": in}
+		if c.w != nil {
+			args["w"] = tensor.New(c.w, 2, 2)
+		}
+		out, err := s.Run(context.Background(), args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := tensor.Compare(out["z"], tensor.New(c.want, 2, 2), 0, 0); err != nil {
+			t.Errorf("w %v: %v", c.w, err)
+		}
+	}
+	if p := s.Inputs(); len(p) != 2 || !p[0].Optional || p[1].Optional {
+		t.Errorf("inputs %v", p)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -22,7 +23,8 @@ import (
 // Session is a model ready to run. It is safe for concurrent use; the model must not
 // be changed while a session on it lives.
 type Session struct {
-	prog    *program
+	prog    *program                 // of the inputs without a default: those with one are constants in it
+	whole   func() (*program, error) // of all inputs
 	set     *settings
 	inputs  []Port
 	outputs []Port
@@ -71,28 +73,38 @@ func NewSession(m *onnx.Model, opts ...Option) (*Session, error) {
 	}
 	inputs, outputs := m.Graph.Inputs, m.Graph.Outputs
 	set.pool = kernel.NewPool(set.threads)
-	if m, err = optimize(m, set); err != nil {
-		set.pool.Close()
-		return nil, err
+	build := func(m *onnx.Model) (*program, error) {
+		m, err := optimize(m, set)
+		if err != nil {
+			return nil, err
+		}
+		return compile(m, m.Graph, nil, set)
 	}
-	prog, err := compile(m, m.Graph, nil, set)
+	usual := m
+	if slices.ContainsFunc(inputs, hasDefault) {
+		usual = m.Clone()
+		usual.Graph.Inputs = slices.DeleteFunc(usual.Graph.Inputs, hasDefault)
+	}
+	prog, err := build(usual)
 	if err != nil {
 		set.pool.Close()
 		return nil, err
 	}
-	s := &Session{prog: prog, set: set}
+	s := &Session{prog: prog, set: set, whole: sync.OnceValues(func() (*program, error) { return build(m) })}
 	for _, v := range inputs {
-		s.inputs = append(s.inputs, Port{v.Name, ops.InfoOfType(v.Type), v.Const != nil})
+		s.inputs = append(s.inputs, Port{v.Name, ops.InfoOfType(v.Type), hasDefault(v)})
 	}
 	for i, v := range outputs {
 		info := prog.infos[prog.outputs[i]]
-		if !info.Ranked && v.Type != nil {
+		if v.Type != nil && (!info.Ranked || usual != m) { // what follows from defaults need not hold
 			info = ops.InfoOfType(v.Type)
 		}
 		s.outputs = append(s.outputs, Port{Name: v.Name, Info: info})
 	}
 	return s, nil
 }
+
+func hasDefault(v *onnx.Value) bool { return v.Const != nil }
 
 // Close frees the session's workers. Runs that are under way finish first.
 func (s *Session) Close() { s.set.pool.Close() }
@@ -166,21 +178,21 @@ func (e *UnsupportedModelError) Error() string { return e.text }
 // Run computes the model's outputs from inputs, each under its name. Inputs with a default in the
 // file may be left out. The outputs share no memory with the inputs or with other runs.
 func (s *Session) Run(ctx context.Context, inputs map[string]tensor.Value) (map[string]tensor.Value, error) {
-	ins := make([]tensor.Value, len(s.inputs))
-	used := 0
-	for i, p := range s.inputs {
+	ins := make([]tensor.Value, 0, len(s.inputs))
+	used, whole := 0, false
+	for _, p := range s.inputs {
 		v, ok := inputs[p.Name]
-		if !ok {
-			if !p.Optional {
-				return nil, fmt.Errorf("run: input %q is missing; the model takes %s", p.Name, portNames(s.inputs))
+		if !ok && !p.Optional {
+			return nil, fmt.Errorf("run: input %q is missing; the model takes %s", p.Name, portNames(s.inputs))
+		}
+		if ok {
+			used++
+			whole = whole || p.Optional
+			if err := accepts(p, v); err != nil {
+				return nil, err
 			}
-			continue
 		}
-		used++
-		if err := accepts(p, v); err != nil {
-			return nil, err
-		}
-		ins[i] = v
+		ins = append(ins, v)
 	}
 	if used < len(inputs) {
 		var unknown []string
@@ -196,8 +208,17 @@ func (s *Session) Run(ctx context.Context, inputs map[string]tensor.Value) (map[
 		sort.Strings(unknown)
 		return nil, fmt.Errorf("run: the model has no input %s; it takes %s", strings.Join(unknown, ", "), portNames(s.inputs))
 	}
+	prog := s.prog
+	if whole {
+		var err error
+		if prog, err = s.whole(); err != nil {
+			return nil, fmt.Errorf("run: with other values for inputs that have defaults: %w", err)
+		}
+	} else {
+		ins = slices.DeleteFunc(ins, func(v tensor.Value) bool { return v == nil })
+	}
 	mem := &ops.Meter{Limit: s.set.limit}
-	outs, err := s.prog.run(ctx, mem, ins, nil)
+	outs, err := prog.run(ctx, mem, ins, nil)
 	if err != nil {
 		return nil, fmt.Errorf("run: %w", err)
 	}
