@@ -105,3 +105,8 @@ func (p *peer) close() {
 	}
 	p.session.Destroy()
 }
+
+// refusal is why the peer cannot run a row.
+type refusal struct{ error }
+
+func (r *refusal) Unwrap() error { return r.error }

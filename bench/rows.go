@@ -153,7 +153,7 @@ func (r row) time(ctx context.Context, threads int, span time.Duration) (*result
 	}
 	peer, err := newPeer(data, m, inputs, threads)
 	if err != nil {
-		return nil, fmt.Errorf("ONNX Runtime: %w", err)
+		return nil, &refusal{err}
 	}
 	defer peer.close()
 	res := &result{Row: r.name}
