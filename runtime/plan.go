@@ -39,9 +39,8 @@ type place struct {
 	dtype  tensor.DType
 	shape  []int
 	size   int
-	offset int  // in the arena, -1: allocated for each run
-	alias  int  // the slot whose memory it takes, -1: its own
-	still  bool // an alias of memory in the arena, the same in each run of a frame
+	offset int // in the arena, -1: allocated for each run
+	alias  int // the slot whose memory it takes, -1: its own
 }
 
 // maxPlans bounds the plans that are kept for one program.
@@ -318,10 +317,9 @@ func (pl *plan) place() {
 			if !st.static || st.step.outs[k] < 0 {
 				continue
 			}
-			if a := st.outs[k].alias; a >= 0 {
-				_, st.outs[k].still = offset[root[a]]
-			}
-			if at, ok := offset[st.step.outs[k]]; ok && own[st.step.outs[k]] != nil {
+			// An alias of another size is an error that the run tells.
+			r := root[st.step.outs[k]]
+			if at, ok := offset[r]; ok && own[r].size == st.outs[k].size {
 				st.outs[k].offset = at
 			}
 		}
@@ -662,17 +660,16 @@ func (f *frame) step(ctx context.Context, mem *ops.Meter, i int, st *planStep, c
 		o := &st.outs[k]
 		var err error
 		switch {
-		case o.still && c.Outs[k] != nil:
+		case o.offset >= 0:
+			if c.Outs[k] == nil {
+				c.Outs[k], err = tensor.FromBytes(o.dtype, o.shape, f.arena[o.offset:o.offset+o.size:o.offset+o.size], nil)
+			}
 		case o.alias >= 0:
 			src := f.vals[o.alias].(*tensor.Tensor)
 			if o.dtype == src.DType() {
 				c.Outs[k], err = src.Reshape(o.shape...)
 			} else {
 				c.Outs[k], err = tensor.FromBytes(o.dtype, o.shape, src.Bytes(), nil)
-			}
-		case o.offset >= 0:
-			if c.Outs[k] == nil {
-				c.Outs[k], err = tensor.FromBytes(o.dtype, o.shape, f.arena[o.offset:o.offset+o.size:o.offset+o.size], nil)
 			}
 		default:
 			c.Outs[k], err = c.New(o.dtype, o.shape...)
