@@ -145,8 +145,8 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 	return pl, nil
 }
 
-// infer adds to infos and known what follows, step by step, from what they hold. each is told of the steps whose outputs are not
-// known by then.
+// infer adds to infos and known what follows, step by step, from what they hold. each, if any, is told of the
+// steps whose outputs are not known by then.
 func (p *program) infer(infos []ops.Info, known []tensor.Value, each func(s *step, in, outs []ops.Info) error) error {
 	for _, s := range p.steps {
 		if folded(s, known) {
@@ -161,17 +161,8 @@ func (p *program) infer(infos []ops.Info, known []tensor.Value, each func(s *ste
 		if err != nil {
 			return err
 		}
-		for i, slot := range s.outs {
-			if slot < 0 {
-				continue
-			}
-			infos[slot] = outs[i]
-			if outs[i].Const != nil {
-				known[slot] = outs[i].Const
-			}
-		}
-		p.fold(s, infos, known)
-		if folded(s, known) {
+		p.note(s, outs, infos, known)
+		if each == nil || folded(s, known) {
 			continue
 		}
 		if err := each(s, r.In, outs); err != nil {
@@ -749,7 +740,7 @@ func (p *program) bind(s *step, infos []ops.Info, vals []tensor.Value) map[strin
 func (b *bound) NumInputs() int  { return len(b.prog.inputs) }
 func (b *bound) NumOutputs() int { return len(b.prog.outputs) }
 
-// Infer tells what is known of the subgraph's outputs: with inputs or what is captured at hand, for them.
+// Infer tells what is known of the subgraph's outputs: of a branch, which has no inputs, for what it captures, if that is at hand.
 func (b *bound) Infer(inputs []ops.Info) ([]ops.Info, error) {
 	p := b.prog
 	out := make([]ops.Info, len(p.outputs))
@@ -761,7 +752,7 @@ func (b *bound) Infer(inputs []ops.Info) ([]ops.Info, error) {
 				known[slot] = b.infos[i].Const
 			}
 		}
-		if err := p.infer(infos, known, func(*step, []ops.Info, []ops.Info) error { return nil }); err == nil {
+		if err := p.infer(infos, known, nil); err == nil {
 			for i, slot := range p.outputs {
 				out[i] = infos[slot]
 			}

@@ -160,18 +160,22 @@ func (p *program) compileStep(m *onnx.Model, s *step) error {
 	if err != nil {
 		return err
 	}
+	p.note(s, outs, p.infos, p.known)
+	return nil
+}
+
+// note adds what was inferred of a step's outputs, and computes them now if all that it reads is known.
+func (p *program) note(s *step, outs, infos []ops.Info, known []tensor.Value) {
 	for i, slot := range s.outs {
 		if slot < 0 {
 			continue
 		}
-		info := outs[i]
-		p.infos[slot] = info
-		if info.Const != nil {
-			p.known[slot] = info.Const
+		infos[slot] = outs[i]
+		if outs[i].Const != nil {
+			known[slot] = outs[i].Const
 		}
 	}
-	p.fold(s, p.infos, p.known)
-	return nil
+	p.fold(s, infos, known)
 }
 
 // maxRounds bounds how often a body's inputs are inferred, and maxDepth the nesting in which that is done more than once,
