@@ -82,8 +82,9 @@ func NewSession(m *onnx.Model, opts ...Option) (*Session, error) {
 	}
 	usual := m
 	if slices.ContainsFunc(inputs, hasDefault) {
-		usual = m.Clone()
-		usual.Graph.Inputs = slices.DeleteFunc(usual.Graph.Inputs, hasDefault)
+		model, graph := *m, *m.Graph
+		graph.Inputs = slices.DeleteFunc(slices.Clone(inputs), hasDefault)
+		model.Graph, usual = &graph, &model
 	}
 	prog, err := build(usual)
 	if err != nil {
