@@ -268,11 +268,7 @@ func (bp blockPlanes) run(p *Pool) {
 	bp.rows = min(oh, max(1, blockFrameBytes/(4*bp.b*bp.width*cv.StrideH)))
 	bp.bands = ceilDiv(oh, bp.rows)
 	items, grain := len(bp.y)/(oh*ow*bp.b)*bp.bands, max(1, serialWork/16/max(1, bp.rows*ow*cv.KH*cv.KW))
-	if p.Alone(items, grain) {
-		bp.part(0, items)
-	} else {
-		p.For(items, grain, bp.part)
-	}
+	inParts(p, items, grain, bp)
 }
 
 func (bp blockPlanes) part(lo, hi int) {
@@ -413,11 +409,7 @@ func (bp blockProducts) run(p *Pool) {
 	}
 	items := ceilDiv(tiles, bp.chunk) * bp.groups * bp.wide
 	grain := max(1, serialWork/max(1, bp.chunk*most*unit*width*bp.units/b))
-	if p.Alone(items, grain) {
-		bp.part(0, items)
-	} else {
-		p.For(items, grain, bp.part)
-	}
+	inParts(p, items, grain, bp)
 }
 
 func (bp blockProducts) part(lo, hi int) {

@@ -22,11 +22,7 @@ type turns struct {
 func (t turns) run(p *Pool, n int) {
 	b := blockLanes()
 	items, grain := n*ceilDiv(t.channels, b), max(1, serialWork/8/max(1, t.pix*b))
-	if p.Alone(items, grain) {
-		t.part(0, items)
-	} else {
-		p.For(items, grain, t.part)
-	}
+	inParts(p, items, grain, t)
 }
 
 func (t turns) part(lo, hi int) {

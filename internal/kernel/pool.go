@@ -81,6 +81,15 @@ func (e *PanicError) Unwrap() error {
 // Alone reports whether [Pool.For] over these is one call in place: a caller that cannot do without memory for its body may spare it then.
 func (p *Pool) Alone(n, grain int) bool { return p.Threads() == 1 || n/max(grain, 1) <= 1 }
 
+// inParts is [Pool.For] over w's part, for which it takes memory only if there is more than one call.
+func inParts[W interface{ part(lo, hi int) }](p *Pool, n, grain int, w W) {
+	if p.Alone(n, grain) {
+		w.part(0, n)
+	} else {
+		p.For(n, grain, w.part)
+	}
+}
+
 // For calls body on ranges that together cover [0, n), each of at least grain
 // indices (but for n < grain), on the pool's goroutines and the caller's. It
 // returns when all calls have. A nil pool, or n <= grain, is one call in place.
