@@ -169,24 +169,22 @@ func pairwise[A, B, R tensor.Element](f func(dst []R, a []A, b []B, sa, sb int) 
 			})
 			return err
 		}
-		return pairRuns(c.Pool, r, f, y, a, b)
+		var (
+			once   sync.Once
+			failed error
+		)
+		r.each(c.Pool, func(o, n int, at [3]int) {
+			if e := pairRun(r, f, y, a, b, o, n, at); e != nil {
+				once.Do(func() { failed = e })
+			}
+		})
+		return failed
 	}
 }
 
 func pairRun[A, B, R any](r *lockstep, f func(dst []R, a []A, b []B, sa, sb int) error, y []R, a []A, b []B, o, n int, at [3]int) error {
 	sa, sb := r.step[0], r.step[1]
 	return f(y[o:o+n], a[at[0]:at[0]+(n-1)*sa+1], b[at[1]:at[1]+(n-1)*sb+1], sa, sb)
-}
-
-// pairRuns goes through the runs in parallel.
-func pairRuns[A, B, R any](p *kernel.Pool, r *lockstep, f func(dst []R, a []A, b []B, sa, sb int) error, y []R, a []A, b []B) (failed error) {
-	var once sync.Once
-	r.each(p, func(o, n int, at [3]int) {
-		if err := pairRun(r, f, y, a, b, o, n, at); err != nil {
-			once.Do(func() { failed = err })
-		}
-	})
-	return failed
 }
 
 // elementwise lifts a function of two elements.

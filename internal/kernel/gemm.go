@@ -36,28 +36,19 @@ func GemmBatch[T Float](p *Pool, batch int, transA, transB bool, m, n, k int, al
 		Gemm(p, false, transB, batch*m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)
 		return
 	}
-	one := func(p *Pool, lo, hi int) {
-		for i := lo; i < hi; i++ {
-			Gemm(p, transA, transB, m, n, k, alpha, a[i*strideA:], lda, b[i*strideB:], ldb, beta, c[i*strideC:], ldc)
-		}
-	}
 	work := max(1, m*n*k)
-	if grain := ceilDiv(serialWork, work); work >= serialWork && batch < 2*p.Threads() {
-		one(p, 0, batch)
-	} else if p.Alone(batch, grain) {
-		one(nil, 0, batch)
-	} else {
-		gemmEach(p, batch, grain, transA, transB, m, n, k, alpha, a, strideA, lda, b, strideB, ldb, beta, c, strideC, ldc)
-	}
-}
-
-// gemmEach gives whole products to the workers.
-func gemmEach[T Float](p *Pool, batch, grain int, transA, transB bool, m, n, k int, alpha T, a []T, strideA, lda int, b []T, strideB, ldb int, beta T, c []T, strideC, ldc int) {
-	p.For(batch, grain, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			Gemm(nil, transA, transB, m, n, k, alpha, a[i*strideA:], lda, b[i*strideB:], ldb, beta, c[i*strideC:], ldc)
+	if grain := ceilDiv(serialWork, work); work < serialWork || batch >= 2*p.Threads() { // whole products to the workers
+		if !p.Alone(batch, grain) {
+			p.For(batch, grain, func(lo, hi int) {
+				GemmBatch(nil, hi-lo, transA, transB, m, n, k, alpha, a[lo*strideA:], strideA, lda, b[lo*strideB:], strideB, ldb, beta, c[lo*strideC:], strideC, ldc)
+			})
+			return
 		}
-	})
+		p = nil
+	}
+	for i := range batch {
+		Gemm(p, transA, transB, m, n, k, alpha, a[i*strideA:], lda, b[i*strideB:], ldb, beta, c[i*strideC:], ldc)
+	}
 }
 
 // SgemmBatch is [GemmBatch] at float32.
