@@ -166,6 +166,19 @@ func init() {
 		}
 		return g.feed(t)
 	}
+	// attend adds a mask as input at, a bias and a scale, or some of them.
+	attend := func(g *gen, outs int, inputs []*onnx.Value, at, b, heads, seq, total int) {
+		if g.chance(2) {
+			inputs[at] = mask(g, b, seq, total)
+		}
+		if g.chance(3) {
+			inputs[5] = g.rand(one(g, 1, b), one(g, 1, heads), seq, total)
+		}
+		if g.chance(3) {
+			g.float("scale", 0.2+g.Float32())
+		}
+		g.node(outs, inputs...)
+	}
 	ms("com.microsoft.Attention", func(g *gen) {
 		g.dtype = tensor.Float32
 		b, seq, in, heads, h := g.in(1, 2), g.in(1, 4), g.in(1, 4), g.in(1, 3), g.in(1, 4)
@@ -184,16 +197,7 @@ func init() {
 			outs = 2
 			inputs[4] = g.rand(2, b, heads, past, h)
 		}
-		if g.chance(2) {
-			inputs[3] = mask(g, b, seq, total)
-		}
-		if g.chance(3) {
-			inputs[5] = g.rand(one(g, 1, b), one(g, 1, heads), seq, total)
-		}
-		if g.chance(3) {
-			g.float("scale", 0.2+g.Float32())
-		}
-		g.node(outs, inputs...)
+		attend(g, outs, inputs, 3, b, heads, seq, total)
 	})
 	ms("com.microsoft.MultiHeadAttention", func(g *gen) {
 		g.dtype = tensor.Float32
@@ -216,15 +220,6 @@ func init() {
 		} else if g.chance(3) {
 			inputs[3] = g.rand(2*n + v)
 		}
-		if g.chance(2) {
-			inputs[4] = mask(g, b, seq, total)
-		}
-		if g.chance(3) {
-			inputs[5] = g.rand(one(g, 1, b), one(g, 1, heads), seq, total)
-		}
-		if g.chance(3) {
-			g.float("scale", 0.2+g.Float32())
-		}
-		g.node(outs, inputs...)
+		attend(g, outs, inputs, 4, b, heads, seq, total)
 	})
 }
