@@ -176,6 +176,21 @@ func (g *Grad) Like(v *onnx.Value, x float64) *onnx.Value {
 // Shape is v's shape as a tensor.
 func (g *Grad) Shape(v *onnx.Value) *onnx.Value { return g.Op("Shape", v) }
 
+// Dims lists v's sizes along axes.
+func (g *Grad) Dims(v *onnx.Value, axes ...int64) *onnx.Value {
+	return g.Op("Gather", g.Shape(v), g.Int64s(axes...))
+}
+
+// Dim is v's size along axis as a scalar.
+func (g *Grad) Dim(v *onnx.Value, axis int64) *onnx.Value {
+	return g.Op("Gather", g.Shape(v), g.Const(tensor.Scalar(axis)))
+}
+
+// Positions counts along axis of v from 0.
+func (g *Grad) Positions(v *onnx.Value, axis int64) *onnx.Value {
+	return g.Op("Range", g.Const(tensor.Scalar(int64(0))), g.Dim(v, axis), g.Const(tensor.Scalar(int64(1))))
+}
+
 // ReshapeLike gives dy the shape of x.
 func (g *Grad) ReshapeLike(dy, x *onnx.Value) *onnx.Value {
 	return g.With("Reshape", []*onnx.Attribute{IntAttr("allowzero", 1)}, dy, g.Shape(x))

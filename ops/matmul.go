@@ -339,8 +339,7 @@ func gradMatMul(g *Grad, n *Node, dys []*onnx.Value) ([]*onnx.Value, error) {
 	if rb <= 2 && ra > 2 {
 		// One matrix on the right, as of a linear layer: dB is one product over all rows.
 		rows := func(v, like *onnx.Value) *onnx.Value {
-			last := g.Op("Gather", g.Shape(like), g.Int64s(-1))
-			return g.Op("Reshape", v, g.Node("Concat", 1, []*onnx.Value{g.Int64s(-1), last}, IntAttr("axis", 0))[0])
+			return g.Op("Reshape", v, g.Node("Concat", 1, []*onnx.Value{g.Int64s(-1), g.Dims(like, -1)}, IntAttr("axis", 0))[0])
 		}
 		da = g.MatMul(dy, g.Transpose(b2))
 		db = g.MatMul(g.Transpose(rows(a, a)), rows(dy, dy))

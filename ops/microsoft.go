@@ -171,9 +171,7 @@ func embedLayerNorm(g *Grad, n *Node) ([]*onnx.Value, error) {
 	if n.Has(8) {
 		sum = g.Add(sum, g.Op("Gather", places, n.Inputs[8]))
 	} else {
-		length := g.Op("Gather", g.Shape(ids), g.Const(tensor.Scalar(int64(1))))
-		at := g.Op("Range", g.Const(tensor.Scalar(int64(0))), length, g.Const(tensor.Scalar(int64(1))))
-		sum = g.Add(sum, g.Op("Gather", places, at))
+		sum = g.Add(sum, g.Op("Gather", places, g.Positions(ids, 1)))
 	}
 	if segments != nil && kinds != nil {
 		sum = g.Add(sum, g.Op("Gather", kinds, segments))
@@ -184,8 +182,7 @@ func embedLayerNorm(g *Grad, n *Node) ([]*onnx.Value, error) {
 		if n.Has(7) {
 			out[1] = g.Node("ReduceSum", 1, []*onnx.Value{n.Inputs[7], g.Int64s(1)}, IntAttr("keepdims", 0))[0]
 		} else {
-			rows := g.Op("Gather", g.Shape(ids), g.Int64s(0))
-			out[1] = g.Op("Expand", count, rows)
+			out[1] = g.Op("Expand", count, g.Dims(ids, 0))
 		}
 	}
 	return out, nil
@@ -255,11 +252,11 @@ func packedAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 	}
 	qkv := g.Node("Split", 3, []*onnx.Value{x, g.Int64s(sizes...)}, IntAttr("axis", 2))
 	scalar := func(i int64) *onnx.Value { return g.Const(tensor.Scalar(i)) }
-	length := g.Op("Gather", g.Shape(n.Inputs[0]), scalar(1))
+	length := g.Dim(n.Inputs[0], 1)
 	var pastK, pastV *onnx.Value
 	if n.Has(4) {
 		pastK, pastV = g.Op("Gather", n.Inputs[4], scalar(0)), g.Op("Gather", n.Inputs[4], scalar(1))
-		length = g.Add(length, g.Op("Gather", g.Shape(n.Inputs[4]), scalar(3)))
+		length = g.Add(length, g.Dim(n.Inputs[4], 3))
 	}
 	var bias *onnx.Value
 	if n.Has(3) {
@@ -307,11 +304,8 @@ func rotaryEmbedding(g *Grad, n *Node) ([]*onnx.Value, error) {
 	}
 	places := n.Inputs[1]
 	if ids.Rank() == 1 {
-		scalar := func(i int64) *onnx.Value { return g.Const(tensor.Scalar(i)) }
-		size := func(axis int64) *onnx.Value { return g.Op("Gather", g.Shape(n.Inputs[0]), g.Int64s(axis)) }
-		axis := int64(x.Rank() - 2) // of the tokens
-		at := g.Op("Range", scalar(0), g.Op("Gather", g.Shape(n.Inputs[0]), scalar(axis)), scalar(1))
-		places = g.Op("Expand", g.Add(places, at), g.With("Concat", []*onnx.Attribute{IntAttr("axis", 0)}, size(0), size(axis)))
+		tokens := int64(x.Rank() - 2)
+		places = g.Op("Expand", g.Add(places, g.Positions(n.Inputs[0], tokens)), g.Dims(n.Inputs[0], 0, tokens))
 	}
 	return g.At(23, "RotaryEmbedding", 1, []*onnx.Value{n.Inputs[0], n.Inputs[2], n.Inputs[3], places}, IntAttr("interleaved", n.Int("interleaved", 0)),
 		IntAttr("num_heads", heads), IntAttr("rotary_embedding_dim", n.Int("rotary_embedding_dim", 0))), nil
@@ -344,9 +338,9 @@ func multiHeadAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 	if n.Info(1).Rank() == 4 {
 		axis = 2
 	}
-	length := g.Op("Gather", g.Shape(k), g.Const(tensor.Scalar(axis)))
+	length := g.Dim(k, axis)
 	if n.Has(6) {
-		length = g.Add(length, g.Op("Gather", g.Shape(n.Inputs[6]), g.Const(tensor.Scalar(int64(2)))))
+		length = g.Add(length, g.Dim(n.Inputs[6], 2))
 	}
 	if n.Has(4) {
 		var err error

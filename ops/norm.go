@@ -900,11 +900,9 @@ func gradLRN(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	size := n.Int("size", 0)
 	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
 		x := in[0]
-		shape := g.Shape(x)
-		dim := func(i int64) *onnx.Value { return g.Op("Gather", shape, g.Int64s(i)) }
-		plane := g.With("Concat", []*onnx.Attribute{IntAttr("axis", 0)}, dim(0), g.Int64s(1), dim(1), g.Int64s(-1))
+		plane := g.Op("Reshape", g.Op("Unsqueeze", g.Mul(x, x), g.Int64s(1)), g.Int64s(0, 0, 0, -1))
 		mean := g.With("AveragePool", []*onnx.Attribute{IntsAttr("kernel_shape", size, 1), IntsAttr("pads", (size-1)/2, 0, size/2, 0),
-			IntAttr("count_include_pad", 1)}, g.Op("Reshape", g.Mul(x, x), plane))
+			IntAttr("count_include_pad", 1)}, plane)
 		mean = g.ReshapeLike(mean, x)
 		base := g.Add(g.Mul(mean, g.Like(x, float64(n.Float("alpha", 1e-4)))), g.Like(x, float64(n.Float("bias", 1))))
 		return []*onnx.Value{g.Mul(x, g.Op("Pow", base, g.Like(x, -float64(n.Float("beta", 0.75)))))}
