@@ -849,44 +849,58 @@ func whereOp() Op {
 }
 
 func whereT[T tensor.Element](c *Ctx) {
-	cond, a, b, y := tensor.Data[bool](c.In(0)), tensor.View[T](c.In(1)), tensor.View[T](c.In(2)), tensor.View[T](c.Out(0))
-	r := planRuns(c.Out(0).Shape(), c.In(0).Shape(), c.In(1).Shape(), c.In(2).Shape())
-	sc, sa, sb := r.step[0], r.step[1], r.step[2]
-	r.each(c.Pool, func(o, n int, at [3]int) {
-		dst := y[o : o+n]
-		ic, ia, ib := at[0], at[1], at[2]
-		switch {
-		case sc == 0:
-			src, i, s := b, ib, sb
-			if cond[ic] {
-				src, i, s = a, ia, sa
-			}
-			if s == 1 {
-				copy(dst, src[i:i+n])
-				return
-			}
-			for k := range dst {
-				dst[k] = src[i]
-			}
-		case sa == 1 && sb == 1:
-			a, b := a[ia:ia+n], b[ib:ib+n]
-			for k, yes := range cond[ic : ic+n] {
-				if yes {
-					dst[k] = a[k]
-				} else {
-					dst[k] = b[k]
-				}
-			}
-		default:
-			for k, yes := range cond[ic : ic+n] {
-				if yes {
-					dst[k] = a[ia+k*sa]
-				} else {
-					dst[k] = b[ib+k*sb]
-				}
+	w := choice[T]{tensor.Data[bool](c.In(0)), tensor.View[T](c.In(1)), tensor.View[T](c.In(2)), tensor.View[T](c.Out(0)), nil}
+	w.runs, _ = Keep(c, func() (*lockstep, error) {
+		return planRuns(c.Out(0).Shape(), c.In(0).Shape(), c.In(1).Shape(), c.In(2).Shape()), nil
+	})
+	if w.runs.alone(c.Pool) {
+		w.runs.walk(0, w.runs.count, func(o int, at [3]int) { w.run(o, w.runs.n, at) })
+		return
+	}
+	w.runs.each(c.Pool, w.run)
+}
+
+// choice is the operands of Where.
+type choice[T any] struct {
+	cond    []bool
+	a, b, y []T
+	runs    *lockstep
+}
+
+func (w choice[T]) run(o, n int, at [3]int) {
+	dst, ic, ia, ib := w.y[o:o+n], at[0], at[1], at[2]
+	sc, sa, sb := w.runs.step[0], w.runs.step[1], w.runs.step[2]
+	switch {
+	case sc == 0:
+		src, i, s := w.b, ib, sb
+		if w.cond[ic] {
+			src, i, s = w.a, ia, sa
+		}
+		if s == 1 {
+			copy(dst, src[i:i+n])
+			return
+		}
+		for k := range dst {
+			dst[k] = src[i]
+		}
+	case sa == 1 && sb == 1:
+		a, b := w.a[ia:ia+n], w.b[ib:ib+n]
+		for k, yes := range w.cond[ic : ic+n] {
+			if yes {
+				dst[k] = a[k]
+			} else {
+				dst[k] = b[k]
 			}
 		}
-	})
+	default:
+		for k, yes := range w.cond[ic : ic+n] {
+			if yes {
+				dst[k] = w.a[ia+k*sa]
+			} else {
+				dst[k] = w.b[ib+k*sb]
+			}
+		}
+	}
 }
 
 // sumTo sums its input over the dimensions that broadcasting to it would have repeated.

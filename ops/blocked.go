@@ -107,9 +107,10 @@ func toBlocked(c *Ctx) error {
 		return fmt.Errorf("an input of %v cannot be cut into blocks of %d channels", x.Shape(), b)
 	}
 	xs := x.Shape()
-	shape := append(slices.Clone(xs), b)
-	shape[1] = (xs[1] + b - 1) / b
-	y, err := c.Alloc(0, tensor.Float32, shape...)
+	shape := Scratch[[]int](c)
+	*shape = append(append((*shape)[:0], xs...), b)
+	(*shape)[1] = (xs[1] + b - 1) / b
+	y, err := c.Alloc(0, tensor.Float32, *shape...)
 	if err != nil {
 		return err
 	}
@@ -124,9 +125,10 @@ func fromBlocked(c *Ctx) error {
 	if last < 2 || xs[last] != kernel.Block() || channels > xs[1]*xs[last] || channels < 0 {
 		return fmt.Errorf("an input of %v is not of %d channels in blocks", xs, channels)
 	}
-	shape := slices.Clone(xs[:last])
-	shape[1] = channels
-	y, err := c.Alloc(0, tensor.Float32, shape...)
+	shape := Scratch[[]int](c)
+	*shape = append((*shape)[:0], xs[:last]...)
+	(*shape)[1] = channels
+	y, err := c.Alloc(0, tensor.Float32, *shape...)
 	if err != nil {
 		return err
 	}
@@ -214,7 +216,7 @@ func compileBlockedConv(n *Node) (Kernel, error) {
 			residual = tensor.Data[float32](r)
 		}
 		cv, _ := s.flat()
-		kernel.BlockedConv(c.Pool, cv, tensor.Data[float32](y), tensor.Data[float32](x), planar, packed(), epilogue(e, nil, nil, residual, 0))
+		kernel.BlockedConv(c.Pool, cv, tensor.Data[float32](y), tensor.Data[float32](x), planar, packed(), epilogue(c, e, nil, nil, residual, 0))
 		return nil
 	}, nil
 }
@@ -326,7 +328,7 @@ func compileBlockedScale(n *Node) (Kernel, error) {
 		if err != nil {
 			return err
 		}
-		kernel.BlockedScale(c.Pool, tensor.Data[float32](y), tensor.Data[float32](x), scale, bias, xs[0]*xs[1], product(xs[2:last]), epilogue[float32](e, nil, nil, nil, 0))
+		kernel.BlockedScale(c.Pool, tensor.Data[float32](y), tensor.Data[float32](x), scale, bias, xs[0]*xs[1], product(xs[2:last]), epilogue[float32](c, e, nil, nil, nil, 0))
 		return nil
 	}, nil
 }

@@ -85,6 +85,12 @@ func compileCast(n *Node) (Kernel, error) {
 	default:
 		return nil, fmt.Errorf("attribute round_mode %q is none of up, down and nearest", m)
 	}
+	convert := func(dst, src *tensor.Tensor) error {
+		if dst.DType() == tensor.Float8E8M0 {
+			return tensor.ConvertE8M0(dst, src, saturate, mode)
+		}
+		return tensor.ConvertInto(dst, src, saturate)
+	}
 	return func(c *Ctx) error {
 		if c.Out(0) == nil { // strings, or CastLike of what is not known before
 			d, err := c.In(1), error(nil)
@@ -98,12 +104,7 @@ func compileCast(n *Node) (Kernel, error) {
 				return err
 			}
 		}
-		return castInto(c, c.Out(0), c.In(0), func(dst, src *tensor.Tensor) error {
-			if dst.DType() == tensor.Float8E8M0 {
-				return tensor.ConvertE8M0(dst, src, saturate, mode)
-			}
-			return tensor.ConvertInto(dst, src, saturate)
-		})
+		return castInto(c, c.Out(0), c.In(0), convert)
 	}, nil
 }
 

@@ -73,45 +73,63 @@ func inferConcat(n *Node) ([]Info, error) {
 	return []Info{out}, nil
 }
 
+// joint is an output's shape, and where each input goes in it.
+type joint struct {
+	shape []int
+	parts []*movement
+}
+
+func planConcat(c *Ctx) (*joint, error) {
+	x := c.In(0)
+	axis, err := concatAxis(c.Node, x.Rank())
+	if err != nil {
+		return nil, err
+	}
+	j := &joint{shape: slices.Clone(x.Shape())}
+	j.shape[axis] = 0
+	for i := range c.Ins {
+		t, err := tensorIn(c, i)
+		if err != nil {
+			return nil, err
+		}
+		if t.Rank() != len(j.shape) {
+			return nil, fmt.Errorf("input %d has rank %d, others %d", i, t.Rank(), len(j.shape))
+		}
+		for k, d := range t.Shape() {
+			if k == axis {
+				j.shape[k] += d
+			} else if d != j.shape[k] {
+				return nil, fmt.Errorf("dimension %d of input %d is %d, of others %d", k, i, d, j.shape[k])
+			}
+		}
+	}
+	ds, at := rowMajor(j.shape), 0
+	for i := range c.Ins {
+		shape := c.In(i).Shape()
+		j.parts = append(j.parts, planMovement(shape, ds, at*ds[axis], rowMajor(shape), 0))
+		at += shape[axis]
+	}
+	return j, nil
+}
+
 func compileConcat(*Node) (Kernel, error) {
 	return func(c *Ctx) error {
 		x, err := tensorIn(c, 0)
 		if err != nil {
 			return err
 		}
-		axis, err := concatAxis(c.Node, x.Rank())
+		j, err := Keep(c, func() (*joint, error) { return planConcat(c) })
 		if err != nil {
 			return err
 		}
-		shape := slices.Clone(x.Shape())
-		shape[axis] = 0
-		for i := range c.Ins {
-			t, err := tensorIn(c, i)
-			if err != nil {
-				return err
-			}
-			if t.Rank() != len(shape) {
-				return fmt.Errorf("input %d has rank %d, others %d", i, t.Rank(), len(shape))
-			}
-			for k, d := range t.Shape() {
-				if k == axis {
-					shape[k] += d
-				} else if d != shape[k] {
-					return fmt.Errorf("dimension %d of input %d is %d, of others %d", k, i, d, shape[k])
-				}
-			}
-		}
-		y, err := c.Alloc(0, x.DType(), shape...)
+		y, err := c.Alloc(0, x.DType(), j.shape...)
 		if err != nil {
 			return err
 		}
-		ds, at := rowMajor(shape), 0
-		for i := range c.Ins {
-			t := c.In(i)
-			if err := strided(c.Pool, y, t, t.Shape(), ds, at*ds[axis], rowMajor(t.Shape()), 0); err != nil {
+		for i, m := range j.parts {
+			if err := m.run(c.Pool, y, c.In(i)); err != nil {
 				return err
 			}
-			at += t.Shape()[axis]
 		}
 		return nil
 	}, nil

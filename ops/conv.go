@@ -598,7 +598,7 @@ func conv[T kernel.Float](packed func() *kernel.PackedConv[T], e ending) Kernel 
 			}
 			residual = tensor.Data[T](r)
 		}
-		return convForward(c, s, tensor.Data[T](y), tensor.Data[T](x), tensor.Data[T](w), packed, epilogue(e, bias, nil, residual, product(s.out)))
+		return convForward(c, s, tensor.Data[T](y), tensor.Data[T](x), tensor.Data[T](w), packed, epilogue(c, e, bias, nil, residual, product(s.out)))
 	}
 }
 

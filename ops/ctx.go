@@ -23,6 +23,7 @@ type Ctx struct {
 	// whose values are in Node.In the same values.
 	Static bool
 	kept   any // by [Keep]
+	spare  any // by [Scratch]
 
 	Ins  []tensor.Value // nil where an input is left out
 	Outs []tensor.Value // allocated where the shape was known before; else nil until Alloc or SetOut
@@ -109,6 +110,16 @@ func Keep[T any](c *Ctx, make func() (*T, error), on ...int) (*T, error) {
 	}
 	c.kept = v
 	return v, nil
+}
+
+// Scratch is a T for the kernel's own use, in the state that its last run with this Ctx left it in; all of a kernel's calls are for one T.
+func Scratch[T any](c *Ctx) *T {
+	v, ok := c.spare.(*T)
+	if !ok {
+		v = new(T)
+		c.spare = v
+	}
+	return v
 }
 
 // Body is the node's subgraph under that attribute.

@@ -42,10 +42,12 @@ func endingOf(n *Node) (ending, error) {
 	return ending{act, float64(n.Float("alpha", 0)), float64(n.Float("beta", 0))}, nil
 }
 
-// epilogue is the kernel's form, nil if there is nothing to do.
-func epilogue[T kernel.Float](e ending, rowBias, colBias, residual []T, ld int) *kernel.EpilogueOf[T] {
+// epilogue is the kernel's form for this run of c, nil if there is nothing to do.
+func epilogue[T kernel.Float](c *Ctx, e ending, rowBias, colBias, residual []T, ld int) *kernel.EpilogueOf[T] {
 	if e.act == kernel.ActNone && rowBias == nil && colBias == nil && residual == nil {
 		return nil
 	}
-	return &kernel.EpilogueOf[T]{RowBias: rowBias, ColBias: colBias, Residual: residual, ResidualLD: ld, Act: e.act, ActAlpha: T(e.alpha), ActBeta: T(e.beta)}
+	ep := Scratch[kernel.EpilogueOf[T]](c)
+	*ep = kernel.EpilogueOf[T]{RowBias: rowBias, ColBias: colBias, Residual: residual, ResidualLD: ld, Act: e.act, ActAlpha: T(e.alpha), ActBeta: T(e.beta)}
+	return ep
 }

@@ -24,8 +24,13 @@ func init() {
 	)
 }
 
-// locate finds the runs of data that indices speak of.
-type locate func(n *Node, data []int, indices *tensor.Tensor) (runs, error)
+// locate finds the runs of data that indices speak of; it keeps their offsets in room if that is large enough.
+type locate func(n *Node, data []int, indices *tensor.Tensor, room *[]int) (runs, error)
+
+func resize(room *[]int, n int) []int {
+	*room = slices.Grow((*room)[:0], n)[:n]
+	return *room
+}
 
 func checkIndex(v int64, d, axis int) (int, error) {
 	if v < -int64(d) || v >= int64(d) {
@@ -37,7 +42,7 @@ func checkIndex(v int64, d, axis int) (int, error) {
 	return int(v), nil
 }
 
-func gatherAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
+func gatherAt(n *Node, data []int, indices *tensor.Tensor, room *[]int) (runs, error) {
 	axis, err := n.Axis("axis", 0, len(data))
 	if err != nil {
 		return runs{}, err
@@ -46,7 +51,7 @@ func gatherAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
 	if err != nil {
 		return runs{}, err
 	}
-	r := runs{outer: product(data[:axis]), run: product(data[axis+1:]), offs: make([]int, len(idx))}
+	r := runs{outer: product(data[:axis]), run: product(data[axis+1:]), offs: resize(room, len(idx))}
 	r.step = r.run * data[axis]
 	for i, v := range idx {
 		k, err := checkIndex(v, data[axis], axis)
@@ -58,7 +63,7 @@ func gatherAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
 	return r, nil
 }
 
-func elementsAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
+func elementsAt(n *Node, data []int, indices *tensor.Tensor, room *[]int) (runs, error) {
 	axis, err := n.Axis("axis", 0, len(data))
 	if err != nil {
 		return runs{}, err
@@ -81,7 +86,7 @@ func elementsAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
 		return r, err
 	}
 	st := rowMajor(data)
-	r.offs = make([]int, len(idx))
+	r.offs = resize(room, len(idx))
 	ls := make([]loop, len(shape))
 	for k, d := range shape {
 		ls[k] = loop{n: d, d: st[k]}
@@ -101,7 +106,7 @@ func elementsAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
 	return r, err
 }
 
-func ndAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
+func ndAt(n *Node, data []int, indices *tensor.Tensor, room *[]int) (runs, error) {
 	b := n.Int("batch_dims", 0)
 	shape := indices.Shape()
 	if len(shape) == 0 {
@@ -124,7 +129,7 @@ func ndAt(n *Node, data []int, indices *tensor.Tensor) (runs, error) {
 	}
 	st := rowMajor(data)
 	count := product(shape[:len(shape)-1])
-	r := runs{outer: 1, run: product(data[batch+k:]), offs: make([]int, count)}
+	r := runs{outer: 1, run: product(data[batch+k:]), offs: resize(room, count)}
 	per := max(1, product(shape[batch:len(shape)-1]))
 	size := product(data[batch:])
 	for i := range count {
@@ -166,11 +171,18 @@ func gatherKernel(at locate, shapeOf func(n *Node, data, idx []int) []int) Kerne
 		if err != nil {
 			return err
 		}
-		r, err := at(c.Node, x.Shape(), idx)
+		r, err := at(c.Node, x.Shape(), idx, Scratch[[]int](c))
 		if err != nil {
 			return err
 		}
-		y, err := c.Alloc(0, x.DType(), shapeOf(c.Node, x.Shape(), idx.Shape())...)
+		shape, err := Keep(c, func() (*[]int, error) {
+			s := shapeOf(c.Node, x.Shape(), idx.Shape())
+			return &s, nil
+		})
+		if err != nil {
+			return err
+		}
+		y, err := c.Alloc(0, x.DType(), *shape...)
 		if err != nil {
 			return err
 		}
@@ -233,7 +245,7 @@ func compileGatherGrad(at locate) func(*Node) (Kernel, error) {
 			if err != nil {
 				return err
 			}
-			r, err := at(c.Node, dx.Shape(), idx)
+			r, err := at(c.Node, dx.Shape(), idx, Scratch[[]int](c))
 			if err != nil {
 				return err
 			}
@@ -275,7 +287,7 @@ func compileScatter(at locate) func(*Node) (Kernel, error) {
 					return fmt.Errorf("updates of shape %v do not fit indices of shape %v", up.Shape(), idx.Shape())
 				}
 			}
-			r, err := at(c.Node, x.Shape(), idx)
+			r, err := at(c.Node, x.Shape(), idx, Scratch[[]int](c))
 			if err != nil {
 				return err
 			}

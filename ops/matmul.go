@@ -112,7 +112,7 @@ func linear[T kernel.Float](packed func() *kernel.PackedBOf[T], e ending) Kernel
 				return fmt.Errorf("a residual of %v does not suit an output of %v", t.Shape(), c.Out(0).Shape())
 			}
 		}
-		ep, rows, a := epilogue(e, nil, bias, residual, n), len(y)/n, tensor.Data[T](ta)
+		ep, rows, a := epilogue(c, e, nil, bias, residual, n), len(y)/n, tensor.Data[T](ta)
 		if packed != nil {
 			kernel.GemmPackedB(c.Pool, false, rows, 1, a, k, packed(), 0, y, n, ep)
 		} else {

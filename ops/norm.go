@@ -485,12 +485,12 @@ func compileLayerNorm(rms bool) func(*Node) (Kernel, error) {
 				return err
 			}
 			// The statistics have their own type, whatever x's: they are made here.
-			stat := append([]int{}, x.Shape()...)
-			for i := axis; i < len(stat); i++ {
-				stat[i] = 1
-			}
 			for i := 1; i < 3; i++ {
 				if c.Wants(i) {
+					stat := slices.Clone(x.Shape())
+					for k := axis; k < len(stat); k++ {
+						stat[k] = 1
+					}
 					if _, err := c.Alloc(i, statType(c.Node), stat...); err != nil {
 						return err
 					}
@@ -498,6 +498,38 @@ func compileLayerNorm(rms bool) func(*Node) (Kernel, error) {
 			}
 			return k(c)
 		}, nil
+	}
+}
+
+// layerRows are the rows of a layer normalization; scale and bias are of one row, or of all if they are whole.
+type layerRows[T kernel.Float] struct {
+	ys, xs, scale, bias, means, invs []T
+	scaleWhole, biasWhole            bool
+	size                             int
+	eps                              T
+	rms                              bool
+}
+
+// Part normalizes the rows [lo, hi).
+func (l layerRows[T]) Part(lo, hi int) {
+	for r := lo; r < hi; r++ {
+		y := l.ys[r*l.size : (r+1)*l.size]
+		mean, inv := normRow(y, l.xs[r*l.size:(r+1)*l.size], l.eps, l.rms)
+		if l.means != nil {
+			l.means[r], l.invs[r] = mean, inv
+		}
+		if s := l.scale; s != nil {
+			if l.scaleWhole {
+				s = s[r*l.size:]
+			}
+			kernel.Mul(y, y, s[:l.size])
+		}
+		if b := l.bias; b != nil {
+			if l.biasWhole {
+				b = b[r*l.size:]
+			}
+			kernel.Add(y, y, b[:l.size])
+		}
 	}
 }
 
@@ -528,29 +560,7 @@ func layerNorm[T kernel.Float](c *Ctx, rms bool) error {
 		means, invs = make([]T, rows), make([]T, rows)
 	}
 	if size > 0 {
-		c.Pool.For(rows, 1+8192/size, func(lo, hi int) {
-			for r := lo; r < hi; r++ {
-				y := ys[r*size : (r+1)*size]
-				mean, inv := normRow(y, xs[r*size:(r+1)*size], eps, rms)
-				if means != nil {
-					means[r], invs[r] = mean, inv
-				}
-				if scale != nil {
-					s := scale
-					if scaleWhole {
-						s = scale[r*size:]
-					}
-					kernel.Mul(y, y, s[:size])
-				}
-				if bias != nil {
-					b := bias
-					if biasWhole {
-						b = bias[r*size:]
-					}
-					kernel.Add(y, y, b[:size])
-				}
-			}
-		})
+		kernel.InParts(c.Pool, rows, 1+8192/size, layerRows[T]{ys, xs, scale, bias, means, invs, scaleWhole, biasWhole, size, eps, rms})
 	}
 	if means != nil {
 		stat := append([]int{}, shape...)

@@ -354,7 +354,7 @@ func argmax[T float32 | float64 | int8 | uint8](s *poolShape, x []T, f func(o, a
 func maxPool[T float32 | float64 | int8 | uint8](lowest T) Kernel {
 	return func(c *Ctx) error {
 		x := c.In(0)
-		s, err := poolOf(c.Node, x.Shape())
+		s, err := Keep(c, func() (*poolShape, error) { return poolOf(c.Node, x.Shape()) })
 		if err != nil {
 			return err
 		}

@@ -614,6 +614,20 @@ func softmaxTable(f32 func(dst, x []float32), f64 func(dst, x []float64)) func(*
 	return Table{tensor.Float32: softmaxKernel(f32), tensor.Float64: softmaxKernel(f64)}.Always(0)
 }
 
+// rowByRow makes rows of n elements of dst from those of src.
+type rowByRow[T any] struct {
+	row      func(dst, src []T)
+	dst, src []T
+	n        int
+}
+
+// Part makes the rows [lo, hi).
+func (r rowByRow[T]) Part(lo, hi int) {
+	for i := lo; i < hi; i++ {
+		r.row(r.dst[i*r.n:(i+1)*r.n], r.src[i*r.n:(i+1)*r.n])
+	}
+}
+
 func softmaxKernel[T kernel.Float](row func(dst, x []T)) Kernel {
 	return func(c *Ctx) error {
 		x, err := tensorIn(c, 0)
@@ -631,15 +645,9 @@ func softmaxKernel[T kernel.Float](row func(dst, x []T)) Kernel {
 		if x.Len() == 0 {
 			return nil
 		}
-		rows := func(dst, src []T) {
-			c.Pool.For(outer*inner, max(1, moveGrain/8/n), func(lo, hi int) {
-				for i := lo; i < hi; i++ {
-					row(dst[i*n:(i+1)*n], src[i*n:(i+1)*n])
-				}
-			})
-		}
+		grain := max(1, moveGrain/8/n)
 		if inner == 1 {
-			rows(tensor.View[T](y), tensor.View[T](x))
+			kernel.InParts(c.Pool, outer, grain, rowByRow[T]{row, tensor.View[T](y), tensor.View[T](x), n})
 			return nil
 		}
 		t, err := c.New(x.DType(), outer, inner, n)
@@ -650,7 +658,7 @@ func softmaxKernel[T kernel.Float](row func(dst, x []T)) Kernel {
 		if err := strided(c.Pool, t, x, t.Shape(), along, 0, across, 0); err != nil {
 			return err
 		}
-		rows(tensor.View[T](t), tensor.View[T](t))
+		kernel.InParts(c.Pool, outer*inner, grain, rowByRow[T]{row, tensor.View[T](t), tensor.View[T](t), n})
 		return strided(c.Pool, y, t, []int{outer, n, inner}, []int{n * inner, inner, 1}, 0, []int{n * inner, 1, n}, 0)
 	}
 }

@@ -3,7 +3,6 @@ package ops
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -376,11 +375,14 @@ type rnnProblem[T kernel.Float] struct {
 	T, B, I               int
 	x, w, r, b, h0, c0, p []T
 	lens                  []int
+
+	step rnnStep[T]
+	ep   kernel.EpilogueOf[T]
 }
 
 func newRNNProblem[T kernel.Float](c *Ctx, s *rnnSpec) (*rnnProblem[T], error) {
-	x := c.In(0)
-	q := &rnnProblem[T]{rnnSpec: s, pool: c.Pool, x: tensor.Data[T](x), w: tensor.Data[T](c.In(1)), r: tensor.Data[T](c.In(2))}
+	x, q := c.In(0), Scratch[rnnProblem[T]](c)
+	*q = rnnProblem[T]{rnnSpec: s, pool: c.Pool, x: tensor.Data[T](x), w: tensor.Data[T](c.In(1)), r: tensor.Data[T](c.In(2)), lens: q.lens[:0]}
 	q.T, q.B, q.I = x.Shape()[0], x.Shape()[1], x.Shape()[2]
 	if s.batchFirst {
 		q.T, q.B = q.B, q.T
@@ -395,9 +397,8 @@ func newRNNProblem[T kernel.Float](c *Ctx, s *rnnSpec) (*rnnProblem[T], error) {
 	if s.kind == "LSTM" {
 		q.c0, q.p = opt(6), opt(7)
 	}
-	q.lens = make([]int, q.B)
-	for i := range q.lens {
-		q.lens[i] = q.T
+	for range q.B {
+		q.lens = append(q.lens, q.T)
 	}
 	if t := c.In(4); t != nil {
 		for i, v := range tensor.Data[int32](t) {
@@ -663,25 +664,16 @@ func runRNN[T kernel.Float](s *rnnSpec, weights *rnnWeights[T]) Kernel {
 			return nil
 		}
 		y, yh, yc := out(0), out(1), out(2)
-		if q.T > 0 && !c.Wants(3) && !slices.ContainsFunc(q.lens, func(n int) bool { return n != q.T }) {
+		if !c.Wants(3) {
 			return q.run(c, weights, y, yh, yc)
 		}
 		clear(y)
 		H, size := q.hidden, q.tapeSize()
-		var tape []T
-		if c.Wants(3) {
-			t, err := c.Alloc(3, tensor.TypeOf[T](), q.dirs*size)
-			if err != nil {
-				return err
-			}
-			tape = tensor.Data[T](t)
-		} else {
-			t, err := c.New(tensor.TypeOf[T](), q.dirs*size)
-			if err != nil {
-				return err
-			}
-			tape = tensor.Data[T](t)
+		t, err := c.Alloc(3, tensor.TypeOf[T](), q.dirs*size)
+		if err != nil {
+			return err
 		}
+		tape := tensor.Data[T](t)
 		for d := range q.dirs {
 			tp := q.forward(d, tape[d*size:(d+1)*size])
 			for b := range q.B {

@@ -52,8 +52,15 @@ func (q *rnnProblem[T]) pack(d int) rnnPanels[T] {
 	return p
 }
 
-// run is the forward pass of sequences that all take T > 0 steps, of which nothing is kept for a backward pass. y, yh and
-// yc may be nil.
+// rnnStep is one time step of one direction: operands of all rows, and how far apart those of one row and the next are.
+type rnnStep[T kernel.Float] struct {
+	gates, prev, next, cell, hc, rec []T // rec is the product with R where it is not part of gates
+	peep, recBias                    []T
+	gatesLD, prevLD, nextLD          int
+	acts                             []activation
+}
+
+// run is the forward pass of which nothing is kept for a backward pass. y, yh and yc may be nil.
 func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
 	H, B := q.hidden, q.B
 	GH := q.gates * H
@@ -74,46 +81,41 @@ func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
 		rest = rest[n:]
 		return s
 	}
-	gates, state, cell, hc, step, bias := cut(q.T*B*GH), [2][]T{cut(B * H), cut(B * H)}, cut(B*H), cut(B*H), cut(B*GH), cut(GH)
+	gates, state, cell, hc, rec, bias := cut(q.T*B*GH), [2][]T{cut(B * H), cut(B * H)}, cut(B*H), cut(B*H), cut(B*GH), cut(GH)
 	for d := range q.dirs {
-		q.direction(d, ws.of(q, d), y, yh, yc, gates, state, cell, hc, step, bias)
+		q.step = rnnStep[T]{cell: cell, hc: hc, rec: rec, acts: q.acts[d]}
+		q.direction(d, ws.of(q, d), y, yh, yc, gates, state, bias)
 	}
 	return nil
 }
 
-func (q *rnnProblem[T]) direction(d int, w rnnPanels[T], y, yh, yc, gates []T, state [2][]T, cell, hc, step, bias []T) {
-	H, B, GH, acts := q.hidden, q.B, q.gates*q.hidden, q.acts[d]
+// direction computes every row for all T steps. What a row gives outside its own length means nothing: it is cleared in the end.
+func (q *rnnProblem[T]) direction(d int, w rnnPanels[T], y, yh, yc, gates []T, state [2][]T, bias []T) {
+	H, B, GH, st := q.hidden, q.B, q.gates*q.hidden, &q.step
 	clear(bias)
-	var recBias []T
 	if q.b != nil {
 		wb, rb := q.b[d*2*GH:d*2*GH+GH], q.b[d*2*GH+GH:(d+1)*2*GH]
 		copy(bias, wb)
 		n := GH
 		if q.kind == "GRU" && q.linearReset {
-			n, recBias = 2*H, rb[2*H:]
+			n, st.recBias = 2*H, rb[2*H:]
 		}
 		for i := range n {
 			bias[i] += rb[i]
 		}
 	}
-	var peep []T
 	if q.p != nil {
-		peep = q.p[d*3*H : (d+1)*3*H]
+		st.peep = q.p[d*3*H : (d+1)*3*H]
 	}
 	// The input's share of all steps' gates is one product, in the order of X.
-	kernel.GemmPackedB(q.pool, false, q.T*B, 1, q.x, q.I, w.w, 0, gates, GH, &kernel.EpilogueOf[T]{ColBias: bias})
-	start := func(to, from []T) {
-		clear(to)
-		for b := range B {
-			if from != nil {
-				copy(to[b*H:(b+1)*H], from[q.stateAt(d, b):])
-			}
+	q.ep = kernel.EpilogueOf[T]{ColBias: bias}
+	kernel.GemmPackedB(q.pool, false, q.T*B, 1, q.x, q.I, w.w, 0, gates, GH, &q.ep)
+	st.prev, st.prevLD = state[0], H
+	for b := range B {
+		q.start(d, b)
+		if q.lens[b] == 0 {
+			q.leave(d, b, st.prev[b*H:], yh, yc)
 		}
-	}
-	prev, prevLD := state[0], H
-	start(prev, q.h0)
-	if q.kind == "LSTM" {
-		start(cell, q.c0)
 	}
 	for s := range q.T {
 		t := s
@@ -121,15 +123,22 @@ func (q *rnnProblem[T]) direction(d int, w rnnPanels[T], y, yh, yc, gates []T, s
 			t = q.T - 1 - s
 		}
 		// Row b's gates, and where its state goes: into Y, or one of two buffers by turns.
-		g, gLD := gates[t*B*GH:], GH
+		st.gates, st.gatesLD = gates[t*B*GH:], GH
 		if q.batchFirst {
-			g, gLD = gates[t*GH:], q.T*GH
+			st.gates, st.gatesLD = gates[t*GH:], q.T*GH
 		}
-		next, nextLD := state[(s+1)%2], H
+		st.next, st.nextLD = state[(s+1)%2], H
 		if y != nil {
-			next = y[q.yAt(t, d, 0):]
+			st.next = y[q.yAt(t, d, 0):]
 			if q.batchFirst {
-				nextLD = q.T * q.dirs * H
+				st.nextLD = q.T * q.dirs * H
+			}
+		}
+		if q.reverse[d] && s > 0 {
+			for b, n := range q.lens {
+				if n == t+1 {
+					q.start(d, b)
+				}
 			}
 		}
 		product := kernel.GemmPackedB[T]
@@ -137,54 +146,92 @@ func (q *rnnProblem[T]) direction(d int, w rnnPanels[T], y, yh, yc, gates []T, s
 			product = kernel.GemmPackedBBack[T]
 		}
 		if q.kind == "GRU" && q.linearReset {
-			product(q.pool, false, B, 1, prev, prevLD, w.r, 0, step, GH, nil)
+			product(q.pool, false, B, 1, st.prev, st.prevLD, w.r, 0, st.rec, GH, nil)
 		} else {
-			product(q.pool, false, B, 1, prev, prevLD, w.r, 1, g, gLD, nil)
+			product(q.pool, false, B, 1, st.prev, st.prevLD, w.r, 1, st.gates, st.gatesLD, nil)
 		}
-		q.pool.For(B, 1+16384/GH, func(lo, hi int) {
-			for b := lo; b < hi; b++ {
-				g, h, p := g[b*gLD:][:GH], next[b*nextLD:][:H], prev[b*prevLD:][:H]
-				switch q.kind {
-				case "RNN":
-					copy(h, g)
-					apply(acts[0], h, q.clip)
-				case "LSTM":
-					q.lstm(g, peep, cell[b*H:][:H], cell[b*H:][:H], h, hc[b*H:][:H], acts, nil, 0)
-				case "GRU":
-					if !q.linearReset {
-						apply(acts[0], g[:2*H], q.clip)
-						kernel.Mul(hc[b*H:][:H], g[H:2*H], p)
-						continue
-					}
-					rec := step[b*GH:][:GH]
-					kernel.Add(g[:2*H], g[:2*H], rec[:2*H])
-					if recBias != nil {
-						kernel.Add(rec[2*H:], rec[2*H:], recBias)
-					}
-					if q.defaultActs {
-						kernel.GRUCell(H, g, rec[2*H:], p, h)
-						continue
-					}
-					apply(acts[0], g[:2*H], q.clip)
-					kernel.MulAdd(g[2*H:], g[H:2*H], rec[2*H:], g[2*H:])
-					q.gruOutput(g, p, h, acts)
-				}
-			}
-		})
+		if grain := 1 + 16384/GH; q.pool.Alone(B, grain) {
+			q.cells(0, B)
+		} else {
+			q.pool.For(B, grain, q.cells)
+		}
 		if q.kind == "GRU" && !q.linearReset {
-			product(q.pool, false, B, 1, hc, H, w.late, 1, g[2*H:], gLD, nil)
+			product(q.pool, false, B, 1, st.hc, H, w.late, 1, st.gates[2*H:], st.gatesLD, nil)
 			for b := range B {
-				q.gruOutput(g[b*gLD:][:GH], prev[b*prevLD:][:H], next[b*nextLD:][:H], acts)
+				q.gruOutput(st.gates[b*st.gatesLD:][:GH], st.prev[b*st.prevLD:][:H], st.next[b*st.nextLD:][:H], st.acts)
 			}
 		}
-		prev, prevLD = next, nextLD
-	}
-	for b := range B {
-		if yh != nil {
-			copy(yh[q.stateAt(d, b):][:H], prev[b*prevLD:])
+		for b, n := range q.lens {
+			if n > 0 && q.time(d, n-1, b) == t {
+				q.leave(d, b, st.next[b*st.nextLD:], yh, yc)
+			}
 		}
-		if yc != nil && q.kind == "LSTM" {
-			copy(yc[q.stateAt(d, b):][:H], cell[b*H:])
+		st.prev, st.prevLD = st.next, st.nextLD
+	}
+	if y != nil {
+		for b, n := range q.lens {
+			for t := n; t < q.T; t++ {
+				clear(y[q.yAt(t, d, b):][:H])
+			}
+		}
+	}
+}
+
+// start puts row b's initial states where the next step looks for them.
+func (q *rnnProblem[T]) start(d, b int) {
+	H, st := q.hidden, &q.step
+	initial := func(to, from []T) {
+		if from == nil {
+			clear(to[:H])
+		} else {
+			copy(to[:H], from[q.stateAt(d, b):])
+		}
+	}
+	initial(st.prev[b*st.prevLD:], q.h0)
+	initial(st.cell[b*H:], q.c0)
+}
+
+// leave copies row b's last states, h and the cell's, into the outputs.
+func (q *rnnProblem[T]) leave(d, b int, h, yh, yc []T) {
+	H, at := q.hidden, q.stateAt(d, b)
+	if yh != nil {
+		copy(yh[at:at+H], h)
+	}
+	if yc != nil && q.kind == "LSTM" {
+		copy(yc[at:at+H], q.step.cell[b*H:])
+	}
+}
+
+// cells does a step's work on rows [lo, hi) after the products.
+func (q *rnnProblem[T]) cells(lo, hi int) {
+	H, GH, st := q.hidden, q.gates*q.hidden, &q.step
+	for b := lo; b < hi; b++ {
+		g, h, p := st.gates[b*st.gatesLD:][:GH], st.next[b*st.nextLD:][:H], st.prev[b*st.prevLD:][:H]
+		cell, hc := st.cell[b*H:][:H], st.hc[b*H:][:H]
+		switch q.kind {
+		case "RNN":
+			copy(h, g)
+			apply(st.acts[0], h, q.clip)
+		case "LSTM":
+			q.lstm(g, st.peep, cell, cell, h, hc, st.acts, nil, 0)
+		case "GRU":
+			if !q.linearReset {
+				apply(st.acts[0], g[:2*H], q.clip)
+				kernel.Mul(hc, g[H:2*H], p)
+				continue
+			}
+			rec := st.rec[b*GH:][:GH]
+			kernel.Add(g[:2*H], g[:2*H], rec[:2*H])
+			if st.recBias != nil {
+				kernel.Add(rec[2*H:], rec[2*H:], st.recBias)
+			}
+			if q.defaultActs {
+				kernel.GRUCell(H, g, rec[2*H:], p, h)
+				continue
+			}
+			apply(st.acts[0], g[:2*H], q.clip)
+			kernel.MulAdd(g[2*H:], g[H:2*H], rec[2*H:], g[2*H:])
+			q.gruOutput(g, p, h, st.acts)
 		}
 	}
 }

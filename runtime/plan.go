@@ -350,7 +350,8 @@ type frame struct {
 	bytes []int64 // charged for a slot allocated in this run
 	arena []byte
 	ctxs  []ops.Ctx
-	seen  []repeat // of steps that are not static
+	seen  []repeat         // of steps that are not static
+	given []*tensor.Tensor // by slot: the caller's memory for what leaves the model, nil where there is none
 }
 
 // repeat is what the last run of a step found of its outputs, for as long as its inputs have the same shapes, and if those
@@ -479,7 +480,8 @@ func (r *repeat) forget() {
 
 func (pl *plan) newFrame() *frame {
 	f := &frame{prog: pl.prog, vals: make([]tensor.Value, len(pl.known)), bytes: make([]int64, len(pl.known)),
-		arena: tensor.AlignedBytes(pl.arena), ctxs: make([]ops.Ctx, len(pl.steps)), seen: make([]repeat, len(pl.steps))}
+		arena: tensor.AlignedBytes(pl.arena), ctxs: make([]ops.Ctx, len(pl.steps)), seen: make([]repeat, len(pl.steps)),
+		given: make([]*tensor.Tensor, len(pl.known))}
 	// Tensors in the arena are the same in every run of this frame.
 	for i := range pl.steps {
 		st := &pl.steps[i]
@@ -490,19 +492,23 @@ func (pl *plan) newFrame() *frame {
 	return f
 }
 
-// run computes the program's outputs. ins may hold nil where an input has a default.
-func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps []tensor.Value) (outs []tensor.Value, err error) {
+// run computes the program's outputs: into those of outs that are not nil, which must share no memory with ins, and into memory of
+// their own. ins may hold nil where an input has a default.
+func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps, outs []tensor.Value) (err error) {
 	pl, err := p.planFor(ins, caps)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	start := mem.Used()
 	defer func() { mem.Give(mem.Used() - start) }()
 	if err := mem.Take(int64(pl.arena)); err != nil {
-		return nil, err
+		return err
 	}
 	f := pl.frames.Get().(*frame)
 	copy(f.vals, pl.known)
+	for i, slot := range p.outputs {
+		f.given[slot], _ = outs[i].(*tensor.Tensor)
+	}
 	for i, slot := range p.inputs {
 		if f.vals[slot] = ins[i]; ins[i] == nil {
 			f.vals[slot] = p.values[slot].Const
@@ -521,11 +527,12 @@ func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps []tensor.Va
 		}
 		clear(f.vals)
 		clear(f.bytes)
+		clear(f.given)
 		pl.frames.Put(f)
 	}()
 	for i := range pl.steps {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return err
 		}
 		st := &pl.steps[i]
 		current = st.step
@@ -534,7 +541,7 @@ func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps []tensor.Va
 			begin = time.Now()
 		}
 		if err := f.step(ctx, mem, i, st, &f.ctxs[i]); err != nil {
-			return nil, err
+			return err
 		}
 		if p.set.profile != nil {
 			p.set.profile.add(st.node.Node, time.Since(begin))
@@ -545,9 +552,14 @@ func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps []tensor.Va
 			f.bytes[slot] = 0
 		}
 	}
-	outs = make([]tensor.Value, len(p.outputs))
 	for i, slot := range p.outputs {
 		v := f.vals[slot]
+		if outs[i] != nil {
+			if err := fill(outs[i], v); err != nil {
+				return fmt.Errorf("output %q: %w", p.values[slot].Name, err)
+			}
+			continue
+		}
 		// What leaves the model must not be a part of it, nor have come in, nor leave twice. Steps of which the plan does
 		// not know the outputs may pass on what they were given.
 		if p.depth == 0 && (!pl.fresh[slot] || slices.Contains(outs[:i], v)) {
@@ -555,7 +567,23 @@ func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps []tensor.Va
 		}
 		outs[i] = v
 	}
-	return outs, nil
+	return nil
+}
+
+// fill sees to it that v is in the memory of dst.
+func fill(dst, v tensor.Value) error {
+	if dst == v {
+		return nil
+	}
+	d, ok := dst.(*tensor.Tensor)
+	t, is := v.(*tensor.Tensor)
+	switch {
+	case !ok || !is:
+		return fmt.Errorf("computed %v, which cannot be written into %v", v, dst)
+	case d.DType() != t.DType() || !slices.Equal(d.Shape(), t.Shape()):
+		return fmt.Errorf("computed %s, which cannot be written into %s", t, d)
+	}
+	return tensor.ConvertInto(d, t, false)
 }
 
 // keep takes over the outputs of a step that is not static.
@@ -662,6 +690,8 @@ func (f *frame) step(ctx context.Context, mem *ops.Meter, i int, st *planStep, c
 			} else {
 				c.Outs[k], err = tensor.FromBytes(o.dtype, o.shape, src.Bytes(), nil)
 			}
+		case f.takes(slot, o):
+			c.Outs[k] = f.given[slot]
 		default:
 			c.Outs[k], err = c.New(o.dtype, o.shape...)
 			f.bytes[slot] = int64(o.size)
@@ -691,6 +721,12 @@ func (f *frame) step(ctx context.Context, mem *ops.Meter, i int, st *planStep, c
 	}
 	mem.Give(mem.Used() - before - kept)
 	return nil
+}
+
+// takes reports whether the caller's memory for a slot is what o is to have.
+func (f *frame) takes(slot int, o *place) bool {
+	t := f.given[slot]
+	return t != nil && t.DType() == o.dtype && slices.Equal(t.Shape(), o.shape)
 }
 
 // settle sees to it that a kernel that put a tensor of its own in place of a planned output did not do so
@@ -776,5 +812,9 @@ func (b *bound) Run(c *ops.Ctx, inputs []tensor.Value) ([]tensor.Value, error) {
 			return nil, fmt.Errorf("subgraph %q: input %d is left out", b.prog.graph.Name, i)
 		}
 	}
-	return b.prog.run(c.Context, c.Mem, inputs, b.vals)
+	outs := make([]tensor.Value, len(b.prog.outputs))
+	if err := b.prog.run(c.Context, c.Mem, inputs, b.vals, outs); err != nil {
+		return nil, err
+	}
+	return outs, nil
 }

@@ -92,13 +92,13 @@ func TestOneThreadAndTwoAgree(t *testing.T) {
 func TestBadInputs(t *testing.T) {
 	s := lstm(t)
 	for says, change := range map[string]func(map[string]tensor.Value){
-		`input "tokens" is missing`: func(in map[string]tensor.Value) { delete(in, "tokens") },
-		`no input "bogus"`:          func(in map[string]tensor.Value) { in["bogus"] = in["h0"] },
-		"want element type int64":   func(in map[string]tensor.Value) { in["tokens"] = tensor.New([]float32{1}, 1, 1) },
-		"want shape [1 batch 128]":  func(in map[string]tensor.Value) { in["h0"] = tensor.New(make([]float32, 64), 1, 1, 64) },
-		`input "h0" is nil`:         func(in map[string]tensor.Value) { in["h0"] = nil },
-		"outside":                   func(in map[string]tensor.Value) { in["tokens"] = tensor.New([]int64{1000}, 1, 1) },
-		"initial":                   func(in map[string]tensor.Value) { in["h0"] = tensor.New(make([]float32, 256), 1, 2, 128) },
+		`input "tokens" is missing`:    func(in map[string]tensor.Value) { delete(in, "tokens") },
+		`no input "bogus"`:             func(in map[string]tensor.Value) { in["bogus"] = in["h0"] },
+		"want element type int64":      func(in map[string]tensor.Value) { in["tokens"] = tensor.New([]float32{1}, 1, 1) },
+		"want shape [1 batch 128]":     func(in map[string]tensor.Value) { in["h0"] = tensor.New(make([]float32, 64), 1, 1, 64) },
+		`input "h0": the value is nil`: func(in map[string]tensor.Value) { in["h0"] = nil },
+		"outside":                      func(in map[string]tensor.Value) { in["tokens"] = tensor.New([]int64{1000}, 1, 1) },
+		"initial":                      func(in map[string]tensor.Value) { in["h0"] = tensor.New(make([]float32, 256), 1, 2, 128) },
 	} {
 		in := batch(1, 1)
 		change(in)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
@@ -28,6 +29,7 @@ type Session struct {
 	set     *settings
 	inputs  []Port
 	outputs []Port
+	calls   sync.Pool // of *call
 }
 
 // Port is an input or output of a model.
@@ -92,6 +94,7 @@ func NewSession(m *onnx.Model, opts ...Option) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{prog: prog, set: set, whole: sync.OnceValues(func() (*program, error) { return build(m) })}
+	s.calls.New = func() any { return &call{mem: ops.Meter{Limit: set.limit}} }
 	for _, v := range inputs {
 		s.inputs = append(s.inputs, Port{v.Name, ops.InfoOfType(v.Type), hasDefault(v)})
 	}
@@ -179,55 +182,150 @@ func (e *UnsupportedModelError) Error() string { return e.text }
 // Run computes the model's outputs from inputs, each under its name. Inputs with a default in the
 // file may be left out. The outputs share no memory with the inputs or with other runs.
 func (s *Session) Run(ctx context.Context, inputs map[string]tensor.Value) (map[string]tensor.Value, error) {
-	ins := make([]tensor.Value, 0, len(s.inputs))
-	used, whole := 0, false
+	outputs := make(map[string]tensor.Value, len(s.outputs))
+	for _, p := range s.outputs {
+		outputs[p.Name] = nil
+	}
+	if err := s.RunInto(ctx, inputs, outputs); err != nil {
+		return nil, err
+	}
+	return outputs, nil
+}
+
+// RunInto is [Session.Run] for the outputs that are named in outputs, where a tensor is the memory that the output is written into,
+// and nil is replaced by the output. A tensor must have the output's element type and shape, and share no memory with another. It may
+// be an input too, which costs a copy. After an error its elements are undefined. Once a session has seen the shapes of its inputs, a run
+// on one thread into tensors for all of its outputs allocates nothing, as far as those shapes decide all others.
+func (s *Session) RunInto(ctx context.Context, inputs, outputs map[string]tensor.Value) error {
+	c := s.calls.Get().(*call)
+	whole, err := s.take(c, inputs)
+	if err == nil {
+		err = s.give(c, outputs)
+	}
+	if err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	prog := s.prog
+	if whole {
+		if prog, err = s.whole(); err != nil {
+			return fmt.Errorf("run: with other values for inputs that have defaults: %w", err)
+		}
+	}
+	if err := prog.run(ctx, &c.mem, c.ins, nil, c.outs); err != nil {
+		return fmt.Errorf("run: %w", err)
+	}
+	for i, p := range s.outputs {
+		v, ok := outputs[p.Name]
+		switch {
+		case !ok:
+		case v == nil:
+			outputs[p.Name] = c.outs[i]
+		case v != c.outs[i]: // it shares memory with an input
+			if err := fill(v, c.outs[i]); err != nil {
+				return fmt.Errorf("run: output %q: %w", p.Name, err)
+			}
+		}
+	}
+	clear(c.ins)
+	clear(c.outs)
+	s.calls.Put(c) // not after an error: a worker may still hold its meter
+	return nil
+}
+
+// call is what a run takes and gives, in the order of the model's inputs and outputs.
+type call struct {
+	ins, outs []tensor.Value
+	mem       ops.Meter
+}
+
+// take checks inputs and puts them in order, without the inputs that have defaults unless one of those is given, which it reports.
+func (s *Session) take(c *call, inputs map[string]tensor.Value) (whole bool, err error) {
+	used := 0
 	for _, p := range s.inputs {
 		v, ok := inputs[p.Name]
 		if !ok && !p.Optional {
-			return nil, fmt.Errorf("run: input %q is missing; the model takes %s", p.Name, portNames(s.inputs))
+			return false, fmt.Errorf("input %q is missing; the model takes %s", p.Name, portNames(s.inputs))
 		}
 		if ok {
 			used++
 			whole = whole || p.Optional
 			if err := accepts(p, v); err != nil {
-				return nil, err
+				return false, fmt.Errorf("input %q: %w", p.Name, err)
 			}
 		}
-		ins = append(ins, v)
 	}
 	if used < len(inputs) {
-		var unknown []string
-		for name := range inputs {
-			known := false
-			for _, p := range s.inputs {
-				known = known || p.Name == name
-			}
-			if !known {
-				unknown = append(unknown, fmt.Sprintf("%q", name))
-			}
+		return false, fmt.Errorf("the model has no input %s; it takes %s", unknownNames(inputs, s.inputs), portNames(s.inputs))
+	}
+	c.ins = c.ins[:0]
+	for _, p := range s.inputs {
+		if whole || !p.Optional {
+			c.ins = append(c.ins, inputs[p.Name])
 		}
-		sort.Strings(unknown)
-		return nil, fmt.Errorf("run: the model has no input %s; it takes %s", strings.Join(unknown, ", "), portNames(s.inputs))
 	}
-	prog := s.prog
-	if whole {
-		var err error
-		if prog, err = s.whole(); err != nil {
-			return nil, fmt.Errorf("run: with other values for inputs that have defaults: %w", err)
+	return whole, nil
+}
+
+// give checks outputs and puts them in order.
+func (s *Session) give(c *call, outputs map[string]tensor.Value) error {
+	c.outs = c.outs[:0]
+	used := 0
+	for _, p := range s.outputs {
+		v, ok := outputs[p.Name]
+		if ok {
+			used++
 		}
-	} else {
-		ins = slices.DeleteFunc(ins, func(v tensor.Value) bool { return v == nil })
+		t, is := v.(*tensor.Tensor)
+		if v != nil && (!is || t == nil) {
+			return fmt.Errorf("output %q: only a tensor can be written into, not %v", p.Name, v)
+		}
+		if is && slices.ContainsFunc(c.outs, func(o tensor.Value) bool { return overlap(o, t) }) {
+			return fmt.Errorf("output %q is to be written into the memory of another output", p.Name)
+		}
+		c.outs = append(c.outs, v)
 	}
-	mem := &ops.Meter{Limit: s.set.limit}
-	outs, err := prog.run(ctx, mem, ins, nil)
-	if err != nil {
-		return nil, fmt.Errorf("run: %w", err)
+	if used < len(outputs) {
+		return fmt.Errorf("the model has no output %s; it gives %s", unknownNames(outputs, s.outputs), portNames(s.outputs))
 	}
-	result := make(map[string]tensor.Value, len(outs))
-	for i, v := range outs {
-		result[s.outputs[i].Name] = v
+	for i, o := range c.outs {
+		if t, ok := o.(*tensor.Tensor); ok && slices.ContainsFunc(c.ins, func(in tensor.Value) bool { return overlap(in, t) }) {
+			c.outs[i] = nil
+		}
 	}
-	return result, nil
+	return nil
+}
+
+// overlap reports whether t has memory in common with v.
+func overlap(v tensor.Value, t *tensor.Tensor) bool {
+	switch v := v.(type) {
+	case *tensor.Tensor:
+		if v == t {
+			return true
+		}
+		a, b := v.Bytes(), t.Bytes()
+		if len(a) == 0 || len(b) == 0 {
+			return false
+		}
+		first, other := uintptr(unsafe.Pointer(&a[0])), uintptr(unsafe.Pointer(&b[0]))
+		return first < other+uintptr(len(b)) && other < first+uintptr(len(a))
+	case *tensor.Sequence:
+		return slices.ContainsFunc(v.Values, func(e tensor.Value) bool { return overlap(e, t) })
+	case *tensor.Optional:
+		return overlap(v.Value, t)
+	}
+	return false
+}
+
+// unknownNames lists the names that no port has.
+func unknownNames(values map[string]tensor.Value, ports []Port) string {
+	var unknown []string
+	for name := range values {
+		if !slices.ContainsFunc(ports, func(p Port) bool { return p.Name == name }) {
+			unknown = append(unknown, fmt.Sprintf("%q", name))
+		}
+	}
+	sort.Strings(unknown)
+	return strings.Join(unknown, ", ")
 }
 
 func portNames(ps []Port) string {
@@ -241,20 +339,20 @@ func portNames(ps []Port) string {
 // accepts compares an input with what the model declares of it.
 func accepts(p Port, v tensor.Value) error {
 	if v == nil {
-		return fmt.Errorf("run: input %q is nil", p.Name)
+		return errors.New("the value is nil")
 	}
 	t, ok := v.(*tensor.Tensor)
 	if !ok || p.Info.Kind != onnx.TensorType {
 		if got := ops.InfoOf(v, false).Kind; got != p.Info.Kind {
-			return fmt.Errorf("run: input %q is a %s, which the model does not declare", p.Name, v.Kind())
+			return fmt.Errorf("a %s, which the model does not declare", v.Kind())
 		}
 		return nil
 	}
 	if t == nil {
-		return fmt.Errorf("run: input %q is nil", p.Name)
+		return errors.New("the value is nil")
 	}
 	if p.Info.DType != tensor.Undefined && t.DType() != p.Info.DType {
-		return fmt.Errorf("run: input %q: want element type %s, got %s", p.Name, p.Info.DType, t)
+		return fmt.Errorf("want element type %s, got %s", p.Info.DType, t)
 	}
 	if !p.Info.Ranked {
 		return nil
@@ -264,7 +362,7 @@ func accepts(p Port, v tensor.Value) error {
 		fits = !p.Info.Shape[i].Known() || p.Info.Shape[i].N == t.Shape()[i]
 	}
 	if !fits {
-		return fmt.Errorf("run: input %q: want shape %v, got %v", p.Name, p.Info.Shape, t.Shape())
+		return fmt.Errorf("want shape %v, got %v", p.Info.Shape, t.Shape())
 	}
 	return nil
 }

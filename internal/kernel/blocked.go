@@ -268,10 +268,11 @@ func (bp blockPlanes) run(p *Pool) {
 	bp.rows = min(oh, max(1, blockFrameBytes/(4*bp.b*bp.width*cv.StrideH)))
 	bp.bands = ceilDiv(oh, bp.rows)
 	items, grain := len(bp.y)/(oh*ow*bp.b)*bp.bands, max(1, serialWork/16/max(1, bp.rows*ow*cv.KH*cv.KW))
-	inParts(p, items, grain, bp)
+	InParts(p, items, grain, bp)
 }
 
-func (bp blockPlanes) part(lo, hi int) {
+// Part computes the items [lo, hi).
+func (bp blockPlanes) Part(lo, hi int) {
 	cv, b, y, width := bp.cv, bp.b, bp.y, bp.width
 	oh, ow := cv.OutSize()
 	across := ceilDiv(ow, len(bp.tiles)-1)
@@ -409,10 +410,11 @@ func (bp blockProducts) run(p *Pool) {
 	}
 	items := ceilDiv(tiles, bp.chunk) * bp.groups * bp.wide
 	grain := max(1, serialWork/max(1, bp.chunk*most*unit*width*bp.units/b))
-	inParts(p, items, grain, bp)
+	InParts(p, items, grain, bp)
 }
 
-func (bp blockProducts) part(lo, hi int) {
+// Part computes the items [lo, hi).
+func (bp blockProducts) Part(lo, hi int) {
 	b, index, wide, step := bp.b, bp.index, bp.wide, bp.step
 	_, width := bp.width()
 	across := ceilDiv(bp.ow, len(blockActive.product[index])-1)

@@ -22,10 +22,11 @@ type turns struct {
 func (t turns) run(p *Pool, n int) {
 	b := blockLanes()
 	items, grain := n*ceilDiv(t.channels, b), max(1, serialWork/8/max(1, t.pix*b))
-	inParts(p, items, grain, t)
+	InParts(p, items, grain, t)
 }
 
-func (t turns) part(lo, hi int) {
+// Part computes the items [lo, hi).
+func (t turns) Part(lo, hi int) {
 	b, c, pix := blockLanes(), t.channels, t.pix
 	blocks := ceilDiv(c, b)
 	for q := lo; q < hi; q++ {

@@ -81,12 +81,12 @@ func (e *PanicError) Unwrap() error {
 // Alone reports whether [Pool.For] over these is one call in place: a caller that cannot do without memory for its body may spare it then.
 func (p *Pool) Alone(n, grain int) bool { return p.Threads() == 1 || n/max(grain, 1) <= 1 }
 
-// inParts is [Pool.For] over w's part, for which it takes memory only if there is more than one call.
-func inParts[W interface{ part(lo, hi int) }](p *Pool, n, grain int, w W) {
+// InParts is [Pool.For] over w's Part, for which it takes memory only if there is more than one call.
+func InParts[W interface{ Part(lo, hi int) }](p *Pool, n, grain int, w W) {
 	if p.Alone(n, grain) {
-		w.part(0, n)
+		w.Part(0, n)
 	} else {
-		p.For(n, grain, w.part)
+		p.For(n, grain, w.Part)
 	}
 }
 
