@@ -2,15 +2,9 @@ package runtime_test
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"testing"
 
-	"github.com/retune-go/retune/onnx"
-	"github.com/retune-go/retune/runtime"
 	"github.com/retune-go/retune/tensor"
 )
 
@@ -54,49 +48,5 @@ func TestRunInto(t *testing.T) {
 		if err := s.RunInto(ctx, batch(2, 5), out); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("want an error with %q, got %v", says, err)
 		}
-	}
-}
-
-// Once shapes are known, a run into memory of the caller's allocates nothing.
-func TestNoAllocations(t *testing.T) {
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it empties what is kept from run to run
-	files, err := filepath.Glob("../models/*/model.onnx")
-	if err != nil || len(files) == 0 {
-		t.Fatal(files, err)
-	}
-	for _, file := range files {
-		t.Run(filepath.Base(filepath.Dir(file)), func(t *testing.T) {
-			m, err := onnx.Load(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			s, err := runtime.NewSession(m, runtime.Threads(1))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
-			in := map[string]tensor.Value{}
-			for i, p := range m.Graph.Inputs {
-				data, err := os.ReadFile(filepath.Join(filepath.Dir(file), "test_data_set_0", fmt.Sprintf("input_%d.pb", i)))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if in[p.Name], err = onnx.DecodeValue(data, p.Type); err != nil {
-					t.Fatal(err)
-				}
-			}
-			ctx := context.Background()
-			out, err := s.Run(ctx, in)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n := testing.AllocsPerRun(20, func() {
-				if err := s.RunInto(ctx, in, out); err != nil {
-					t.Fatal(err)
-				}
-			}); n > 0 {
-				t.Errorf("%v allocations in a run", n)
-			}
-		})
 	}
 }
