@@ -38,7 +38,9 @@ func init() {
 			Compile: Table{tensor.Float32: fromBlocked}.Always(0)},
 		// X in blocks or, if it has no more axes than W, not; W and B constants, and a residual in blocks, which is added.
 		Op{Domain: Internal, Name: "BlockedConv", Since: []int{1}, MinIn: 2, MaxIn: 4, Types: float, NoGrad: lowered,
-			Infer: inferBlockedConv, Compile: compileBlockedConv},
+			Infer: inferBlockedConv, Compile: compileBlockedConv, FLOPs: func(c *Ctx) int64 { // of channels that fill blocks, too
+				return tapFLOPs(c.Out(0).Len(), c.In(1))
+			}},
 		Op{Domain: Internal, Name: "BlockedMaxPool", Since: []int{1}, MinIn: 1, Types: float, NoGrad: lowered,
 			Infer: inferBlockedPool, Compile: Table{tensor.Float32: blockedPool(kernel.BlockedMaxPool)}.Always(0)},
 		// Padding counts.

@@ -16,11 +16,12 @@ import (
 func init() {
 	register(
 		Op{Name: "Conv", Since: []int{1, 11, 22}, MinIn: 2, MaxIn: 3, Types: []TypeSet{Floats},
-			Infer: inferConv(false), Compile: compileConv, Grad: gradConv},
+			Infer: inferConv(false), Compile: compileConv, FLOPs: convFLOPs, Grad: gradConv},
 		// The fourth input is added to the result.
-		Op{Domain: Internal, Name: "Conv", Since: []int{1}, MinIn: 2, MaxIn: 4, Types: []TypeSet{Floats}, Infer: inferConv(false), Compile: compileConv},
+		Op{Domain: Internal, Name: "Conv", Since: []int{1}, MinIn: 2, MaxIn: 4, Types: []TypeSet{Floats}, Infer: inferConv(false), Compile: compileConv, FLOPs: convFLOPs},
 		Op{Name: "ConvTranspose", Since: []int{1, 11, 22}, MinIn: 2, MaxIn: 3, Types: []TypeSet{Floats},
-			Infer: inferConv(true), Compile: compileConvTranspose, Grad: gradConvTranspose},
+			Infer: inferConv(true), Compile: compileConvTranspose, Grad: gradConvTranspose,
+			FLOPs: func(c *Ctx) int64 { return tapFLOPs(c.In(0).Len(), c.In(1)) }},
 		// dY, W, shape of X
 		Op{Domain: Internal, Name: "ConvGradInput", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Index},
 			Infer:   inferShapeInput(2),
@@ -600,6 +601,13 @@ func conv[T kernel.Float](packed func() *kernel.PackedConv[T], e ending) Kernel 
 		}
 		return convForward(c, s, tensor.Data[T](y), tensor.Data[T](x), tensor.Data[T](w), packed, epilogue(c, e, bias, nil, residual, product(s.out)))
 	}
+}
+
+func convFLOPs(c *Ctx) int64 { return tapFLOPs(c.Out(0).Len(), c.In(1)) }
+
+// tapFLOPs is what n elements take that are each summed from, or spread by, one of the w.Shape()[0] parts of w.
+func tapFLOPs(n int, w *tensor.Tensor) int64 {
+	return 2 * int64(n) * int64(product(w.Shape()[1:]))
 }
 
 func compileConvTranspose(*Node) (Kernel, error) {

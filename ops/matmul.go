@@ -14,7 +14,7 @@ import (
 func init() {
 	mm := Floats | Of(tensor.Int32, tensor.Int64, tensor.Uint32, tensor.Uint64)
 	register(
-		Op{Name: "MatMul", Since: []int{1, 9, 13}, MinIn: 2, Types: []TypeSet{mm}, Infer: inferMatMul,
+		Op{Name: "MatMul", Since: []int{1, 9, 13}, MinIn: 2, Types: []TypeSet{mm}, Infer: inferMatMul, FLOPs: matMulFLOPs,
 			Compile: func(n *Node) (Kernel, error) {
 				return Table{
 					tensor.Float32: matMul(constPanels[float32](n, false)), tensor.Float64: matMul(constPanels[float64](n, false)),
@@ -23,7 +23,7 @@ func init() {
 				}.By(0), nil
 			},
 			Grad: gradMatMul},
-		Op{Name: "Gemm", Since: []int{1, 6, 7, 9, 11, 13}, MinIn: 2, MaxIn: 3, Types: []TypeSet{mm}, Infer: inferGemm,
+		Op{Name: "Gemm", Since: []int{1, 6, 7, 9, 11, 13}, MinIn: 2, MaxIn: 3, Types: []TypeSet{mm}, Infer: inferGemm, FLOPs: matMulFLOPs,
 			Compile: func(n *Node) (Kernel, error) {
 				s := gemmSpec{n.Int("transA", 0) != 0, n.Int("transB", 0) != 0, float64(n.Float("alpha", 1)), float64(n.Float("beta", 1))}
 				return Table{
@@ -37,7 +37,7 @@ func init() {
 			},
 			Grad: gradGemm},
 		// MatMul of matrices, or batches of them, each of which may be transposed: transA, transB.
-		Op{Domain: Internal, Name: "MatMul", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats},
+		Op{Domain: Internal, Name: "MatMul", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, FLOPs: matMulFLOPs,
 			Infer: func(n *Node) ([]Info, error) {
 				r := *n
 				r.In = slices.Clone(n.In)
@@ -58,7 +58,7 @@ func init() {
 				return Table{tensor.Float32: transposedMatMul[float32](a, b), tensor.Float64: transposedMatMul[float64](a, b)}.By(0), nil
 			}},
 		// A, B (transposed if transB), a bias of B's columns, what is added to the result.
-		Op{Domain: Internal, Name: "Linear", Since: []int{1}, MinIn: 2, MaxIn: 4, Types: []TypeSet{Floats}, Infer: inferLinear,
+		Op{Domain: Internal, Name: "Linear", Since: []int{1}, MinIn: 2, MaxIn: 4, Types: []TypeSet{Floats}, Infer: inferLinear, FLOPs: matMulFLOPs,
 			Compile: func(n *Node) (Kernel, error) {
 				e, err := endingOf(n)
 				if err != nil {
@@ -68,6 +68,19 @@ func init() {
 				return Table{tensor.Float32: linear(constPanels[float32](n, trans), e), tensor.Float64: linear(constPanels[float64](n, trans), e)}.By(0), nil
 			}},
 	)
+}
+
+// matMulFLOPs is of a product of input 0, which is transposed if transA, and another.
+func matMulFLOPs(c *Ctx) int64 {
+	a := c.In(0).Shape()
+	k := len(a) - 1
+	if k > 0 && c.Node.Int("transA", 0) != 0 {
+		k--
+	}
+	if k < 0 {
+		return 0
+	}
+	return 2 * int64(c.Out(0).Len()) * int64(a[k])
 }
 
 // inferLinear is a MatMul by one matrix.

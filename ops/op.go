@@ -47,6 +47,9 @@ type Op struct {
 	// one of its own, is theirs.
 	Expand func(g *Grad, n *Node) ([]*onnx.Value, error)
 
+	// FLOPs counts the multiplications and additions of a run, for profiles: of operators whose time goes into those.
+	FLOPs func(c *Ctx) int64
+
 	// View: output 0 is input 0's elements under another shape; no kernel is needed.
 	View bool
 	// InPlace: output 0 may take the memory of the inputs listed, if shape and type agree.

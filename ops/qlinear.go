@@ -15,7 +15,7 @@ func init() {
 	bytes := Of(tensor.Int8, tensor.Uint8)
 	const why = "its inputs are integers"
 	register(
-		Op{Name: "MatMulInteger", Since: []int{10}, MinIn: 2, MaxIn: 4, Types: []TypeSet{bytes}, NoGrad: why,
+		Op{Name: "MatMulInteger", Since: []int{10}, MinIn: 2, MaxIn: 4, Types: []TypeSet{bytes}, NoGrad: why, FLOPs: matMulFLOPs,
 			Infer: func(n *Node) ([]Info, error) { return inferProduct(n, n.In[0], n.In[1], tensor.Int32) },
 			Compile: func(n *Node) (Kernel, error) {
 				packed := constBytes(n, 1)
@@ -23,10 +23,10 @@ func init() {
 					return integerProduct(c, tensor.Data[int32](c.Out(0)), c.In(0), c.In(1), c.In(2), c.In(3), packed)
 				}, nil
 			}},
-		Op{Name: "QLinearMatMul", Since: []int{10, 21}, MinIn: 8, Types: []TypeSet{bytes, Floats, bytes, bytes, Floats, bytes, Floats, bytes}, NoGrad: why,
+		Op{Name: "QLinearMatMul", Since: []int{10, 21}, MinIn: 8, Types: []TypeSet{bytes, Floats, bytes, bytes, Floats, bytes, Floats, bytes}, NoGrad: why, FLOPs: matMulFLOPs,
 			Infer:   func(n *Node) ([]Info, error) { return inferProduct(n, n.In[0], n.In[3], n.In[7].DType) },
 			Compile: func(n *Node) (Kernel, error) { return qLinearMatMul(constBytes(n, 3)), nil }},
-		Op{Name: "ConvInteger", Since: []int{10}, MinIn: 2, MaxIn: 4, Types: []TypeSet{bytes}, NoGrad: why,
+		Op{Name: "ConvInteger", Since: []int{10}, MinIn: 2, MaxIn: 4, Types: []TypeSet{bytes}, NoGrad: why, FLOPs: convFLOPs,
 			Infer: func(n *Node) ([]Info, error) { return inferIntegerConv(n, n.In[0], n.In[1], Info{}, tensor.Int32) },
 			Compile: func(n *Node) (Kernel, error) {
 				return func(c *Ctx) error {
@@ -50,6 +50,7 @@ func init() {
 				}, nil
 			}},
 		Op{Name: "QLinearConv", Since: []int{10}, MinIn: 8, MaxIn: 9, NoGrad: why,
+			FLOPs: func(c *Ctx) int64 { return tapFLOPs(c.Out(0).Len(), c.In(3)) },
 			Types: []TypeSet{bytes, Of(tensor.Float32), bytes, bytes, Of(tensor.Float32), bytes, Of(tensor.Float32), bytes, Of(tensor.Int32)},
 			Infer: func(n *Node) ([]Info, error) {
 				return inferIntegerConv(n, n.In[0], n.In[3], n.Info(8), n.In[7].DType)

@@ -22,7 +22,7 @@ func init() {
 		types := []TypeSet{Floats, Floats, Floats, Floats, Of(tensor.Int32), Floats, Floats, Floats}[:maxIn]
 		register(Op{
 			Name: kind, Since: since, MinIn: 3, MaxIn: maxIn, MinOut: 0, MaxOut: maxOut, Types: types,
-			Infer: inferRNN,
+			Infer: inferRNN, FLOPs: rnnFLOPs,
 			Compile: func(n *Node) (Kernel, error) {
 				spec, err := rnnSpecOf(n, kind)
 				if err != nil {
@@ -95,6 +95,12 @@ func init() {
 		},
 		NoGrad: "it is a gradient itself",
 	})
+}
+
+// rnnFLOPs is of the products with W and R.
+func rnnFLOPs(c *Ctx) int64 {
+	x := c.In(0).Shape()
+	return 2 * int64(x[0]) * int64(x[1]) * int64(c.In(1).Len()+c.In(2).Len())
 }
 
 // rnnSpec is a recurrent node's attributes.

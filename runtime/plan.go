@@ -519,6 +519,9 @@ func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps, outs []ten
 			f.vals[slot] = caps[i]
 		}
 	}
+	if p.set.profile != nil {
+		ctx = p.set.profile.begin(ctx)
+	}
 	var current *step
 	defer func() {
 		if r := recover(); r != nil {
@@ -544,7 +547,8 @@ func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps, outs []ten
 			return err
 		}
 		if p.set.profile != nil {
-			p.set.profile.add(st.node.Node, time.Since(begin))
+			d := time.Since(begin)
+			p.set.profile.add(ctx, st.node.Node, f.operands(st), p.depth > 0, begin, d)
 		}
 		for _, slot := range st.frees {
 			f.vals[slot] = nil
@@ -584,6 +588,20 @@ func fill(dst, v tensor.Value) error {
 		return fmt.Errorf("computed %s, which cannot be written into %s", t, d)
 	}
 	return tensor.ConvertInto(d, t, false)
+}
+
+// operands is what a step has read and written.
+func (f *frame) operands(st *planStep) *ops.Ctx {
+	at := func(slots []int) []tensor.Value {
+		vs := make([]tensor.Value, len(slots))
+		for k, slot := range slots {
+			if slot >= 0 {
+				vs[k] = f.vals[slot]
+			}
+		}
+		return vs
+	}
+	return &ops.Ctx{Node: st.node, Ins: at(st.ins), Outs: at(st.step.outs)}
 }
 
 // keep takes over the outputs of a step that is not static.

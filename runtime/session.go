@@ -12,7 +12,6 @@ import (
 	"sort"
 	"strings"
 	"sync"
-	"time"
 	"unsafe"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -59,9 +58,6 @@ const DefaultMemoryLimit = 8 << 30
 // MemoryLimit sets the bytes that one run may hold in intermediate and output values; a run
 // that needs more fails. 0 is no limit.
 func MemoryLimit(bytes int64) Option { return func(s *settings) { s.limit = bytes } }
-
-// WithProfile collects the time of each node of every run in p.
-func WithProfile(p *Profile) Option { return func(s *settings) { s.profile = p } }
 
 // NewSession compiles m. All operators that are not supported are reported at once.
 func NewSession(m *onnx.Model, opts ...Option) (*Session, error) {
@@ -365,36 +361,4 @@ func accepts(p Port, v tensor.Value) error {
 		return fmt.Errorf("want shape %v, got %v", p.Info.Shape, t.Shape())
 	}
 	return nil
-}
-
-// Profile is the time that nodes took, summed over runs, which may be concurrent. It may be read between runs.
-type Profile struct {
-	ByNode map[string]*NodeTime
-	mu     sync.Mutex
-}
-
-// NodeTime is one node's share of a profile.
-type NodeTime struct {
-	Name, Op string
-	Calls    int
-	Time     time.Duration
-}
-
-func (p *Profile) add(n *onnx.Node, d time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.ByNode == nil {
-		p.ByNode = map[string]*NodeTime{}
-	}
-	key := n.Name
-	if key == "" && len(n.Outputs) > 0 && n.Outputs[0] != nil {
-		key = n.Outputs[0].Name
-	}
-	t := p.ByNode[key]
-	if t == nil {
-		t = &NodeTime{Name: key, Op: n.Op}
-		p.ByNode[key] = t
-	}
-	t.Calls++
-	t.Time += d
 }

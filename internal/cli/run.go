@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/retune-go/retune/internal/wholefile"
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/runtime"
 	"github.com/retune-go/retune/tensor"
@@ -213,8 +216,9 @@ func benchCommand() *cobra.Command {
 	var dims []string
 	var threads, runs int
 	var asJSON, profile bool
+	var trace string
 	cmd := &cobra.Command{
-		Use:   "bench MODEL [--dim NAME=N]… [--threads N] [--runs N] [--profile] [--json]",
+		Use:   "bench MODEL [--dim NAME=N]… [--threads N] [--runs N] [--profile] [--trace FILE] [--json]",
 		Short: "Time a model on random inputs, or on the first data set of a folder",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -223,9 +227,9 @@ func benchCommand() *cobra.Command {
 				path, set = filepath.Join(path, "model.onnx"), filepath.Join(path, "test_data_set_0")
 			}
 			begin := time.Now()
-			prof := &runtime.Profile{}
+			prof := &runtime.Profile{Trace: trace != ""}
 			opts := []runtime.Option{runtime.Threads(threads)}
-			if profile {
+			if profile || prof.Trace {
 				opts = append(opts, runtime.WithProfile(prof))
 			}
 			m, s, err := open(path, opts...)
@@ -248,7 +252,7 @@ func benchCommand() *cobra.Command {
 			var times []float64
 			for i := range runs + 1 { // the first run plans
 				if i == 1 {
-					prof.ByNode = nil
+					prof.Reset()
 				}
 				begin := time.Now()
 				if _, err := s.Run(cmd.Context(), ins); err != nil {
@@ -256,6 +260,11 @@ func benchCommand() *cobra.Command {
 				}
 				if i > 0 {
 					times = append(times, float64(time.Since(begin).Nanoseconds())/1e6)
+				}
+			}
+			if prof.Trace {
+				if err := wholefile.Write(trace, prof.WriteTrace); err != nil {
+					return err
 				}
 			}
 			slices.Sort(times)
@@ -280,34 +289,38 @@ func benchCommand() *cobra.Command {
 	f.IntVar(&threads, "threads", 0, "threads of a run; 0 is all cores")
 	f.IntVar(&runs, "runs", 20, "timed runs")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
-	f.BoolVar(&profile, "profile", false, "print the time by operator")
+	f.BoolVar(&profile, "profile", false, "print time, GFLOP/s and GB/s by operator")
+	f.StringVar(&trace, "trace", "", "`file` for the time of every node, as Chrome's trace events")
 	return cmd
 }
 
+// printProfile sums up by operator. What runs in a subgraph has a share in the time of the node that runs it, which has rows of its own.
 func printProfile(w io.Writer, p *runtime.Profile) {
-	type row struct {
-		op    string
-		calls int
-		time  time.Duration
-	}
-	byOp := map[string]*row{}
+	byOp := map[string]*runtime.NodeTime{}
 	var total time.Duration
 	for _, n := range p.ByNode {
-		if byOp[n.Op] == nil {
-			byOp[n.Op] = &row{op: n.Op}
+		r := byOp[n.Op]
+		if r == nil {
+			r = &runtime.NodeTime{Op: n.Op}
+			byOp[n.Op] = r
 		}
-		byOp[n.Op].calls += n.Calls
-		byOp[n.Op].time += n.Time
-		total += n.Time
+		r.Calls, r.Time, r.Bytes, r.FLOPs = r.Calls+n.Calls, r.Time+n.Time, r.Bytes+n.Bytes, r.FLOPs+n.FLOPs
+		if !n.Inner {
+			total += n.Time
+		}
 	}
-	var rows []*row
-	for _, r := range byOp {
-		rows = append(rows, r)
-	}
-	sort.Slice(rows, func(i, j int) bool { return rows[i].time > rows[j].time })
+	rows := slices.SortedFunc(maps.Values(byOp), func(a, b *runtime.NodeTime) int { return cmp.Compare(b.Time, a.Time) })
 	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	for _, r := range rows {
-		fmt.Fprintf(table, "%s\t%d calls\t%v\t%.1f %%\n", r.op, r.calls, r.time, 100*float64(r.time)/float64(max(total, 1)))
+		ns := float64(max(r.Time, 1))
+		rate := "\t"
+		if r.FLOPs > 0 {
+			rate = fmt.Sprintf("%.1f GFLOP/s\t", float64(r.FLOPs)/ns)
+		}
+		if r.Bytes > 0 {
+			rate += fmt.Sprintf("%.2f GB/s", float64(r.Bytes)/ns)
+		}
+		fmt.Fprintf(table, "%s\t%d calls\t%v\t%.1f %%\t%s\n", r.Op, r.Calls, r.Time, 100*float64(r.Time)/float64(max(total, 1)), rate)
 	}
 	table.Flush()
 }
