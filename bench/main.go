@@ -128,8 +128,12 @@ func quartiles(ms []float64) times {
 	return times{at(0.5), at(0.25), at(0.75), len(ms)}
 }
 
+// pause is long enough for the workers of one side to fall asleep, which look for work for a while after a run: on more than one thread
+// they would take the other side's processors, so that sides run in turns as long, after one run that is not counted.
+const pause = 20 * time.Millisecond
+
 // compare runs two sides by turns for span, after a warm-up of each.
-func compare(ours, theirs func() error, span time.Duration) (a, b times, others float64, err error) {
+func compare(ours, theirs func() error, threads int, span time.Duration) (a, b times, others float64, err error) {
 	sides := []func() error{ours, theirs}
 	var ms [2][]float64
 	for i, f := range sides {
@@ -145,11 +149,22 @@ func compare(ours, theirs func() error, span time.Duration) (a, b times, others 
 	for n := 0; n < 10 || time.Since(begin) < span; n++ {
 		for k := range sides {
 			i := (n + k) % 2
-			start := time.Now()
-			if err := sides[i](); err != nil {
-				return a, b, 0, err
+			if threads > 1 {
+				time.Sleep(pause)
+				if err := sides[i](); err != nil {
+					return a, b, 0, err
+				}
 			}
-			ms[i] = append(ms[i], float64(time.Since(start).Nanoseconds())/1e6)
+			for turn := time.Now(); ; {
+				start := time.Now()
+				if err := sides[i](); err != nil {
+					return a, b, 0, err
+				}
+				ms[i] = append(ms[i], float64(time.Since(start).Nanoseconds())/1e6)
+				if threads == 1 || time.Since(turn) > pause {
+					break
+				}
+			}
 		}
 	}
 	return quartiles(ms[0]), quartiles(ms[1]), readUsage().others(before, time.Since(begin)), nil

@@ -178,7 +178,7 @@ func (r row) time(ctx context.Context, threads int, span time.Duration) (*result
 	if !(res.Difference < 1e-2) {
 		return nil, fmt.Errorf("the two sides' outputs differ by %g", res.Difference)
 	}
-	res.Ours, res.Peer, res.Others, err = compare(us, peer.run, span)
+	res.Ours, res.Peer, res.Others, err = compare(us, peer.run, threads, span)
 	res.Ratio = res.Ours.Median / res.Peer.Median
 	return res, err
 }
