@@ -382,8 +382,7 @@ type rnnProblem[T kernel.Float] struct {
 	x, w, r, b, h0, c0, p []T
 	lens                  []int
 
-	step rnnStep[T]
-	ep   kernel.EpilogueOf[T]
+	turns [2]rnnTurn[T] // by direction
 }
 
 func newRNNProblem[T kernel.Float](c *Ctx, s *rnnSpec) (*rnnProblem[T], error) {

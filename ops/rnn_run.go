@@ -52,8 +52,17 @@ func (q *rnnProblem[T]) pack(d int) rnnPanels[T] {
 	return p
 }
 
-// rnnStep is one time step of one direction: operands of all rows, and how far apart those of one row and the next are.
-type rnnStep[T kernel.Float] struct {
+// rnnTurn is one direction's way through the steps, and operands of all rows in the step at hand, with how far apart those of one row and
+// the next are.
+type rnnTurn[T kernel.Float] struct {
+	*rnnProblem[T]
+	d     int
+	pool  *kernel.Pool
+	all   []T // the gates of all steps
+	state [2][]T
+	bias  []T
+	ep    kernel.EpilogueOf[T]
+
 	gates, prev, next, cell, hc, rec []T // rec is the product with R where it is not part of gates
 	peep, recBias                    []T
 	gatesLD, prevLD, nextLD          int
@@ -64,8 +73,12 @@ type rnnStep[T kernel.Float] struct {
 func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
 	H, B := q.hidden, q.B
 	GH := q.gates * H
+	abreast := q.dirs == 2 && q.pool.Threads() > 1
 	// Room for the gates of all steps, two states, a cell state, a row of h(c), and the products of one step.
 	need := q.T*B*GH + 4*B*H + B*GH + GH
+	if abreast {
+		need *= 2
+	}
 	if err := c.Mem.Take(int64(need) * int64(tensor.TypeOf[T]().Bits()/8)); err != nil {
 		return err
 	}
@@ -81,40 +94,59 @@ func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
 		rest = rest[n:]
 		return s
 	}
-	gates, state, cell, hc, rec, bias := cut(q.T*B*GH), [2][]T{cut(B * H), cut(B * H)}, cut(B*H), cut(B*H), cut(B*GH), cut(GH)
 	for d := range q.dirs {
-		q.step = rnnStep[T]{cell: cell, hc: hc, rec: rec, acts: q.acts[d]}
-		q.direction(d, ws.of(q, d), y, yh, yc, gates, state, bias)
+		u := &q.turns[d]
+		if d == 1 && !abreast {
+			rest = (*buf)[:need]
+		}
+		*u = rnnTurn[T]{rnnProblem: q, d: d, pool: q.pool, acts: q.acts[d], all: cut(q.T * B * GH), state: [2][]T{cut(B * H), cut(B * H)},
+			cell: cut(B * H), hc: cut(B * H), rec: cut(B * GH), bias: cut(GH)}
+		if abreast && q.pool.Threads() == 2 {
+			u.pool = nil // both are taken
+		}
+	}
+	if abreast {
+		panels := [2]rnnPanels[T]{ws.of(q, 0), ws.of(q, 1)}
+		q.pool.For(2, 1, func(lo, hi int) {
+			for d := lo; d < hi; d++ {
+				q.turns[d].run(panels[d], y, yh, yc)
+			}
+		})
+		return nil
+	}
+	for d := range q.dirs {
+		q.turns[d].run(ws.of(q, d), y, yh, yc)
 	}
 	return nil
 }
 
-// direction computes every row for all T steps. What a row gives outside its own length means nothing: it is cleared in the end.
-func (q *rnnProblem[T]) direction(d int, w rnnPanels[T], y, yh, yc, gates []T, state [2][]T, bias []T) {
-	H, B, GH, st := q.hidden, q.B, q.gates*q.hidden, &q.step
+// run computes every row for all T steps. What a row gives outside its own length means nothing: it is cleared in the end.
+func (u *rnnTurn[T]) run(w rnnPanels[T], y, yh, yc []T) {
+	q, d, bias := u.rnnProblem, u.d, u.bias
+	H, B, GH := q.hidden, q.B, q.gates*q.hidden
 	clear(bias)
 	if q.b != nil {
 		wb, rb := q.b[d*2*GH:d*2*GH+GH], q.b[d*2*GH+GH:(d+1)*2*GH]
 		copy(bias, wb)
 		n := GH
 		if q.kind == "GRU" && q.linearReset {
-			n, st.recBias = 2*H, rb[2*H:]
+			n, u.recBias = 2*H, rb[2*H:]
 		}
 		for i := range n {
 			bias[i] += rb[i]
 		}
 	}
 	if q.p != nil {
-		st.peep = q.p[d*3*H : (d+1)*3*H]
+		u.peep = q.p[d*3*H : (d+1)*3*H]
 	}
 	// The input's share of all steps' gates is one product, in the order of X.
-	q.ep = kernel.EpilogueOf[T]{ColBias: bias}
-	kernel.GemmPackedB(q.pool, false, q.T*B, 1, q.x, q.I, w.w, 0, gates, GH, &q.ep)
-	st.prev, st.prevLD = state[0], H
+	u.ep = kernel.EpilogueOf[T]{ColBias: bias}
+	kernel.GemmPackedB(u.pool, false, q.T*B, 1, q.x, q.I, w.w, 0, u.all, GH, &u.ep)
+	u.prev, u.prevLD = u.state[0], H
 	for b := range B {
-		q.start(d, b)
+		u.start(b)
 		if q.lens[b] == 0 {
-			q.leave(d, b, st.prev[b*H:], yh, yc)
+			u.leave(b, u.prev[b*H:], yh, yc)
 		}
 	}
 	for s := range q.T {
@@ -123,21 +155,21 @@ func (q *rnnProblem[T]) direction(d int, w rnnPanels[T], y, yh, yc, gates []T, s
 			t = q.T - 1 - s
 		}
 		// Row b's gates, and where its state goes: into Y, or one of two buffers by turns.
-		st.gates, st.gatesLD = gates[t*B*GH:], GH
+		u.gates, u.gatesLD = u.all[t*B*GH:], GH
 		if q.batchFirst {
-			st.gates, st.gatesLD = gates[t*GH:], q.T*GH
+			u.gates, u.gatesLD = u.all[t*GH:], q.T*GH
 		}
-		st.next, st.nextLD = state[(s+1)%2], H
+		u.next, u.nextLD = u.state[(s+1)%2], H
 		if y != nil {
-			st.next = y[q.yAt(t, d, 0):]
+			u.next = y[q.yAt(t, d, 0):]
 			if q.batchFirst {
-				st.nextLD = q.T * q.dirs * H
+				u.nextLD = q.T * q.dirs * H
 			}
 		}
 		if q.reverse[d] && s > 0 {
 			for b, n := range q.lens {
 				if n == t+1 {
-					q.start(d, b)
+					u.start(b)
 				}
 			}
 		}
@@ -146,27 +178,27 @@ func (q *rnnProblem[T]) direction(d int, w rnnPanels[T], y, yh, yc, gates []T, s
 			product = kernel.GemmPackedBBack[T]
 		}
 		if q.kind == "GRU" && q.linearReset {
-			product(q.pool, false, B, 1, st.prev, st.prevLD, w.r, 0, st.rec, GH, nil)
+			product(u.pool, false, B, 1, u.prev, u.prevLD, w.r, 0, u.rec, GH, nil)
 		} else {
-			product(q.pool, false, B, 1, st.prev, st.prevLD, w.r, 1, st.gates, st.gatesLD, nil)
+			product(u.pool, false, B, 1, u.prev, u.prevLD, w.r, 1, u.gates, u.gatesLD, nil)
 		}
-		if grain := 1 + 16384/GH; q.pool.Alone(B, grain) {
-			q.cells(0, B)
+		if grain := 1 + 16384/GH; u.pool.Alone(B, grain) {
+			u.cells(0, B)
 		} else {
-			q.pool.For(B, grain, q.cells)
+			u.pool.For(B, grain, u.cells)
 		}
 		if q.kind == "GRU" && !q.linearReset {
-			product(q.pool, false, B, 1, st.hc, H, w.late, 1, st.gates[2*H:], st.gatesLD, nil)
+			product(u.pool, false, B, 1, u.hc, H, w.late, 1, u.gates[2*H:], u.gatesLD, nil)
 			for b := range B {
-				q.gruOutput(st.gates[b*st.gatesLD:][:GH], st.prev[b*st.prevLD:][:H], st.next[b*st.nextLD:][:H], st.acts)
+				q.gruOutput(u.gates[b*u.gatesLD:][:GH], u.prev[b*u.prevLD:][:H], u.next[b*u.nextLD:][:H], u.acts)
 			}
 		}
 		for b, n := range q.lens {
 			if n > 0 && q.time(d, n-1, b) == t {
-				q.leave(d, b, st.next[b*st.nextLD:], yh, yc)
+				u.leave(b, u.next[b*u.nextLD:], yh, yc)
 			}
 		}
-		st.prev, st.prevLD = st.next, st.nextLD
+		u.prev, u.prevLD = u.next, u.nextLD
 	}
 	if y != nil {
 		for b, n := range q.lens {
@@ -178,60 +210,60 @@ func (q *rnnProblem[T]) direction(d int, w rnnPanels[T], y, yh, yc, gates []T, s
 }
 
 // start puts row b's initial states where the next step looks for them.
-func (q *rnnProblem[T]) start(d, b int) {
-	H, st := q.hidden, &q.step
+func (u *rnnTurn[T]) start(b int) {
+	q, H := u.rnnProblem, u.hidden
 	initial := func(to, from []T) {
 		if from == nil {
 			clear(to[:H])
 		} else {
-			copy(to[:H], from[q.stateAt(d, b):])
+			copy(to[:H], from[q.stateAt(u.d, b):])
 		}
 	}
-	initial(st.prev[b*st.prevLD:], q.h0)
-	initial(st.cell[b*H:], q.c0)
+	initial(u.prev[b*u.prevLD:], q.h0)
+	initial(u.cell[b*H:], q.c0)
 }
 
 // leave copies row b's last states, h and the cell's, into the outputs.
-func (q *rnnProblem[T]) leave(d, b int, h, yh, yc []T) {
-	H, at := q.hidden, q.stateAt(d, b)
+func (u *rnnTurn[T]) leave(b int, h, yh, yc []T) {
+	q, H, at := u.rnnProblem, u.hidden, u.stateAt(u.d, b)
 	if yh != nil {
 		copy(yh[at:at+H], h)
 	}
 	if yc != nil && q.kind == "LSTM" {
-		copy(yc[at:at+H], q.step.cell[b*H:])
+		copy(yc[at:at+H], u.cell[b*H:])
 	}
 }
 
 // cells does a step's work on rows [lo, hi) after the products.
-func (q *rnnProblem[T]) cells(lo, hi int) {
-	H, GH, st := q.hidden, q.gates*q.hidden, &q.step
+func (u *rnnTurn[T]) cells(lo, hi int) {
+	q, H, GH := u.rnnProblem, u.hidden, u.rnnProblem.gates*u.hidden
 	for b := lo; b < hi; b++ {
-		g, h, p := st.gates[b*st.gatesLD:][:GH], st.next[b*st.nextLD:][:H], st.prev[b*st.prevLD:][:H]
-		cell, hc := st.cell[b*H:][:H], st.hc[b*H:][:H]
+		g, h, p := u.gates[b*u.gatesLD:][:GH], u.next[b*u.nextLD:][:H], u.prev[b*u.prevLD:][:H]
+		cell, hc := u.cell[b*H:][:H], u.hc[b*H:][:H]
 		switch q.kind {
 		case "RNN":
 			copy(h, g)
-			apply(st.acts[0], h, q.clip)
+			apply(u.acts[0], h, q.clip)
 		case "LSTM":
-			q.lstm(g, st.peep, cell, cell, h, hc, st.acts, nil, 0)
+			q.lstm(g, u.peep, cell, cell, h, hc, u.acts, nil, 0)
 		case "GRU":
 			if !q.linearReset {
-				apply(st.acts[0], g[:2*H], q.clip)
+				apply(u.acts[0], g[:2*H], q.clip)
 				kernel.Mul(hc, g[H:2*H], p)
 				continue
 			}
-			rec := st.rec[b*GH:][:GH]
+			rec := u.rec[b*GH:][:GH]
 			kernel.Add(g[:2*H], g[:2*H], rec[:2*H])
-			if st.recBias != nil {
-				kernel.Add(rec[2*H:], rec[2*H:], st.recBias)
+			if u.recBias != nil {
+				kernel.Add(rec[2*H:], rec[2*H:], u.recBias)
 			}
 			if q.defaultActs {
 				kernel.GRUCell(H, g, rec[2*H:], p, h)
 				continue
 			}
-			apply(st.acts[0], g[:2*H], q.clip)
+			apply(u.acts[0], g[:2*H], q.clip)
 			kernel.MulAdd(g[2*H:], g[H:2*H], rec[2*H:], g[2*H:])
-			q.gruOutput(g, p, h, st.acts)
+			q.gruOutput(g, p, h, u.acts)
 		}
 	}
 }
