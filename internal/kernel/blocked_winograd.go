@@ -16,10 +16,12 @@ func (cv Conv2D) blockWinograd() bool {
 // winogradBytes is how much memory the transforms of the tiles under way may take.
 const winogradBytes = 1 << 20
 
+// sharedWeights is up to how many bytes of weights each thread reads them all, for tiles of its own.
+const sharedWeights = 4 << 20
+
 // blockWinograd computes one image by F(4×4, 3×3), see [convWinograd].
 func blockWinograd(p *Pool, cv Conv2D, y, x []float32, w *BlockWeights, ep Epilogue) {
 	b := w.lanes
-	oh, ow := cv.OutSize()
 	tr, tc := cv.tiles()
 	ins, outs := ceilDiv(cv.C, b), len(w.bias)/b
 	u := w.winograd()
@@ -32,8 +34,43 @@ func blockWinograd(p *Pool, cv Conv2D, y, x []float32, w *BlockWeights, ep Epilo
 	// Rows of tiles are taken together as far as the memory goes.
 	rows := min(tr, max(1, winogradBytes/(4*36*b*(ins+outs)*tc)))
 	rows = ceilDiv(tr, ceilDiv(tr, rows))
+	wp := winogradPart{cv: cv, y: y, w: w, u: u, ep: &ep, frame: frame, ins: ins, outs: outs, rows: rows}
+	// Where there are tiles enough for every thread, and weights are few, a thread takes its own through all three phases: what one phase
+	// leaves is then in its cache for the next.
+	if threads := p.Threads(); threads > 1 && tr*tc >= 32*threads && 4*36*ins*outs*b*b <= sharedWeights {
+		wp.rows = min(rows, ceilDiv(tr, 2*threads))
+		p.For(ceilDiv(tr, wp.rows), 1, wp.Part)
+		return
+	}
+	wp.pool, wp.space = p, space
+	wp.Part(0, ceilDiv(tr, rows))
+}
+
+// winogradPart is an image's tiles in stretches of rows.
+type winogradPart struct {
+	pool            *Pool
+	space           *blockSpace // nil: each call takes its own
+	cv              Conv2D
+	y, frame        []float32
+	w               *BlockWeights
+	u               [][]float32
+	ep              *Epilogue
+	ins, outs, rows int
+}
+
+// Part computes the stretches [lo, hi).
+func (wp winogradPart) Part(lo, hi int) {
+	p, space, cv, y, w, u, ep := wp.pool, wp.space, wp.cv, wp.y, wp.w, wp.u, wp.ep
+	b, ins, outs, rows, frame := w.lanes, wp.ins, wp.outs, wp.rows, wp.frame
+	oh, ow := cv.OutSize()
+	tr, tc := cv.tiles()
+	height, width := 4*tr+2, 4*tc+2
+	if space == nil {
+		space = blockSpaces.Get().(*blockSpace)
+		defer blockSpaces.Put(space)
+	}
 	clamped := ep.clamped()
-	for first := 0; first < tr; first += rows {
+	for first := lo * rows; first < min(tr, hi*rows); first += rows {
 		tiles := min(rows, tr-first) * tc
 		planeV, planeM := ins*tiles*b, outs*tiles*b
 		space.v, space.m = grow(space.v, 36*planeV), grow(space.m, 36*planeM)
@@ -67,7 +104,7 @@ func blockWinograd(p *Pool, cv Conv2D, y, x []float32, w *BlockWeights, ep Epilo
 					t.src = &m[(q*tiles+k)*b]
 					if h+4 <= oh && c+4 <= ow {
 						t.dst, t.pixel = &y[off], 4*ow*b
-						t.ending(&ep, off)
+						t.ending(ep, off)
 						blockActive.winogradOutput(t)
 						continue
 					}
