@@ -8,7 +8,10 @@ import math
 import os
 import sys
 
+import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 folder = sys.argv[1]
@@ -158,6 +161,95 @@ import torchvision.models as vision  # noqa: E402
 
 for name in ("resnet18", "mobilenet_v3_small", "squeezenet1_1"):
     export(name, getattr(vision, name)(weights=None), {"image": torch.randn(1, 3, 224, 224)}, {name + " 224": {}})
+
+
+
+def quantize_products(source, name, row):
+    """A copy of a network with its products by constants on bytes, as ONNX Runtime's quantize_dynamic writes them: activations are
+    quantized when they are known, weights by column."""
+    model = onnx.load(os.path.join(folder, source + ".onnx"))
+    graph = model.graph
+    consts = {t.name: t for t in graph.initializer}
+    consts.update({n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant"})
+    nodes = []
+    for i, n in enumerate(graph.node):
+        weight = consts.get(n.input[1]) if n.op_type in ("MatMul", "Gemm") else None
+        if weight is None:
+            nodes.append(n)
+            continue
+        w = numpy_helper.to_array(weight)
+        if n.op_type == "Gemm":  # torch's Linear of two dimensions: transB
+            w = w.T
+        scale = np.maximum(np.abs(w).max(0) / 127, 1e-12).astype(np.float32)
+        part = lambda what: f"quantized_{i}_{what}"
+        graph.initializer.extend([
+            numpy_helper.from_array(np.ascontiguousarray(np.round(w / scale).astype(np.int8)), part("weight")),
+            numpy_helper.from_array(scale, part("scale")), numpy_helper.from_array(np.zeros(len(scale), np.int8), part("zero"))])
+        out = n.output[0] if n.op_type == "MatMul" else part("product")
+        nodes += [
+            helper.make_node("DynamicQuantizeLinear", [n.input[0]], [part("a"), part("a_scale"), part("a_zero")]),
+            helper.make_node("MatMulInteger", [part("a"), part("weight"), part("a_zero"), part("zero")], [part("sums")]),
+            helper.make_node("Cast", [part("sums")], [part("floats")], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [part("a_scale"), part("scale")], [part("scales")]),
+            helper.make_node("Mul", [part("floats"), part("scales")], [out])]
+        if n.op_type == "Gemm":
+            nodes.append(helper.make_node("Add", [out, n.input[2]], [n.output[0]]))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = {name for n in graph.node for name in n.input}
+    kept = [t for t in graph.initializer if t.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    onnx.save(model, os.path.join(folder, name + ".onnx"))
+    entry = next(r for r in rows if r["model"] == source + ".onnx")
+    rows.append({**entry, "row": row, "model": name + ".onnx", "quantized": True})
+
+
+quantize_products("mlp", "mlp_int8", "int8 mlp batch 64")
+quantize_products("encoder_4x256", "encoder_4x256_int8", "int8 encoder 4x256 8x64 tokens")
+quantize_products("encoder_6x384", "encoder_6x384_int8", "int8 encoder 6x384 T=128")
+
+for m, k, n in [(512, 768, 3072), (1024, 1024, 1024)]:
+    export(f"product_{m}_{k}_{n}", nn.Linear(k, n, bias=False), {"a": torch.randn(m, k)}, {f"product by a constant {m}×{n}×{k}": {}})
+    quantize_products(f"product_{m}_{k}_{n}", f"product_{m}_{k}_{n}_int8", f"int8 product {m}×{n}×{k}")
+
+
+def quantize_lstm():
+    """The LSTM classifier with ONNX Runtime's DynamicQuantizeLSTM, whose weights are transposed bytes."""
+    model = onnx.load(os.path.join(folder, "lstm_classifier.onnx"))
+    graph = model.graph
+    consts = {t.name: t for t in graph.initializer}
+    for n in graph.node:
+        if n.op_type != "LSTM":
+            continue
+        n.op_type, n.domain = "DynamicQuantizeLSTM", "com.microsoft"
+        extra = []
+        for i, what in ((1, "W"), (2, "R")):
+            w = numpy_helper.to_array(consts[n.input[i]]).transpose(0, 2, 1)
+            scale = (np.abs(w).max((1, 2)) / 127).astype(np.float32)
+            n.input[i] = "quantized_" + what
+            graph.initializer.extend([
+                numpy_helper.from_array(np.ascontiguousarray(np.round(w / scale[:, None, None]).astype(np.int8)), n.input[i]),
+                numpy_helper.from_array(scale, what + "_scale"), numpy_helper.from_array(np.zeros(len(scale), np.int8), what + "_zero")])
+            extra += [what + "_scale", what + "_zero"]
+        n.input.extend([""] * (8 - len(n.input)) + extra)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, os.path.join(folder, "lstm_classifier_int8.onnx"))
+    for entry in [r for r in rows if r["model"] == "lstm_classifier.onnx"]:
+        rows.append({**entry, "row": "int8 " + entry["row"], "model": "lstm_classifier_int8.onnx", "quantized": True})
+
+
+quantize_lstm()
+
+resnet = vision.quantization.resnet18(weights=None, quantize=False).eval()
+resnet.fuse_model()
+resnet.qconfig = torch.ao.quantization.get_default_qconfig("fbgemm")
+torch.ao.quantization.prepare(resnet, inplace=True)
+with torch.no_grad():
+    resnet(torch.randn(4, 3, 224, 224))
+torch.ao.quantization.convert(resnet, inplace=True)
+export("resnet18_int8", resnet, {"image": torch.randn(1, 3, 224, 224)}, {"int8 resnet18 224": {}}, opset=13)
+rows[-1]["quantized"] = True
 
 with open(os.path.join(folder, "rows.json"), "w") as f:
     json.dump(rows, f, indent=1)

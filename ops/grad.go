@@ -97,6 +97,11 @@ func (g *Grad) Internal(op string, outs int, in []*onnx.Value, attrs ...*onnx.At
 	return g.emit(Internal, op, GradOpset, outs, in, attrs)
 }
 
+// Microsoft emits an operator of com.microsoft.
+func (g *Grad) Microsoft(op string, outs int, in []*onnx.Value, attrs ...*onnx.Attribute) []*onnx.Value {
+	return g.emit("com.microsoft", op, 1, outs, in, attrs)
+}
+
 func (g *Grad) emit(domain, op string, opset, outs int, in []*onnx.Value, attrs []*onnx.Attribute) []*onnx.Value {
 	names := make([]string, outs)
 	for i := range names {

@@ -4,28 +4,16 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/tensor"
 )
 
-// Products and convolutions of 8-bit integers, which are exact, and what rounds their results to 8 bits again.
+// Convolutions of 8-bit integers, which are exact, and what rounds their results to 8 bits again.
 func init() {
 	bytes := Of(tensor.Int8, tensor.Uint8)
 	const why = "its inputs are integers"
 	register(
-		Op{Name: "MatMulInteger", Since: []int{10}, MinIn: 2, MaxIn: 4, Types: []TypeSet{bytes}, NoGrad: why, FLOPs: matMulFLOPs,
-			Infer: func(n *Node) ([]Info, error) { return inferProduct(n, n.In[0], n.In[1], tensor.Int32) },
-			Compile: func(n *Node) (Kernel, error) {
-				packed := constBytes(n, 1)
-				return func(c *Ctx) error {
-					return integerProduct(c, tensor.Data[int32](c.Out(0)), c.In(0), c.In(1), c.In(2), c.In(3), packed)
-				}, nil
-			}},
-		Op{Name: "QLinearMatMul", Since: []int{10, 21}, MinIn: 8, Types: []TypeSet{bytes, Floats, bytes, bytes, Floats, bytes, Floats, bytes}, NoGrad: why, FLOPs: matMulFLOPs,
-			Infer:   func(n *Node) ([]Info, error) { return inferProduct(n, n.In[0], n.In[3], n.In[7].DType) },
-			Compile: func(n *Node) (Kernel, error) { return qLinearMatMul(constBytes(n, 3)), nil }},
 		Op{Name: "ConvInteger", Since: []int{10}, MinIn: 2, MaxIn: 4, Types: []TypeSet{bytes}, NoGrad: why, FLOPs: convFLOPs,
 			Infer: func(n *Node) ([]Info, error) { return inferIntegerConv(n, n.In[0], n.In[1], Info{}, tensor.Int32) },
 			Compile: func(n *Node) (Kernel, error) {
@@ -59,18 +47,6 @@ func init() {
 	)
 }
 
-func inferProduct(n *Node, a, b Info, d tensor.DType) ([]Info, error) {
-	if !a.Ranked || !b.Ranked {
-		return []Info{Unranked(d)}, nil
-	}
-	out, _, _, err := matMulDims(a.Shape, b.Shape)
-	if err != nil {
-		return nil, err
-	}
-	return []Info{Tensor(d, out...)}, nil
-}
-
-// inferIntegerConv is a convolution's shape, wherever its operands stand.
 func inferIntegerConv(n *Node, x, w, bias Info, d tensor.DType) ([]Info, error) {
 	r := *n
 	r.In = []Info{x, w, bias}
@@ -80,150 +56,6 @@ func inferIntegerConv(n *Node, x, w, bias Info, d tensor.DType) ([]Info, error) 
 	}
 	out[0].DType = d
 	return out, nil
-}
-
-// asUnsigned is t's elements as uint8, those of int8 moved up by 128, which the same move of the zero point makes up for.
-func asUnsigned(t *tensor.Tensor) []uint8 {
-	if t.DType() == tensor.Uint8 {
-		return tensor.Data[uint8](t)
-	}
-	out := make([]uint8, t.Len())
-	for i, v := range tensor.Data[int8](t) {
-		out[i] = uint8(v) ^ 0x80
-	}
-	return out
-}
-
-// asSigned is the reverse: uint8 moved down by 128.
-func asSigned(t *tensor.Tensor) []int8 {
-	if t.DType() == tensor.Int8 {
-		return tensor.Data[int8](t)
-	}
-	out := make([]int8, t.Len())
-	for i, v := range tensor.Data[uint8](t) {
-		out[i] = int8(v ^ 0x80)
-	}
-	return out
-}
-
-// constBytes packs a constant matrix that is the i-th input once, when it is first used; it is nil if that is not constant.
-func constBytes(n *Node, i int) func() *kernel.PackedS8 {
-	b := n.Info(i).Const
-	if b == nil || b.Rank() != 2 || b.DType() != tensor.Int8 && b.DType() != tensor.Uint8 {
-		return nil
-	}
-	return sync.OnceValue(func() *kernel.PackedS8 {
-		return kernel.PackS8(false, b.Shape()[0], b.Shape()[1], asSigned(b), b.Shape()[1])
-	})
-}
-
-// integerProduct sets y = (a - az)·(b - bz) of matrices or batches of them. az is none, one number, or one for each row; bz one for each
-// column.
-func integerProduct(c *Ctx, y []int32, a, b, az, bz *tensor.Tensor, packed func() *kernel.PackedS8) error {
-	if a.Rank() == 0 || b.Rank() == 0 {
-		return fmt.Errorf("a scalar has no matrix product")
-	}
-	if len(y) == 0 {
-		return nil
-	}
-	m, n, k, ba, bb := matrices(a, b)
-	rows, err := zeroPoints(a, az, m, "A")
-	if err != nil {
-		return err
-	}
-	cols, err := zeroPoints(b, bz, n, "B")
-	if err != nil {
-		return err
-	}
-	signed := func(z []int32) []int8 {
-		out := make([]int8, len(z))
-		for i, v := range z {
-			if b.DType() == tensor.Uint8 {
-				v -= 128
-			}
-			out[i] = int8(v)
-		}
-		return out
-	}
-	as := asUnsigned(a)
-	move := int32(0)
-	if a.DType() == tensor.Int8 {
-		move = 128
-	}
-	one := func(ia, ib, io int) {
-		var pb *kernel.PackedS8
-		if packed != nil {
-			pb = packed()
-		} else {
-			pb = kernel.PackS8(false, k, n, asSigned(b)[ib*k*n:], n)
-		}
-		z := cols.of(ib)
-		out := y[io*m*n:][:m*n]
-		rz := rows.of(ia)
-		if len(rz) == 1 {
-			kernel.GemmU8S8(c.Pool, m, as[ia*m*k:], k, uint8(rz[0]+move), pb, signed(z), out, n)
-			return
-		}
-		// With a zero point for each row of A: without any, and then their shares taken away.
-		kernel.GemmU8S8(c.Pool, m, as[ia*m*k:], k, 0, pb, signed(z), out, n)
-		sums := make([]int32, n)
-		for l := range k {
-			for j := range n {
-				sums[j] += int32(b8(b, (ib*k+l)*n+j)) - z[min(j, len(z)-1)]
-			}
-		}
-		for i := range m {
-			for j := range n {
-				out[i*n+j] -= (rz[i] + move) * sums[j]
-			}
-		}
-	}
-	batches(ba, bb, one)
-	return nil
-}
-
-func b8(t *tensor.Tensor, i int) int {
-	if t.DType() == tensor.Int8 {
-		return int(tensor.Data[int8](t)[i])
-	}
-	return int(tensor.Data[uint8](t)[i])
-}
-
-// zeros is the zero points of the rows or columns of matrices: one for all, one each, or one each for every matrix.
-type zeros struct {
-	v    []int32
-	each int
-}
-
-func (z zeros) of(matrix int) []int32 {
-	if len(z.v) <= z.each {
-		return z.v
-	}
-	return z.v[matrix*z.each:][:z.each]
-}
-
-func zeroPoints(t, z *tensor.Tensor, n int, what string) (zeros, error) {
-	if z == nil {
-		return zeros{[]int32{0}, 1}, nil
-	}
-	if z.DType() != t.DType() {
-		return zeros{}, fmt.Errorf("%s's zero point is %s, %s itself %s", what, z.DType(), what, t.DType())
-	}
-	matrices := 1
-	for _, d := range t.Shape()[:max(0, t.Rank()-2)] {
-		matrices *= d
-	}
-	v := make([]int32, z.Len())
-	for i := range v {
-		v[i] = int32(b8(z, i))
-	}
-	if len(v) != 1 && len(v) != n && len(v) != n*matrices {
-		return zeros{}, fmt.Errorf("%s's zero point of %v does not suit %v", what, z.Shape(), t.Shape())
-	}
-	if len(v) == 1 {
-		return zeros{v, 1}, nil
-	}
-	return zeros{v, n}, nil
 }
 
 // requantize rounds accumulators to d: saturate(round(acc·scale) + zero).
@@ -236,33 +68,6 @@ func requantize(y *tensor.Tensor, at int, acc []int32, scale func(i int) float32
 	for i, v := range acc {
 		q := float32(math.RoundToEven(float64(float32(v)*scale(i)))) + zero
 		put(i, min(max(q, lo), hi))
-	}
-}
-
-func qLinearMatMul(packed func() *kernel.PackedS8) Kernel {
-	return func(c *Ctx) error {
-		a, b, y := c.In(0), c.In(3), c.Out(0)
-		acc, err := c.New(tensor.Int32, y.Shape()...)
-		if err != nil {
-			return err
-		}
-		if err := integerProduct(c, tensor.Data[int32](acc), a, b, c.In(2), c.In(5), packed); err != nil || y.Len() == 0 {
-			return err
-		}
-		var f [3][]float32 // scales of a, b and y
-		for k, i := range []int{1, 4, 6} {
-			if f[k], err = floats32(c, c.In(i)); err != nil {
-				return err
-			}
-		}
-		m, n, _, _, _ := matrices(a, b)
-		if as, bs := len(f[0]), len(f[1]); as != 1 && as != m || bs != 1 && bs != n || len(f[2]) != 1 || c.In(7).Len() != 1 {
-			return fmt.Errorf("scales of %v, %v and %v do not suit a product of %v", c.In(1).Shape(), c.In(4).Shape(), c.In(6).Shape(), y.Shape())
-		}
-		requantize(y, 0, tensor.Data[int32](acc), func(i int) float32 {
-			return f[0][i/n%m%len(f[0])] * f[1][i%n%len(f[1])] / f[2][0]
-		}, float32(b8(c.In(7), 0)))
-		return nil
 	}
 }
 
@@ -286,7 +91,7 @@ func newByteConv(c *Ctx, x, w, xz, wz *tensor.Tensor) (*byteConv, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &byteConv{convShape: s, shape: s.output, x: asUnsigned(x)}
+	q := &byteConv{convShape: s, shape: s.output, x: asUnsigned(x, new([]uint8))}
 	for len(s.in) < 3 { // fewer axes are worked as three
 		for _, v := range []struct {
 			list *[]int

@@ -52,7 +52,7 @@ func init() {
 					return nil
 				}
 				y := tensor.Data[uint8](c.Out(0))
-				c.Pool.For(len(x), unaryGrain, func(lo, hi int) { quantizeRun(y[lo:hi], x[lo:hi], scale, float32(zero), 0, 255) })
+				c.Pool.For(len(x), unaryGrain, func(lo, hi int) { kernel.QuantizeBytes(y[lo:hi], x[lo:hi], scale, float32(zero), 0, 255) })
 				return nil
 			}, nil
 		}})
@@ -203,18 +203,13 @@ func floats32(c *Ctx, t *tensor.Tensor) ([]float32, error) {
 }
 
 // quantizeRun sets dst[i] = saturate(round(x[i]/scale) + zero), halves to even; NaN gives zero.
-func quantizeRun[T int8 | uint8 | int16 | uint16](dst []T, x []float32, scale, zero, lo, hi float32) {
+func quantizeRun[T int16 | uint16](dst []T, x []float32, scale, zero, lo, hi float32) {
 	for i, v := range x {
 		q := float32(math.RoundToEven(float64(v/scale))) + zero
-		switch {
-		case q != q:
+		if q != q {
 			q = zero
-		case q < lo:
-			q = lo
-		case q > hi:
-			q = hi
 		}
-		dst[i] = T(q)
+		dst[i] = T(min(max(q, lo), hi))
 	}
 }
 
@@ -264,15 +259,11 @@ func quantizeLinear(c *Ctx) error {
 		}
 		switch d {
 		case tensor.Int16:
-			quantizeInto(c, g, tensor.Data[int16](y), xs, ss, zs, lo, hi)
+			quantizeInto(c, g, tensor.Data[int16](y), xs, ss, zs, lo, hi, quantizeRun[int16])
 		case tensor.Uint16:
-			quantizeInto(c, g, tensor.Data[uint16](y), xs, ss, zs, lo, hi)
+			quantizeInto(c, g, tensor.Data[uint16](y), xs, ss, zs, lo, hi, quantizeRun[uint16])
 		default: // narrower ones have a byte each
-			if lo < 0 {
-				quantizeInto(c, g, tensor.View[int8](y), xs, ss, zs, lo, hi)
-			} else {
-				quantizeInto(c, g, tensor.View[uint8](y), xs, ss, zs, lo, hi)
-			}
+			quantizeInto(c, g, tensor.View[uint8](y), xs, ss, zs, lo, hi, kernel.QuantizeBytes)
 		}
 		return nil
 	}
@@ -324,14 +315,14 @@ func quantizeLinear(c *Ctx) error {
 	return tensor.ConvertInto(y, q, true)
 }
 
-func quantizeInto[T int8 | uint8 | int16 | uint16](c *Ctx, g quantGrid, y []T, x, scale, zero []float32, least, most float32) {
+func quantizeInto[T uint8 | int16 | uint16](c *Ctx, g quantGrid, y []T, x, scale, zero []float32, least, most float32, run func(dst []T, x []float32, scale, zero, lo, hi float32)) {
 	g.runs(c.Pool, func(lo, hi, at int, each bool) {
 		if !each {
-			quantizeRun(y[lo:hi], x[lo:hi], scale[at], zero[at], least, most)
+			run(y[lo:hi], x[lo:hi], scale[at], zero[at], least, most)
 			return
 		}
 		for i := lo; i < hi; i++ {
-			quantizeRun(y[i:i+1], x[i:i+1], scale[at], zero[at], least, most)
+			run(y[i:i+1], x[i:i+1], scale[at], zero[at], least, most)
 			at++
 		}
 	})
@@ -354,10 +345,6 @@ func dequantizeLinear(c *Ctx) error {
 	if err != nil {
 		return err
 	}
-	xs, err := floats32(c, x)
-	if err != nil {
-		return err
-	}
 	ss, err := floats32(c, scale)
 	if err != nil {
 		return err
@@ -375,19 +362,27 @@ func dequantizeLinear(c *Ctx) error {
 		}
 	}
 	out := tensor.Data[float32](f)
-	g.runs(c.Pool, func(lo, hi, at int, each bool) {
-		if !each {
-			s, z := ss[at], zs[at]
+	if d := x.DType(); g.block == 0 && (d == tensor.Int8 || d == tensor.Uint8) {
+		run := kernel.DequantizeU8
+		if d == tensor.Int8 {
+			run = kernel.DequantizeS8
+		}
+		bytes := tensor.View[uint8](x)
+		g.runs(c.Pool, func(lo, hi, at int, _ bool) { run(out[lo:hi], bytes[lo:hi], int(zs[at]), ss[at]) })
+	} else {
+		xs, err := floats32(c, x)
+		if err != nil {
+			return err
+		}
+		g.runs(c.Pool, func(lo, hi, at int, each bool) {
 			for i := lo; i < hi; i++ {
-				out[i] = (xs[i] - z) * s
+				out[i] = (xs[i] - zs[at]) * ss[at]
+				if each {
+					at++
+				}
 			}
-			return
-		}
-		for i := lo; i < hi; i++ {
-			out[i] = (xs[i] - zs[at]) * ss[at]
-			at++
-		}
-	})
+		})
+	}
 	if f != y {
 		return tensor.ConvertInto(y, f, true)
 	}
@@ -396,10 +391,7 @@ func dequantizeLinear(c *Ctx) error {
 
 // dynamicScale is the scale and the zero point of uint8 that x's range, with 0 in it, asks for.
 func dynamicScale(x []float32) (scale float32, zero uint8) {
-	lo, hi := float32(0), float32(0)
-	for _, v := range x {
-		lo, hi = min(lo, v), max(hi, v)
-	}
+	lo, hi := min(0, kernel.MinReduce(x)), max(0, kernel.MaxReduce(x))
 	if scale = (hi - lo) / 255; scale == 0 {
 		scale = 1
 	}

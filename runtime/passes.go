@@ -26,6 +26,7 @@ var passes = []pass{
 	{"gelu", gelu},
 	{"swish", swish},
 	{"conv-batchnorm", convBatchNorm},
+	{"integer-products", integerProducts},
 	{"transposed", transposed},
 	{"linear", linear},
 	{"epilogue", epilogues},

@@ -143,6 +143,17 @@ func TestPassesFindTheirPatterns(t *testing.T) {
 			y := b.Op("Conv", x, b.Const(weight(4, 2, 1, 1)))
 			return b.Op("Mul", y, b.Node("HardSigmoid", values{y}, onnx.FloatAttr("alpha", 1.0/6)))
 		}, 1},
+		"dynamically quantized product, bias": {[]int{3, 4, 8}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			q := b.Multi("DynamicQuantizeLinear", 3, values{x})
+			w, zero := make([]int8, 8*6), make([]int8, 6)
+			for i := range w {
+				w[i] = int8(r.IntN(256))
+			}
+			sums := b.Op("MatMulInteger", q[0], b.Const(tensor.New(w, 8, 6)), q[2], b.Const(tensor.New(zero, 6)))
+			scale := b.Op("Mul", q[1], b.Const(weight(6)))
+			y := b.Op("Mul", b.Node("Cast", values{sums}, onnx.IntAttr("to", int64(tensor.Float32))), scale)
+			return b.Op("Add", b.Const(weight(6)), y)
+		}, 2},
 		"computed twice": {[]int{4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			return b.Op("Mul", b.Op("Sin", x), b.Op("Sin", b.Op("Identity", x)))
 		}, 2},

@@ -128,6 +128,33 @@ func init() {
 		g.node(1, g.feed(g.bytes(ad, a...)), g.scales(tensor.Float32), g.feed(g.bytes(ad)), g.feed(g.bytes(bd, b...)), g.scales(tensor.Float32, grain...),
 			g.feed(g.bytes(bd, grain...)), g.feed(tensor.Scalar(float32(200*g.Float64()))), g.feed(g.bytes(yd)))
 	}
+	each("com.microsoft.MatMulIntegerToFloat com.microsoft.DynamicQuantizeMatMul", func(g *gen) {
+		g.plain = true
+		a, b := g.factors()
+		for len(a) < 2 || len(b) != 2 || count(a) == 0 || count(b) == 0 {
+			a, b = g.factors()
+		}
+		bd := one(g, tensor.Uint8, tensor.Int8)
+		grain := one(g, []int{}, []int{1}, []int{b[1]})
+		inputs := []*onnx.Value{g.feed(g.bytes(bd, b...)), g.scales(tensor.Float32, grain...), nil, nil}
+		if g.chance(2) {
+			inputs[2] = g.feed(g.bytes(bd, grain...))
+		}
+		g.dtype = tensor.Float32
+		if g.chance(2) {
+			inputs[3] = g.rand(b[1])
+		}
+		if g.def.Name == "DynamicQuantizeMatMul" {
+			g.node(1, append([]*onnx.Value{g.rand(a...)}, inputs...)...)
+			return
+		}
+		ad := one(g, tensor.Uint8, tensor.Int8)
+		var zero *onnx.Value
+		if g.chance(2) {
+			zero = g.feed(g.bytes(ad))
+		}
+		g.node(1, g.feed(g.bytes(ad, a...)), inputs[0], g.scales(tensor.Float32), inputs[1], zero, inputs[2], inputs[3])
+	})
 	generators["QLinearConv"] = func(g *gen) {
 		x, w, _ := g.conv(false)
 		xd := one(g, tensor.Uint8, tensor.Int8)

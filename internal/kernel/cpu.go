@@ -66,6 +66,9 @@ type vectorKernels struct {
 	// Conversions of as many elements as fill whole vectors; the caller does the rest.
 	fromFloat16, fromBFloat16 func(dst []float32, x []uint16)
 	toFloat16, toBFloat16     func(dst []uint16, x []float32)
+
+	quantize                   func(dst []uint8, x []float32, scale, zero, lo, hi float32)
+	dequantizeU8, dequantizeS8 func(dst []float32, x []uint8, zero int, scale float32)
 }
 
 var vector vectorKernels

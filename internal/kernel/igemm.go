@@ -10,17 +10,21 @@ import (
 //
 //	C[i,j] = Σ A[i]·B[j] + colTerm[j] + rowSum[i]·zero[j]
 //
+// as int32, or as float32 where there is a scale, or rounded to bytes.
 // The assembly knows the offsets of the fields; a test holds the two together.
 type itile struct {
-	a       *uint32 // k steps of as many dwords as the tile has rows
-	b       *uint32 // k steps of as many dwords as it has columns
-	c       *int32
+	a       *uint32        // k steps of as many dwords as the tile has rows
+	b       *uint32        // k steps of as many dwords as it has columns
+	c       unsafe.Pointer // of int32, float32 or bytes
 	colTerm *int32
 	zero    *int32 // or nil
 	rowSum  *int32
 	k       int
-	ldc     int // in bytes
-	cols    int // columns to write; those of the panel but for masked kernels
+	ldc     int             // in bytes
+	cols    int             // columns to write; those of the panel but for masked kernels
+	scale   *float32        // of columns: C·scale, or nil
+	bias    *float32        // added then, or nil
+	round   *[3][16]float32 // zero, least and greatest of bytes, each in all lanes, or nil
 }
 
 // An igemmKernel is the tile functions of one level. A dword holds four bytes of k, or two
@@ -71,7 +75,19 @@ func itileGo(t *itile, rows, cols int, bytes bool) {
 			if t.zero != nil {
 				s += *at(t.rowSum, i) * *at(t.zero, j)
 			}
-			*at(t.c, i*t.ldc/4+j) = s
+			if t.scale == nil {
+				*(*int32)(unsafe.Add(t.c, i*t.ldc+4*j)) = s
+				continue
+			}
+			f := float32(float32(s) * *at(t.scale, j))
+			if t.bias != nil {
+				f += *at(t.bias, j)
+			}
+			if t.round == nil {
+				*(*float32)(unsafe.Add(t.c, i*t.ldc+4*j)) = f
+				continue
+			}
+			*(*uint8)(unsafe.Add(t.c, i*t.ldc+j)) = toByte(f, t.round[0][0], t.round[1][0], t.round[2][0])
 		}
 	}
 }
@@ -123,9 +139,34 @@ func (pb *PackedS8) Dims() (k, n int) { return pb.k, pb.n }
 // Operands of the other sign are brought to these by flipping the top bit of each
 // element and of their zero points.
 func GemmU8S8(p *Pool, m int, a []uint8, lda int, aZero uint8, pb *PackedS8, bZero []int8, c []int32, ldc int) {
+	checkMatrix("C", m, pb.n, c, ldc)
+	gemmU8S8(p, m, a, lda, aZero, pb, bZero, unsafe.Pointer(unsafe.SliceData(c)), 4*ldc, nil)
+}
+
+// A ByteScale says what becomes of the sums S of [GemmU8S8] for real numbers: (S + Add)·Scale + Bias. Each has a number for each column.
+type ByteScale struct {
+	Add         []int32 // or nil
+	Scale, Bias []float32
+	// Where that is rounded to bytes: plus Zero, between Lo and Hi.
+	Zero, Lo, Hi float32
+}
+
+// GemmU8S8Float gives the sums of [GemmU8S8] scaled.
+func GemmU8S8Float(p *Pool, m int, a []uint8, lda int, aZero uint8, pb *PackedS8, bZero []int8, scale *ByteScale, c []float32, ldc int) {
+	checkMatrix("C", m, pb.n, c, ldc)
+	gemmU8S8(p, m, a, lda, aZero, pb, bZero, unsafe.Pointer(unsafe.SliceData(c)), 4*ldc, scale)
+}
+
+// GemmU8S8Bytes gives the sums of [GemmU8S8] scaled and rounded, halves to even; NaN gives Lo.
+func GemmU8S8Bytes(p *Pool, m int, a []uint8, lda int, aZero uint8, pb *PackedS8, bZero []int8, scale *ByteScale, c []uint8, ldc int) {
+	checkMatrix("C", m, pb.n, c, ldc)
+	gemmU8S8(p, m, a, lda, aZero, pb, bZero, unsafe.Pointer(unsafe.SliceData(c)), ldc, scale)
+}
+
+// gemmU8S8 has ldc in bytes.
+func gemmU8S8(p *Pool, m int, a []uint8, lda int, aZero uint8, pb *PackedS8, bZero []int8, c unsafe.Pointer, ldc int, scale *ByteScale) {
 	n, k := pb.n, pb.k
 	checkMatrix("A", m, k, a, lda)
-	checkMatrix("C", m, n, c, ldc)
 	if len(bZero) > 1 && len(bZero) < n {
 		panic("kernel: GemmU8S8: bZero is shorter than the columns of C")
 	}
@@ -138,6 +179,7 @@ func GemmU8S8(p *Pool, m int, a []uint8, lda int, aZero uint8, pb *PackedS8, bZe
 	pr := iproducts.Get().(*iproduct)
 	pr.m, pr.a, pr.lda, pr.pb, pr.c, pr.ldc = m, a, lda, pb, c, ldc
 	pr.zeros(aZero, bZero)
+	pr.scaled(scale)
 	pr.steps = ceilDiv(k, pb.kern.perDword())
 	pr.packed = grow(pr.packed, m*pr.steps)
 	pr.rowSum = grow(pr.rowSum, m)
@@ -154,16 +196,19 @@ func GemmU8S8(p *Pool, m int, a []uint8, lda int, aZero uint8, pb *PackedS8, bZe
 
 // An iproduct is one call of GemmU8S8; they are recycled with their buffers.
 type iproduct struct {
-	m, lda, ldc   int
+	m, lda, ldc   int // ldc in bytes
 	a             []uint8
 	pb            *PackedS8
-	c             []int32
+	c             unsafe.Pointer
+	size          int      // of an element of C
 	packed        []uint32 // A
 	steps         int      // dwords along k
 	rowSum        []int32  // of A, if zero is in use
 	colTerm, zero []int32  // zero is -bZero
 	useZero       bool
-	blockM        int // panels
+	scale, bias   []float32      // of whole panels
+	round         [3][16]float32 // zero, least and greatest where C is bytes
+	blockM        int            // panels
 	packBody      func(lo, hi int)
 	tilesBody     func(lo, hi int)
 }
@@ -193,6 +238,31 @@ func (pr *iproduct) zeros(aZero uint8, bZero []int8) {
 	}
 	for j, s := range pb.colSum {
 		pr.colTerm[j] = -int32(aZero) * (s + int32(pb.k)*pr.zero[j])
+	}
+}
+
+// scaled readies what is done with the sums.
+func (pr *iproduct) scaled(s *ByteScale) {
+	pr.size, pr.scale, pr.bias = 4, pr.scale[:0], pr.bias[:0]
+	if s == nil {
+		return
+	}
+	for j, v := range s.Add {
+		pr.colTerm[j] += v
+	}
+	pr.scale = grow(pr.scale, len(pr.colTerm))
+	copy(pr.scale, s.Scale[:pr.pb.n])
+	if s.Bias != nil {
+		pr.bias = grow(pr.bias, len(pr.colTerm))
+		copy(pr.bias, s.Bias[:pr.pb.n])
+	}
+	if s.Hi > s.Lo {
+		pr.size = 1
+		for i, v := range [3]float32{s.Zero, s.Lo, s.Hi} {
+			for j := range pr.round[i] {
+				pr.round[i][j] = v
+			}
+		}
 	}
 }
 
@@ -256,7 +326,7 @@ func (pr *iproduct) tiles(lo, hi int) {
 	ws := getWorkspace[float32]()
 	defer ws.put()
 	ws.edge = grow(ws.edge, rows*cols)
-	edge := unsafe.Slice((*int32)(unsafe.Pointer(&ws.edge[0])), len(ws.edge))
+	edge := unsafe.Pointer(&ws.edge[0])
 	t := &ws.i
 	for q := lo; q < hi; q++ {
 		j, i0 := q/blocks*cols, q%blocks*pr.blockM
@@ -265,20 +335,30 @@ func (pr *iproduct) tiles(lo, hi int) {
 		if pr.useZero {
 			t.zero = &pr.zero[j]
 		}
+		t.scale, t.bias, t.round = nil, nil, nil
+		if len(pr.scale) > 0 {
+			t.scale = &pr.scale[j]
+		}
+		if len(pr.bias) > 0 {
+			t.bias = &pr.bias[j]
+		}
+		if pr.size == 1 {
+			t.round = &pr.round
+		}
 		width := min(cols, pb.n-j)
 		for i := i0; i < min(i0+pr.blockM, panelsM); i++ {
 			r := min(rows, pr.m-i*rows)
 			t.a, t.rowSum = at(unsafe.SliceData(pr.packed), i*rows*pr.steps), &pr.rowSum[i*rows]
-			c := pr.c[i*rows*pr.ldc+j:]
-			t.c, t.ldc, t.cols = &c[0], pr.ldc*4, width
+			c := unsafe.Add(pr.c, i*rows*pr.ldc+j*pr.size)
+			t.c, t.ldc, t.cols = c, pr.ldc, width
 			if width == cols || kern.masked {
 				kern.tile[r](t)
 				continue
 			}
-			t.c, t.ldc, t.cols = &edge[0], cols*4, cols
+			t.c, t.ldc, t.cols = edge, cols*pr.size, cols
 			kern.tile[r](t)
 			for s := range r {
-				copy(c[s*pr.ldc:][:width], edge[s*cols:])
+				copy(unsafe.Slice((*byte)(unsafe.Add(c, s*pr.ldc)), width*pr.size), unsafe.Slice((*byte)(unsafe.Add(edge, s*cols*pr.size)), width*pr.size))
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 	"unsafe"
@@ -42,6 +43,20 @@ func TestGemmU8S8(t *testing.T) {
 			}
 			c := make([]int32, m*ldc)
 			GemmU8S8(p, m, a, lda, aZero, PackS8(transB, k, n, b, ldb), bZero, c, ldc)
+			scale := &ByteScale{Scale: make([]float32, n), Zero: 3, Lo: -120, Hi: 119}
+			for j := range n {
+				scale.Scale[j] = rand.Float32() * 1e-5
+			}
+			if rand.IntN(2) == 0 {
+				scale.Add, scale.Bias = make([]int32, n), make([]float32, n)
+				for j := range n {
+					scale.Add[j], scale.Bias[j] = int32(rand.IntN(10000)), rand.Float32()
+				}
+			}
+			rounded, floats := make([]uint8, m*ldc), make([]float32, m*ldc)
+			GemmU8S8Bytes(p, m, a, lda, aZero, PackS8(transB, k, n, b, ldb), bZero, scale, rounded, ldc)
+			scale.Hi, scale.Lo = 0, 0
+			GemmU8S8Float(p, m, a, lda, aZero, PackS8(transB, k, n, b, ldb), bZero, scale, floats, ldc)
 			for i := range m {
 				for j := range n {
 					var want int32
@@ -60,6 +75,59 @@ func TestGemmU8S8(t *testing.T) {
 					if c[i*ldc+j] != want {
 						t.Fatalf("m=%d n=%d k=%d transB=%v: C[%d,%d] = %d, want %d", m, n, k, transB, i, j, c[i*ldc+j], want)
 					}
+					f := float32(want)
+					if scale.Add != nil {
+						f = float32(float32(want+scale.Add[j])*scale.Scale[j]) + scale.Bias[j]
+					} else {
+						f *= scale.Scale[j]
+					}
+					if got := floats[i*ldc+j]; got != f {
+						t.Fatalf("m=%d n=%d k=%d: float C[%d,%d] = %g, want %g", m, n, k, i, j, got, f)
+					}
+					if got, want := int8(rounded[i*ldc+j]), math.RoundToEven(float64(f))+3; float64(got) != min(max(want, -120), 119) {
+						t.Fatalf("m=%d n=%d k=%d: byte C[%d,%d] = %d, want %g", m, n, k, i, j, got, want)
+					}
+				}
+			}
+		}
+	})
+}
+
+func TestBytes(t *testing.T) {
+	special := []float32{0, float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 0.5, 1.5, -0.5, 1e20}
+	eachLevel(t, func(t *testing.T) {
+		for n := range 70 {
+			x := make([]float32, n)
+			for i := range x {
+				if x[i] = rand.Float32()*600 - 300; i%5 == 0 {
+					x[i] = special[i/5%len(special)]
+				}
+			}
+			scale := float32(1)
+			if n%2 == 0 {
+				scale = rand.Float32() * 3
+			}
+			for _, r := range [][3]float32{{7, 0, 255}, {-3, -128, 127}, {1, -8, 7}} {
+				q, y := make([]uint8, n), make([]float32, n)
+				QuantizeBytes(q, x, scale, r[0], r[1], r[2])
+				value := func(v uint8) float32 { return float32(v) }
+				if r[1] < 0 {
+					value = func(v uint8) float32 { return float32(int8(v)) }
+					DequantizeS8(y, q, int(r[0]), scale)
+				} else {
+					DequantizeU8(y, q, int(r[0]), scale)
+				}
+				for i, v := range x {
+					want := float32(math.RoundToEven(float64(v/scale))) + r[0]
+					if v != v {
+						want = r[0]
+					}
+					if want = min(max(want, r[1]), r[2]); value(q[i]) != want {
+						t.Fatalf("%g / %g: got %g, want %g", v, scale, value(q[i]), want)
+					}
+					if want := (want - r[0]) * scale; y[i] != want {
+						t.Fatalf("dequantized %g, want %g", y[i], want)
+					}
 				}
 			}
 		}
@@ -68,8 +136,8 @@ func TestGemmU8S8(t *testing.T) {
 
 func TestItileLayout(t *testing.T) {
 	var x itile
-	got := [...]uintptr{unsafe.Offsetof(x.c), unsafe.Offsetof(x.zero), unsafe.Offsetof(x.k), unsafe.Offsetof(x.cols)}
-	if want := [...]uintptr{16, 32, 48, 64}; got != want {
+	got := [...]uintptr{unsafe.Offsetof(x.c), unsafe.Offsetof(x.zero), unsafe.Offsetof(x.k), unsafe.Offsetof(x.cols), unsafe.Offsetof(x.scale), unsafe.Offsetof(x.round)}
+	if want := [...]uintptr{16, 32, 48, 64, 72, 88}; got != want {
 		t.Errorf("fields of itile are at %v, the assembly has them at %v", got, want)
 	}
 }

@@ -91,10 +91,27 @@ func TestItileTwins(t *testing.T) {
 				if kern.masked {
 					x.cols = 1 + rand.IntN(kern.cols)
 				}
+				floats := make([]float32, 2*kern.cols)
+				for i := range floats {
+					floats[i] = rand.Float32() * 1e-6
+				}
+				if k%3 > 0 {
+					x.scale = &floats[0]
+					if k%4 < 2 {
+						x.bias = &floats[kern.cols]
+					}
+				}
+				if k%3 == 2 {
+					x.round = new([3][16]float32)
+					for i := range 16 {
+						x.round[0][i], x.round[1][i], x.round[2][i] = 3, -100, 110
+					}
+					x.ldc = kern.cols
+				}
 				got, want := make([]int32, rows*kern.cols), make([]int32, rows*kern.cols)
-				x.c = &got[0]
+				x.c = unsafe.Pointer(&got[0])
 				kern.tile[rows](&x)
-				x.c = &want[0]
+				x.c = unsafe.Pointer(&want[0])
 				itileGo(&x, rows, kern.cols, kern.bytes)
 				if !slices.Equal(got, want) {
 					t.Fatalf("%d rows, %+v: %v, want %v", rows, x, got, want)

@@ -3529,6 +3529,91 @@ DATA const_00400000<>+56(SB)/4, $0x00400000
 DATA const_00400000<>+60(SB)/4, $0x00400000
 GLOBL const_00400000<>(SB), RODATA|NOPTR, $64
 
+// func quantizeAVX512(dst []uint8, x []float32, scale float32, zero float32, lo float32, hi float32)
+// Requires: AVX, AVX512F
+TEXT ·quantizeAVX512(SB), NOSPLIT, $0-64
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	VBROADCASTSS scale+48(FP), Z0
+	VBROADCASTSS zero+52(FP), Z1
+	VBROADCASTSS lo+56(FP), Z2
+	VBROADCASTSS hi+60(FP), Z3
+	SUBQ         $+16, AX
+	JL           done
+
+loop:
+	VMOVUPS     (DX), Z4
+	VDIVPS      Z0, Z4, Z4
+	VCMPPS      $0x03, Z4, Z4, K1
+	VBLENDMPS   const_00000000<>+0(SB), Z4, K1, Z5
+	VRNDSCALEPS $0x00, Z5, Z4
+	VADDPS      Z1, Z4, Z4
+	VMAXPS      Z2, Z4, Z4
+	VMINPS      Z3, Z4, Z4
+	VCVTPS2DQ   Z4, Z4
+	VPMOVDB     Z4, (CX)
+	ADDQ        $+64, DX
+	ADDQ        $+16, CX
+	SUBQ        $+16, AX
+	JGE         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func dequantizeU8AVX512(dst []float32, x []uint8, zero int, scale float32)
+// Requires: AVX, AVX512F
+TEXT ·dequantizeU8AVX512(SB), NOSPLIT, $0-60
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	VBROADCASTSS scale+56(FP), Z0
+	VPBROADCASTD zero+48(FP), Z1
+	SUBQ         $+16, AX
+	JL           done
+
+loop:
+	VPMOVZXBD (DX), Z2
+	VPSUBD    Z1, Z2, Z2
+	VCVTDQ2PS Z2, Z2
+	VMULPS    Z0, Z2, Z2
+	VMOVUPS   Z2, (CX)
+	ADDQ      $+16, DX
+	ADDQ      $+64, CX
+	SUBQ      $+16, AX
+	JGE       loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func dequantizeS8AVX512(dst []float32, x []uint8, zero int, scale float32)
+// Requires: AVX, AVX512F
+TEXT ·dequantizeS8AVX512(SB), NOSPLIT, $0-60
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	VBROADCASTSS scale+56(FP), Z0
+	VPBROADCASTD zero+48(FP), Z1
+	SUBQ         $+16, AX
+	JL           done
+
+loop:
+	VPMOVSXBD (DX), Z2
+	VPSUBD    Z1, Z2, Z2
+	VCVTDQ2PS Z2, Z2
+	VMULPS    Z0, Z2, Z2
+	VMOVUPS   Z2, (CX)
+	ADDQ      $+16, DX
+	ADDQ      $+64, CX
+	SUBQ      $+16, AX
+	JGE       loop
+
+done:
+	VZEROUPPER
+	RET
+
 // func expAVX2(dst []float32, x []float32)
 // Requires: AVX, AVX2, FMA3
 TEXT ·expAVX2(SB), NOSPLIT, $0-48
@@ -6231,6 +6316,100 @@ loop:
 	ADDQ         $+32, DX
 	SUBQ         $+8, AX
 	JGE          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func quantizeAVX2(dst []uint8, x []float32, scale float32, zero float32, lo float32, hi float32)
+// Requires: AVX, AVX2
+TEXT ·quantizeAVX2(SB), NOSPLIT, $0-64
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	VBROADCASTSS scale+48(FP), Y0
+	VBROADCASTSS zero+52(FP), Y1
+	VBROADCASTSS lo+56(FP), Y2
+	VBROADCASTSS hi+60(FP), Y3
+	SUBQ         $+8, AX
+	JL           done
+
+loop:
+	VMOVUPS      (DX), Y4
+	VDIVPS       Y0, Y4, Y4
+	VCMPPS       $0x03, Y4, Y4, Y5
+	VBLENDVPS    Y5, const_00000000<>+0(SB), Y4, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VADDPS       Y1, Y4, Y4
+	VMAXPS       Y2, Y4, Y4
+	VMINPS       Y3, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPSHUFB      lowBytes<>+0(SB), Y4, Y5
+	VEXTRACTI128 $0x01, Y5, X4
+	VPUNPCKLDQ   X4, X5, X4
+	VMOVQ        X4, (CX)
+	ADDQ         $+32, DX
+	ADDQ         $+8, CX
+	SUBQ         $+8, AX
+	JGE          loop
+
+done:
+	VZEROUPPER
+	RET
+
+DATA lowBytes<>+0(SB)/8, $0x000000000c080400
+DATA lowBytes<>+8(SB)/8, $0x0000000000000000
+DATA lowBytes<>+16(SB)/8, $0x000000000c080400
+DATA lowBytes<>+24(SB)/8, $0x0000000000000000
+GLOBL lowBytes<>(SB), RODATA|NOPTR, $32
+
+// func dequantizeU8AVX2(dst []float32, x []uint8, zero int, scale float32)
+// Requires: AVX, AVX2
+TEXT ·dequantizeU8AVX2(SB), NOSPLIT, $0-60
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	VBROADCASTSS scale+56(FP), Y0
+	VPBROADCASTD zero+48(FP), Y1
+	SUBQ         $+8, AX
+	JL           done
+
+loop:
+	VPMOVZXBD (DX), Y2
+	VPSUBD    Y1, Y2, Y2
+	VCVTDQ2PS Y2, Y2
+	VMULPS    Y0, Y2, Y2
+	VMOVUPS   Y2, (CX)
+	ADDQ      $+8, DX
+	ADDQ      $+32, CX
+	SUBQ      $+8, AX
+	JGE       loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func dequantizeS8AVX2(dst []float32, x []uint8, zero int, scale float32)
+// Requires: AVX, AVX2
+TEXT ·dequantizeS8AVX2(SB), NOSPLIT, $0-60
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	VBROADCASTSS scale+56(FP), Y0
+	VPBROADCASTD zero+48(FP), Y1
+	SUBQ         $+8, AX
+	JL           done
+
+loop:
+	VPMOVSXBD (DX), Y2
+	VPSUBD    Y1, Y2, Y2
+	VCVTDQ2PS Y2, Y2
+	VMULPS    Y0, Y2, Y2
+	VMOVUPS   Y2, (CX)
+	ADDQ      $+8, DX
+	ADDQ      $+32, CX
+	SUBQ      $+8, AX
+	JGE       loop
 
 done:
 	VZEROUPPER

@@ -239,6 +239,21 @@ func fromBFloat16AVX512(dst []float32, x []uint16)
 //go:noescape
 func toBFloat16AVX512(dst []uint16, x []float32)
 
+// quantizeAVX512 rounds the first len(x) - len(x) mod 16 elements: see QuantizeBytes.
+//
+//go:noescape
+func quantizeAVX512(dst []uint8, x []float32, scale, zero, lo, hi float32)
+
+// dequantizeU8AVX512 sets dst[i] = (x[i] - zero)·scale for the first len(x) - len(x) mod 16 elements.
+//
+//go:noescape
+func dequantizeU8AVX512(dst []float32, x []uint8, zero int, scale float32)
+
+// dequantizeS8AVX512 sets dst[i] = (x[i] - zero)·scale for the first len(x) - len(x) mod 16 elements.
+//
+//go:noescape
+func dequantizeS8AVX512(dst []float32, x []uint8, zero int, scale float32)
+
 var vectorAVX512 = vectorKernels{
 	unary: [numUnary]func(dst, x []float32){
 		opExp:       expAVX512,
@@ -293,6 +308,9 @@ var vectorAVX512 = vectorKernels{
 	toFloat16:    toFloat16AVX512,
 	fromBFloat16: fromBFloat16AVX512,
 	toBFloat16:   toBFloat16AVX512,
+	quantize:     quantizeAVX512,
+	dequantizeU8: dequantizeU8AVX512,
+	dequantizeS8: dequantizeS8AVX512,
 	gather:       gatherAVX512,
 	taps:         tapsAVX512,
 	deinterleave: deinterleaveAVX2,
@@ -533,6 +551,21 @@ func fromBFloat16AVX2(dst []float32, x []uint16)
 //go:noescape
 func toBFloat16AVX2(dst []uint16, x []float32)
 
+// quantizeAVX2 rounds the first len(x) - len(x) mod 8 elements: see QuantizeBytes.
+//
+//go:noescape
+func quantizeAVX2(dst []uint8, x []float32, scale, zero, lo, hi float32)
+
+// dequantizeU8AVX2 sets dst[i] = (x[i] - zero)·scale for the first len(x) - len(x) mod 8 elements.
+//
+//go:noescape
+func dequantizeU8AVX2(dst []float32, x []uint8, zero int, scale float32)
+
+// dequantizeS8AVX2 sets dst[i] = (x[i] - zero)·scale for the first len(x) - len(x) mod 8 elements.
+//
+//go:noescape
+func dequantizeS8AVX2(dst []float32, x []uint8, zero int, scale float32)
+
 var vectorAVX2 = vectorKernels{
 	unary: [numUnary]func(dst, x []float32){
 		opExp:       expAVX2,
@@ -587,6 +620,9 @@ var vectorAVX2 = vectorKernels{
 	toFloat16:    toFloat16AVX2,
 	fromBFloat16: fromBFloat16AVX2,
 	toBFloat16:   toBFloat16AVX2,
+	quantize:     quantizeAVX2,
+	dequantizeU8: dequantizeU8AVX2,
+	dequantizeS8: dequantizeS8AVX2,
 	gather:       gatherAVX2,
 	taps:         tapsAVX2,
 	deinterleave: deinterleaveAVX2,

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"github.com/mmcloughlin/avo/operand"
-	"github.com/mmcloughlin/avo/reg"
 )
 
 // conversions between float32 and 16-bit formats; body takes a vector of float32s to or from
@@ -58,15 +57,9 @@ func (v vec) convert(name, dst, src string, body func(v vec, dst, src operand.Me
 		}
 		return operand.I32(v.s.bytes)
 	}
-	v.SUBQ(operand.I32(v.lanes()), n)
-	v.JL(operand.LabelRef("done"))
-	v.Label("loop")
-	body(v, operand.Mem{Base: d}, operand.Mem{Base: reg.Register(s)})
-	v.ADDQ(step(dst), d)
-	v.ADDQ(step(src), s)
-	v.SUBQ(operand.I32(v.lanes()), n)
-	v.JGE(operand.LabelRef("loop"))
-	v.Label("done")
-	v.VZEROUPPER()
-	v.RET()
+	v.whole(n, func() {
+		body(v, operand.Mem{Base: d}, operand.Mem{Base: s})
+		v.ADDQ(step(dst), d)
+		v.ADDQ(step(src), s)
+	})
 }

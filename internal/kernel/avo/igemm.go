@@ -10,6 +10,7 @@ const (
 	itileA, itileB, itileC            = 0, 8, 16
 	itileColTerm, itileZero, itileRow = 24, 32, 40
 	itileK, itileLDC, itileCols       = 48, 56, 64
+	itileScale, itileBias, itileRound = 72, 80, 88
 )
 
 // igemm writes the tile functions of the product of bytes. Each step multiplies a dword of A, four
@@ -66,7 +67,7 @@ func igemmTile(v vec, rows int) {
 	}
 	zero := load(itileZero)
 	v.TESTQ(zero, zero)
-	v.JZ(operand.LabelRef("store"))
+	v.JZ(operand.LabelRef("out"))
 	sums := load(itileRow)
 	z0, z1 := v.load(operand.Mem{Base: zero}), v.load(operand.Mem{Base: zero, Disp: v.s.bytes})
 	for i := range rows {
@@ -78,33 +79,72 @@ func igemmTile(v vec, rows int) {
 			v.VPADDD(prod, acc[i][j], acc[i][j])
 		}
 	}
-	v.Label("store")
+	v.Label("out")
 	c, ldc := load(itileC), load(itileLDC)
-	var mask [2]reg.Virtual
+	var mask [2]reg.Register
 	if v.s.masked() {
 		bits := v.GP64()
 		v.MOVQ(operand.U32(1), bits)
 		v.SHLXQ(load(itileCols), bits, bits)
 		v.DECQ(bits)
 		for j := range 2 {
-			mask[j] = v.K()
-			v.KMOVW(bits.As32(), mask[j])
+			k := v.K()
+			v.KMOVW(bits.As32(), k)
 			v.SHRQ(operand.Imm(16), bits)
+			mask[j] = k
 		}
 	}
-	for i := range rows {
-		for j := range 2 {
-			to := operand.Mem{Base: c, Disp: j * v.s.bytes}
-			if v.s.masked() {
-				v.VMOVUPS(acc[i][j], mask[j], to)
-			} else {
-				v.VMOVUPS(acc[i][j], to)
+	// rows writes all of C, whose elements are size bytes.
+	rowsOf := func(size int, store func(x V, to operand.Mem, mask reg.Register)) {
+		for i := range rows {
+			for j := range 2 {
+				store(acc[i][j], operand.Mem{Base: c, Disp: j * v.lanes() * size}, mask[j])
+			}
+			if i < rows-1 {
+				v.ADDQ(ldc, c)
 			}
 		}
-		if i < rows-1 {
-			v.ADDQ(ldc, c)
+		v.VZEROUPPER()
+		v.RET()
+	}
+	dwords := func(x V, to operand.Mem, mask reg.Register) {
+		if mask != nil {
+			v.VMOVUPS(x, mask, to)
+		} else {
+			v.VMOVUPS(x, to)
 		}
 	}
-	v.VZEROUPPER()
-	v.RET()
+	scale := load(itileScale)
+	v.TESTQ(scale, scale)
+	v.JNZ(operand.LabelRef("floats"))
+	rowsOf(4, dwords)
+
+	v.Label("floats")
+	for j := range 2 {
+		f := v.load(operand.Mem{Base: scale, Disp: j * v.s.bytes})
+		for i := range acc {
+			v.VCVTDQ2PS(acc[i][j], acc[i][j])
+			v.VMULPS(f, acc[i][j], acc[i][j])
+		}
+	}
+	bias := load(itileBias)
+	v.TESTQ(bias, bias)
+	v.JZ(operand.LabelRef("round"))
+	for j := range 2 {
+		f := v.load(operand.Mem{Base: bias, Disp: j * v.s.bytes})
+		for i := range acc {
+			v.VADDPS(f, acc[i][j], acc[i][j])
+		}
+	}
+	v.Label("round")
+	round := load(itileRound)
+	v.TESTQ(round, round)
+	v.JNZ(operand.LabelRef("bytes"))
+	rowsOf(4, dwords)
+
+	v.Label("bytes")
+	param := func(i int) operand.Mem { return operand.Mem{Base: round, Disp: 64 * i} }
+	rowsOf(1, func(x V, to operand.Mem, mask reg.Register) {
+		v.storeBytes(v.toByte(x, param(0), param(1), param(2)), to, mask)
+	})
 }

@@ -82,6 +82,7 @@ type unit struct {
 	decls    bytes.Buffer
 	consts   map[uint32]string // data symbols of float32 constants, by bits
 	tailMask bool              // whether that table is written
+	shuffle  bool              // and that of lowBytes
 }
 
 // opaque stands in for types of package kernel, which avo cannot parse. Only

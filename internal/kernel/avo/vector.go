@@ -47,6 +47,10 @@ func vector(u *unit) {
 			v.convert(f.name+s.name, f.dst, f.src, f.body)
 			fmt.Fprintf(table, "\t%s: %s,\n", f.name, f.name+s.name)
 		}
+		for _, f := range ofBytes {
+			f.write(v, f.name+s.name)
+			fmt.Fprintf(table, "\t%s: %s,\n", f.name, f.name+s.name)
+		}
 		fmt.Fprintf(table, "\tgather: gather%s,\n\ttaps: taps%s,\n\tdeinterleave: deinterleaveAVX2,\n", s.name, s.name)
 		u.decls.WriteString(table.String() + "}\n")
 	}
@@ -80,6 +84,21 @@ func (v vec) bits(b uint32) operand.Mem {
 		v.DataAttributes(attr.RODATA | attr.NOPTR)
 		for i := range 16 {
 			v.AddDatum(4*i, operand.U32(b))
+		}
+	}
+	return operand.NewDataAddr(operand.NewStaticSymbol(name), 0)
+}
+
+// lowBytes is the shuffle that brings the lowest bytes of the lanes of each half to its front.
+func (v vec) lowBytes() operand.Mem {
+	const name = "lowBytes"
+	if !v.shuffle {
+		v.shuffle = true
+		v.StaticGlobal(name)
+		v.DataAttributes(attr.RODATA | attr.NOPTR)
+		for i := range 2 {
+			v.AddDatum(16*i, operand.U64(0x0c080400))
+			v.AddDatum(16*i+8, operand.U64(0))
 		}
 	}
 	return operand.NewDataAddr(operand.NewStaticSymbol(name), 0)

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// ofBytes are the functions between float32s and bytes.
+var ofBytes = []struct {
+	name  string
+	write func(v vec, name string)
+}{
+	{"quantize", vec.quantize},
+	{"dequantizeU8", func(v vec, name string) { v.dequantize(name, v.VPMOVZXBD) }},
+	{"dequantizeS8", func(v vec, name string) { v.dequantize(name, v.VPMOVSXBD) }},
+}
+
+func (v vec) quantize(name string) {
+	v.fn(name, "(dst []uint8, x []float32, scale, zero, lo, hi float32)", fmt.Sprintf(
+		"%s rounds the first len(x) - len(x) mod %d elements: see QuantizeBytes.", name, v.lanes()))
+	n, dst, x := v.length("x"), v.ptr("dst"), v.ptr("x")
+	scale, zero, lo, hi := v.param("scale"), v.param("zero"), v.param("lo"), v.param("hi")
+	v.whole(n, func() {
+		q := v.div(v.load(operand.Mem{Base: x}), scale)
+		q = v.sel(v.cmp(q, unordered, q), v.c(0), q)
+		v.storeBytes(v.toByte(q, zero, lo, hi), operand.Mem{Base: dst}, nil)
+		v.ADDQ(operand.I32(v.s.bytes), x)
+		v.ADDQ(operand.I32(v.lanes()), dst)
+	})
+}
+
+// toByte is round(x) + zero between lo and hi as integers; NaN gives lo.
+func (v vec) toByte(x V, zero, lo, hi operand.Op) V {
+	i := v.new()
+	v.VCVTPS2DQ(v.min(v.max(v.add(v.round(x), zero), lo), hi), i)
+	return i
+}
+
+// storeBytes stores the lowest byte of each lane, of those in mask if that is given, which only masked kernels have.
+func (v vec) storeBytes(x V, to operand.Mem, mask reg.Register) {
+	switch {
+	case mask != nil:
+		v.VPMOVDB(x, mask, to)
+	case v.s.masked():
+		v.VPMOVDB(x, to)
+	default:
+		lo, hi := v.XMM(), v.XMM()
+		y := v.new()
+		v.VPSHUFB(v.lowBytes(), x, y)
+		v.VEXTRACTI128(operand.Imm(1), y, hi)
+		v.VPUNPCKLDQ(hi, y.AsX(), lo)
+		v.VMOVQ(lo, to)
+	}
+}
+
+func (v vec) dequantize(name string, widen func(...operand.Op)) {
+	v.fn(name, "(dst []float32, x []uint8, zero int, scale float32)", fmt.Sprintf(
+		"%s sets dst[i] = (x[i] - zero)·scale for the first len(x) - len(x) mod %d elements.", name, v.lanes()))
+	n, dst, x, scale := v.length("x"), v.ptr("dst"), v.ptr("x"), v.param("scale")
+	zero := v.new()
+	v.VPBROADCASTD(v.arg("zero"), zero)
+	v.whole(n, func() {
+		y := v.new()
+		widen(operand.Mem{Base: x}, y)
+		v.VPSUBD(zero, y, y)
+		v.VCVTDQ2PS(y, y)
+		v.VMOVUPS(v.mul(y, scale), operand.Mem{Base: dst})
+		v.ADDQ(operand.I32(v.lanes()), x)
+		v.ADDQ(operand.I32(v.s.bytes), dst)
+	})
+}
+
+// whole runs body, which moves its pointers, on whole vectors; the caller does the rest.
+func (v vec) whole(n reg.GPVirtual, body func()) {
+	v.SUBQ(operand.I32(v.lanes()), n)
+	v.JL(operand.LabelRef("done"))
+	v.Label("loop")
+	body()
+	v.SUBQ(operand.I32(v.lanes()), n)
+	v.JGE(operand.LabelRef("loop"))
+	v.Label("done")
+	v.VZEROUPPER()
+	v.RET()
+}
