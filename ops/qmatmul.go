@@ -73,10 +73,8 @@ func asUnsigned(t *tensor.Tensor, room *[]uint8) []uint8 {
 
 // flipped is x with the top bit of each byte turned over.
 func flipped(room *[]uint8, x []uint8) []uint8 {
-	if cap(*room) < len(x) {
-		*room = make([]uint8, len(x))
-	}
-	out := (*room)[:len(x)]
+	*room = grown(*room, len(x))
+	out := *room
 	i := 0
 	for ; i+8 <= len(x); i += 8 {
 		binary.LittleEndian.PutUint64(out[i:], binary.LittleEndian.Uint64(x[i:])^0x8080808080808080)
@@ -153,29 +151,30 @@ func byteMatMul(c *Ctx, in byteOperands, packed func() *kernel.PackedS8, bias *t
 		}
 	}
 	room := Scratch[byteRoom](c)
-	room.scale = kernel.ByteScale{Scale: room.scale.Scale}
+	room.scale = kernel.ByteScale{Scale: room.scale.Scale[:0]}
 	if bias != nil {
 		room.scale.Bias = tensor.Data[float32](bias)
 	}
-	ys := float32(1)
+	if y.DType() != tensor.Int32 {
+		room.scale.By = as[0]
+		for j := range n {
+			room.scale.Scale = append(room.scale.Scale, bs[j%len(bs)])
+		}
+	}
 	if y.DType() == tensor.Int8 || y.DType() == tensor.Uint8 {
-		s, err := floats32(c, c.In(6))
+		ys, err := floats32(c, c.In(6))
 		if err != nil {
 			return err
 		}
-		ys = s[0]
 		room.scale.Lo, room.scale.Hi, _ = bounds(y.DType())
 		room.scale.Zero = float32(b8(c.In(7), 0))
-	}
-	// scales are those of columns, for the row of A whose own is a.
-	scales := func(a float32) {
-		room.scale.Scale = room.scale.Scale[:0]
-		for j := range n {
-			room.scale.Scale = append(room.scale.Scale, a*bs[j%len(bs)]/ys)
+		if len(as) > 1 {
+			room.scale.By = 1
 		}
-	}
-	if len(as) == 1 {
-		scales(as[0])
+		for j, s := range room.scale.Scale {
+			room.scale.Scale[j] = room.scale.By * s / ys[0]
+		}
+		room.scale.By = 1
 	}
 	if len(bb) == 0 && len(rows.v) == 1 && len(as) <= 1 { // one matrix on the right: the batch is just more rows
 		m, ba = y.Len()/n, nil
@@ -209,7 +208,7 @@ func byteMatMul(c *Ctx, in byteOperands, packed func() *kernel.PackedS8, bias *t
 		}
 		for i := range m {
 			if len(as) > 1 {
-				scales(as[i])
+				room.scale.By = as[i]
 			}
 			byteProduct(c.Pool, 1, from[i*k:], k, uint8(az[min(i, len(az)-1)]+move), pb, bz, &room.scale, y, at+i*n)
 		}

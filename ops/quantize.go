@@ -391,7 +391,10 @@ func dequantizeLinear(c *Ctx) error {
 
 // dynamicScale is the scale and the zero point of uint8 that x's range, with 0 in it, asks for.
 func dynamicScale(x []float32) (scale float32, zero uint8) {
-	lo, hi := min(0, kernel.MinReduce(x)), max(0, kernel.MaxReduce(x))
+	return scaleOfRange(min(0, kernel.MinReduce(x)), max(0, kernel.MaxReduce(x)))
+}
+
+func scaleOfRange(lo, hi float32) (scale float32, zero uint8) {
 	if scale = (hi - lo) / 255; scale == 0 {
 		scale = 1
 	}

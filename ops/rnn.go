@@ -29,8 +29,8 @@ func init() {
 					return nil, err
 				}
 				return Table{
-					tensor.Float32: runRNN(spec, newRNNWeights[float32](n, spec)),
-					tensor.Float64: runRNN(spec, newRNNWeights[float64](n, spec)),
+					tensor.Float32: runRNN(spec, newRNNWeights[float32](n)),
+					tensor.Float64: runRNN(spec, newRNNWeights[float64](n)),
 				}.By(0), nil
 			},
 			Grad: gradRNN,
@@ -51,8 +51,8 @@ func init() {
 					return nil, err
 				}
 				return Table{
-					tensor.Float32: runRNN(spec, newRNNWeights[float32](n, spec)),
-					tensor.Float64: runRNN(spec, newRNNWeights[float64](n, spec)),
+					tensor.Float32: runRNN(spec, newRNNWeights[float32](n)),
+					tensor.Float64: runRNN(spec, newRNNWeights[float64](n)),
 				}.By(0), nil
 			},
 		})
@@ -303,9 +303,11 @@ func slope[T kernel.Float](a activation, y T) T {
 	return 0
 }
 
-func inferRNN(n *Node) ([]Info, error) {
+func inferRNN(n *Node) ([]Info, error) { return inferRNNOf(n, n.Op) }
+
+func inferRNNOf(n *Node, kind string) ([]Info, error) {
 	x := n.In[0]
-	spec, err := rnnSpecOf(n, n.Op)
+	spec, err := rnnSpecOf(n, kind)
 	if err != nil {
 		return nil, err
 	}
@@ -387,7 +389,10 @@ type rnnProblem[T kernel.Float] struct {
 
 func newRNNProblem[T kernel.Float](c *Ctx, s *rnnSpec) (*rnnProblem[T], error) {
 	x, q := c.In(0), Scratch[rnnProblem[T]](c)
-	*q = rnnProblem[T]{rnnSpec: s, pool: c.Pool, x: tensor.Data[T](x), w: tensor.Data[T](c.In(1)), r: tensor.Data[T](c.In(2)), lens: q.lens[:0]}
+	*q = rnnProblem[T]{rnnSpec: s, pool: c.Pool, x: tensor.Data[T](x), lens: q.lens[:0]}
+	if c.In(1).DType() == tensor.TypeOf[T]() { // DynamicQuantizeLSTM's are bytes
+		q.w, q.r = tensor.Data[T](c.In(1)), tensor.Data[T](c.In(2))
+	}
 	q.T, q.B, q.I = x.Shape()[0], x.Shape()[1], x.Shape()[2]
 	if s.batchFirst {
 		q.T, q.B = q.B, q.T

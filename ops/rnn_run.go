@@ -7,49 +7,70 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-// rnnWeights is a direction's weights as panels, packed once where they are constants.
+// rnnWeights is a direction's weights as factors, made once where they are constants.
 type rnnWeights[T kernel.Float] struct {
-	constW, constR bool
-	once           sync.Once
-	panels         [2]rnnPanels[T]
-	scratch        sync.Pool // of *[]T
+	constant bool
+	make     func(c *Ctx, q *rnnProblem[T], d int) (rnnFactors[T], error)
+	once     sync.Once
+	factors  [2]rnnFactors[T]
+	err      error
+	scratch  sync.Pool // of *[]T
 }
 
-// rnnPanels: w is W transposed, I×GH; r is R transposed, H×GH, or its first two gates where the third's product comes
+// rnnFactors: w is W transposed, I×GH; r is R transposed, H×GH, or its first two gates where the third's product comes
 // later, which is then in late.
-type rnnPanels[T kernel.Float] struct{ w, r, late *kernel.PackedBOf[T] }
+type rnnFactors[T kernel.Float] struct{ w, r, late rnnFactor[T] }
 
-func newRNNWeights[T kernel.Float](n *Node, s *rnnSpec) *rnnWeights[T] {
+// rnnFactor is the right side F of a product: times sets y = x·F + beta·y of that many rows. back tells that it is every second
+// product by F.
+type rnnFactor[T kernel.Float] interface {
+	times(p *kernel.Pool, back bool, rows int, x []T, ldx int, beta T, y []T, ldy int, ep *kernel.EpilogueOf[T])
+}
+
+type rnnPanels[T kernel.Float] struct{ *kernel.PackedBOf[T] }
+
+func (f rnnPanels[T]) times(p *kernel.Pool, back bool, rows int, x []T, ldx int, beta T, y []T, ldy int, ep *kernel.EpilogueOf[T]) {
+	product := kernel.GemmPackedB[T]
+	if back {
+		product = kernel.GemmPackedBBack[T]
+	}
+	product(p, false, rows, 1, x, ldx, f.PackedBOf, beta, y, ldy, ep)
+}
+
+func newRNNWeights[T kernel.Float](n *Node) *rnnWeights[T] {
 	constant := func(i int) bool {
 		c := n.Info(i).Const
 		return c != nil && c.DType() == tensor.TypeOf[T]()
 	}
-	return &rnnWeights[T]{constW: constant(1), constR: constant(2)}
+	return &rnnWeights[T]{constant: constant(1) && constant(2), make: packRNN[T]}
 }
 
-// of gives the panels of direction d.
-func (ws *rnnWeights[T]) of(q *rnnProblem[T], d int) rnnPanels[T] {
-	if ws.constW && ws.constR {
-		ws.once.Do(func() {
-			for d := range q.dirs {
-				ws.panels[d] = q.pack(d)
-			}
-		})
-		return ws.panels[d]
+// of gives the factors of direction d.
+func (ws *rnnWeights[T]) of(c *Ctx, q *rnnProblem[T], d int) (rnnFactors[T], error) {
+	if !ws.constant {
+		return ws.make(c, q, d)
 	}
-	return q.pack(d)
+	ws.once.Do(func() {
+		for d := range q.dirs {
+			if ws.factors[d], ws.err = ws.make(c, q, d); ws.err != nil {
+				return
+			}
+		}
+	})
+	return ws.factors[d], ws.err
 }
 
-func (q *rnnProblem[T]) pack(d int) rnnPanels[T] {
+func packRNN[T kernel.Float](_ *Ctx, q *rnnProblem[T], d int) (rnnFactors[T], error) {
 	H, GH, I := q.hidden, q.gates*q.hidden, q.I
 	w, r := q.w[d*GH*I:(d+1)*GH*I], q.r[d*GH*H:(d+1)*GH*H]
-	p := rnnPanels[T]{w: kernel.PackB(true, I, GH, w, I)}
+	pack := func(k, n int, b []T) rnnFactor[T] { return rnnPanels[T]{kernel.PackB(true, k, n, b, k)} }
+	f := rnnFactors[T]{w: pack(I, GH, w)}
 	if q.kind == "GRU" && !q.linearReset {
-		p.r, p.late = kernel.PackB(true, H, 2*H, r, H), kernel.PackB(true, H, H, r[2*H*H:], H)
+		f.r, f.late = pack(H, 2*H, r), pack(H, H, r[2*H*H:])
 	} else {
-		p.r = kernel.PackB(true, H, GH, r, H)
+		f.r = pack(H, GH, r)
 	}
-	return p
+	return f, nil
 }
 
 // rnnTurn is one direction's way through the steps, and operands of all rows in the step at hand, with how far apart those of one row and
@@ -71,6 +92,13 @@ type rnnTurn[T kernel.Float] struct {
 
 // run is the forward pass of which nothing is kept for a backward pass. y, yh and yc may be nil.
 func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
+	var factors [2]rnnFactors[T]
+	for d := range q.dirs {
+		var err error
+		if factors[d], err = ws.of(c, q, d); err != nil {
+			return err
+		}
+	}
 	H, B := q.hidden, q.B
 	GH := q.gates * H
 	abreast := q.dirs == 2 && q.pool.Threads() > 1
@@ -106,22 +134,21 @@ func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
 		}
 	}
 	if abreast {
-		panels := [2]rnnPanels[T]{ws.of(q, 0), ws.of(q, 1)}
 		q.pool.For(2, 1, func(lo, hi int) {
 			for d := lo; d < hi; d++ {
-				q.turns[d].run(panels[d], y, yh, yc)
+				q.turns[d].run(factors[d], y, yh, yc)
 			}
 		})
 		return nil
 	}
 	for d := range q.dirs {
-		q.turns[d].run(ws.of(q, d), y, yh, yc)
+		q.turns[d].run(factors[d], y, yh, yc)
 	}
 	return nil
 }
 
 // run computes every row for all T steps. What a row gives outside its own length means nothing: it is cleared in the end.
-func (u *rnnTurn[T]) run(w rnnPanels[T], y, yh, yc []T) {
+func (u *rnnTurn[T]) run(w rnnFactors[T], y, yh, yc []T) {
 	q, d, bias := u.rnnProblem, u.d, u.bias
 	H, B, GH := q.hidden, q.B, q.gates*q.hidden
 	clear(bias)
@@ -141,7 +168,7 @@ func (u *rnnTurn[T]) run(w rnnPanels[T], y, yh, yc []T) {
 	}
 	// The input's share of all steps' gates is one product, in the order of X.
 	u.ep = kernel.EpilogueOf[T]{ColBias: bias}
-	kernel.GemmPackedB(u.pool, false, q.T*B, 1, q.x, q.I, w.w, 0, u.all, GH, &u.ep)
+	w.w.times(u.pool, false, q.T*B, q.x, q.I, 0, u.all, GH, &u.ep)
 	u.prev, u.prevLD = u.state[0], H
 	for b := range B {
 		u.start(b)
@@ -173,14 +200,11 @@ func (u *rnnTurn[T]) run(w rnnPanels[T], y, yh, yc []T) {
 				}
 			}
 		}
-		product := kernel.GemmPackedB[T]
-		if s%2 == 1 {
-			product = kernel.GemmPackedBBack[T]
-		}
+		back := s%2 == 1
 		if q.kind == "GRU" && q.linearReset {
-			product(u.pool, false, B, 1, u.prev, u.prevLD, w.r, 0, u.rec, GH, nil)
+			w.r.times(u.pool, back, B, u.prev, u.prevLD, 0, u.rec, GH, nil)
 		} else {
-			product(u.pool, false, B, 1, u.prev, u.prevLD, w.r, 1, u.gates, u.gatesLD, nil)
+			w.r.times(u.pool, back, B, u.prev, u.prevLD, 1, u.gates, u.gatesLD, nil)
 		}
 		if grain := 1 + 16384/GH; u.pool.Alone(B, grain) {
 			u.cells(0, B)
@@ -188,7 +212,7 @@ func (u *rnnTurn[T]) run(w rnnPanels[T], y, yh, yc []T) {
 			u.pool.For(B, grain, u.cells)
 		}
 		if q.kind == "GRU" && !q.linearReset {
-			product(u.pool, false, B, 1, u.hc, H, w.late, 1, u.gates[2*H:], u.gatesLD, nil)
+			w.late.times(u.pool, back, B, u.hc, H, 1, u.gates[2*H:], u.gatesLD, nil)
 			for b := range B {
 				q.gruOutput(u.gates[b*u.gatesLD:][:GH], u.prev[b*u.prevLD:][:H], u.next[b*u.nextLD:][:H], u.acts)
 			}

@@ -155,6 +155,43 @@ func init() {
 		}
 		g.node(1, g.feed(g.bytes(ad, a...)), inputs[0], g.scales(tensor.Float32), inputs[1], zero, inputs[2], inputs[3])
 	})
+	each("com.microsoft.DynamicQuantizeLSTM", func(g *gen) {
+		g.plain = true
+		g.dtype = tensor.Float32
+		steps, batch, in, hidden, dirs := g.in(1, 4), g.in(1, 3), g.in(1, 5), g.in(1, 4), 1
+		g.int("hidden_size", hidden)
+		switch g.in(0, 3) {
+		case 0:
+			g.str("direction", "reverse")
+		case 1:
+			dirs = 2
+			g.str("direction", "bidirectional")
+		}
+		inputs := make([]*onnx.Value, 12)
+		inputs[0] = g.rand(steps, batch, in)
+		d := one(g, tensor.Uint8, tensor.Int8)
+		for i, k := range []int{in, hidden} {
+			grain := one(g, []int{dirs}, []int{dirs, 4 * hidden})
+			zero, _ := tensor.Zeros(d, grain...)
+			if d == tensor.Uint8 {
+				z := byte(g.IntN(256)) // ONNX Runtime wants one for all columns
+				for j := range zero.Bytes() {
+					zero.Bytes()[j] = z
+				}
+			}
+			scale := g.tensor(tensor.Float32, grain...)
+			for j := range scale.Len() {
+				tensor.SetFloat64At(scale, j, 0.002+0.01*g.Float64())
+			}
+			inputs[1+i], inputs[8+2*i], inputs[9+2*i] = g.feed(g.bytes(d, dirs, k, 4*hidden)), g.feed(scale), g.feed(zero)
+		}
+		for i, s := range map[int][]int{3: {dirs, 8 * hidden}, 5: {dirs, batch, hidden}, 6: {dirs, batch, hidden}, 7: {dirs, 3 * hidden}} {
+			if g.chance(2) {
+				inputs[i] = g.rand(s...)
+			}
+		}
+		g.node(3, inputs...)
+	})
 	generators["QLinearConv"] = func(g *gen) {
 		x, w, _ := g.conv(false)
 		xd := one(g, tensor.Uint8, tensor.Int8)

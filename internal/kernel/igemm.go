@@ -8,23 +8,26 @@ import (
 
 // An itile is the work of one call of a tile function of bytes:
 //
-//	C[i,j] = Σ A[i]·B[j] + colTerm[j] + rowSum[i]·zero[j]
+//	C[i,j] = Σ A[i]·B[j] + colBy·colSum[j] + add[j] + rowSum[i]·zero[j]
 //
-// as int32, or as float32 where there is a scale, or rounded to bytes.
+// as int32, or where there is a scale as float32, C·(by·scale) + bias, or rounded to bytes.
 // The assembly knows the offsets of the fields; a test holds the two together.
 type itile struct {
-	a       *uint32        // k steps of as many dwords as the tile has rows
-	b       *uint32        // k steps of as many dwords as it has columns
-	c       unsafe.Pointer // of int32, float32 or bytes
-	colTerm *int32
-	zero    *int32 // or nil
-	rowSum  *int32
-	k       int
-	ldc     int             // in bytes
-	cols    int             // columns to write; those of the panel but for masked kernels
-	scale   *float32        // of columns: C·scale, or nil
-	bias    *float32        // added then, or nil
-	round   *[3][16]float32 // zero, least and greatest of bytes, each in all lanes, or nil
+	a      *uint32        // k steps of as many dwords as the tile has rows
+	b      *uint32        // k steps of as many dwords as it has columns
+	c      unsafe.Pointer // of int32, float32 or bytes
+	colSum *int32
+	zero   *int32 // or nil
+	rowSum *int32
+	k      int
+	ldc    int             // in bytes
+	cols   int             // columns to write; those of the panel but for masked kernels
+	scale  *float32        // of columns, or nil
+	bias   *float32        // or nil
+	round  *[3][16]float32 // zero, least and greatest of bytes, each in all lanes, or nil
+	add    *int32          // or nil
+	colBy  int32
+	by     float32
 }
 
 // An igemmKernel is the tile functions of one level. A dword holds four bytes of k, or two
@@ -71,7 +74,10 @@ func itileGo(t *itile, rows, cols int, bytes bool) {
 					s += int32(int16(x))*int32(int16(y)) + int32(int16(x>>16))*int32(int16(y>>16))
 				}
 			}
-			s += *at(t.colTerm, j)
+			s += t.colBy * *at(t.colSum, j)
+			if t.add != nil {
+				s += *at(t.add, j)
+			}
 			if t.zero != nil {
 				s += *at(t.rowSum, i) * *at(t.zero, j)
 			}
@@ -79,7 +85,7 @@ func itileGo(t *itile, rows, cols int, bytes bool) {
 				*(*int32)(unsafe.Add(t.c, i*t.ldc+4*j)) = s
 				continue
 			}
-			f := float32(float32(s) * *at(t.scale, j))
+			f := float32(float32(s) * float32(t.by**at(t.scale, j)))
 			if t.bias != nil {
 				f += *at(t.bias, j)
 			}
@@ -143,9 +149,11 @@ func GemmU8S8(p *Pool, m int, a []uint8, lda int, aZero uint8, pb *PackedS8, bZe
 	gemmU8S8(p, m, a, lda, aZero, pb, bZero, unsafe.Pointer(unsafe.SliceData(c)), 4*ldc, nil)
 }
 
-// A ByteScale says what becomes of the sums S of [GemmU8S8] for real numbers: (S + Add)·Scale + Bias. Each has a number for each column.
+// A ByteScale says what becomes of the sums S of [GemmU8S8] for real numbers: (S + Add)·(By·Scale) + Bias. All but By have a number
+// for each column; Add and Bias may be nil.
 type ByteScale struct {
-	Add         []int32 // or nil
+	Add         []int32
+	By          float32
 	Scale, Bias []float32
 	// Where that is rounded to bytes: plus Zero, between Lo and Hi.
 	Zero, Lo, Hi float32
@@ -190,27 +198,31 @@ func gemmU8S8(p *Pool, m int, a []uint8, lda int, aZero uint8, pb *PackedS8, bZe
 		pr.blockM = ceilDiv(panelsM, 4)
 	}
 	p.For(panelsN*ceilDiv(panelsM, pr.blockM), 1, pr.tilesBody)
-	pr.a, pr.pb, pr.c = nil, nil, nil
+	pr.a, pr.pb, pr.c, pr.colSum = nil, nil, nil, nil
 	iproducts.Put(pr)
 }
 
 // An iproduct is one call of GemmU8S8; they are recycled with their buffers.
 type iproduct struct {
-	m, lda, ldc   int // ldc in bytes
-	a             []uint8
-	pb            *PackedS8
-	c             unsafe.Pointer
-	size          int      // of an element of C
-	packed        []uint32 // A
-	steps         int      // dwords along k
-	rowSum        []int32  // of A, if zero is in use
-	colTerm, zero []int32  // zero is -bZero
-	useZero       bool
-	scale, bias   []float32      // of whole panels
-	round         [3][16]float32 // zero, least and greatest where C is bytes
-	blockM        int            // panels
-	packBody      func(lo, hi int)
-	tilesBody     func(lo, hi int)
+	m, lda, ldc  int // ldc in bytes
+	a            []uint8
+	pb           *PackedS8
+	c            unsafe.Pointer
+	size         int      // of an element of C
+	packed       []uint32 // A
+	steps        int      // dwords along k
+	rowSum       []int32  // of A, if zero is in use
+	colSum, zero []int32  // zero is -bZero
+	colBy        int32
+	shifted      []int32 // colSum where zero is in use
+	useZero      bool
+	by           float32
+	add          []int32
+	scale, bias  []float32      // of whole panels
+	round        [3][16]float32 // zero, least and greatest where C is bytes
+	blockM       int            // panels
+	packBody     func(lo, hi int)
+	tilesBody    func(lo, hi int)
 }
 
 var iproducts = sync.Pool{New: func() any {
@@ -224,37 +236,37 @@ var iproducts = sync.Pool{New: func() any {
 //	Σ(a-α)(b-β) = Σab - αΣb - βΣa + kαβ
 func (pr *iproduct) zeros(aZero uint8, bZero []int8) {
 	pb := pr.pb
-	pr.colTerm, pr.zero = grow(pr.colTerm, len(pb.colSum)), grow(pr.zero, len(pb.colSum))
-	clear(pr.zero)
-	pr.useZero = false
+	pr.colSum, pr.colBy, pr.useZero = pb.colSum, -int32(aZero), false
+	for _, z := range bZero {
+		pr.useZero = pr.useZero || z != 0
+	}
+	if !pr.useZero {
+		return
+	}
+	pr.zero, pr.shifted = grow(pr.zero, len(pb.colSum)), grow(pr.shifted, len(pb.colSum))
 	for j := range pb.n {
-		switch {
-		case len(bZero) == 1:
-			pr.zero[j] = -int32(bZero[0])
-		case len(bZero) > 1:
-			pr.zero[j] = -int32(bZero[j])
-		}
-		pr.useZero = pr.useZero || pr.zero[j] != 0
+		pr.zero[j] = -int32(bZero[min(j, len(bZero)-1)])
+		pr.shifted[j] = pb.colSum[j] + int32(pb.k)*pr.zero[j]
 	}
-	for j, s := range pb.colSum {
-		pr.colTerm[j] = -int32(aZero) * (s + int32(pb.k)*pr.zero[j])
-	}
+	pr.colSum = pr.shifted
 }
 
 // scaled readies what is done with the sums.
 func (pr *iproduct) scaled(s *ByteScale) {
-	pr.size, pr.scale, pr.bias = 4, pr.scale[:0], pr.bias[:0]
+	pr.size, pr.scale, pr.bias, pr.add = 4, pr.scale[:0], pr.bias[:0], pr.add[:0]
 	if s == nil {
 		return
 	}
-	for j, v := range s.Add {
-		pr.colTerm[j] += v
-	}
-	pr.scale = grow(pr.scale, len(pr.colTerm))
-	copy(pr.scale, s.Scale[:pr.pb.n])
+	n, whole := pr.pb.n, len(pr.pb.colSum)
+	pr.by, pr.scale = s.By, grow(pr.scale, whole)
+	copy(pr.scale, s.Scale[:n])
 	if s.Bias != nil {
-		pr.bias = grow(pr.bias, len(pr.colTerm))
-		copy(pr.bias, s.Bias[:pr.pb.n])
+		pr.bias = grow(pr.bias, whole)
+		copy(pr.bias, s.Bias[:n])
+	}
+	if s.Add != nil {
+		pr.add = grow(pr.add, whole)
+		copy(pr.add, s.Add[:n])
 	}
 	if s.Hi > s.Lo {
 		pr.size = 1
@@ -331,13 +343,16 @@ func (pr *iproduct) tiles(lo, hi int) {
 	for q := lo; q < hi; q++ {
 		j, i0 := q/blocks*cols, q%blocks*pr.blockM
 		t.k, t.b = pr.steps, at(unsafe.SliceData(pb.panels), j*pr.steps)
-		t.colTerm, t.zero = &pr.colTerm[j], nil
+		t.colSum, t.colBy, t.by, t.zero, t.add = &pr.colSum[j], pr.colBy, pr.by, nil, nil
 		if pr.useZero {
 			t.zero = &pr.zero[j]
 		}
 		t.scale, t.bias, t.round = nil, nil, nil
 		if len(pr.scale) > 0 {
 			t.scale = &pr.scale[j]
+		}
+		if len(pr.add) > 0 {
+			t.add = &pr.add[j]
 		}
 		if len(pr.bias) > 0 {
 			t.bias = &pr.bias[j]

@@ -13,24 +13,77 @@ TEXT ·igemm1x32AVX512(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), BX
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
-	TESTQ  BX, BX
-	JZ     end
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	SUBQ   $+4, BX
+	JL     rest
+
+sets:
+	VMOVUPS      (DX), Z8
+	VMOVUPS      64(DX), Z9
+	VPBROADCASTD (CX), Z10
+	VPDPBUSD     Z8, Z10, Z0
+	VPDPBUSD     Z9, Z10, Z1
+	VMOVUPS      128(DX), Z8
+	VMOVUPS      192(DX), Z9
+	VPBROADCASTD 4(CX), Z10
+	VPDPBUSD     Z8, Z10, Z2
+	VPDPBUSD     Z9, Z10, Z3
+	VMOVUPS      256(DX), Z8
+	VMOVUPS      320(DX), Z9
+	VPBROADCASTD 8(CX), Z10
+	VPDPBUSD     Z8, Z10, Z4
+	VPDPBUSD     Z9, Z10, Z5
+	VMOVUPS      384(DX), Z8
+	VMOVUPS      448(DX), Z9
+	VPBROADCASTD 12(CX), Z10
+	VPDPBUSD     Z8, Z10, Z6
+	VPDPBUSD     Z9, Z10, Z7
+	ADDQ         $+16, CX
+	ADDQ         $+512, DX
+	SUBQ         $+4, BX
+	JGE          sets
+
+rest:
+	ADDQ $+4, BX
+	SUBQ $+1, BX
+	JL   end
 
 loop:
-	VMOVUPS      (DX), Z2
-	VMOVUPS      64(DX), Z3
-	VPBROADCASTD (CX), Z4
-	VPDPBUSD     Z2, Z4, Z0
-	VPDPBUSD     Z3, Z4, Z1
+	VMOVUPS      (DX), Z8
+	VMOVUPS      64(DX), Z9
+	VPBROADCASTD (CX), Z10
+	VPDPBUSD     Z8, Z10, Z0
+	VPDPBUSD     Z9, Z10, Z1
 	ADDQ         $+4, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
+	VPADDD       Z2, Z0, Z0
+	VPADDD       Z3, Z1, Z1
+	VPADDD       Z4, Z0, Z0
+	VPADDD       Z5, Z1, Z1
+	VPADDD       Z6, Z0, Z0
+	VPADDD       Z7, Z1, Z1
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z2
+	VPMULLD      (CX), Z2, Z3
+	VPADDD       Z3, Z0, Z0
+	VPMULLD      64(CX), Z2, Z2
+	VPADDD       Z2, Z1, Z1
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -63,19 +116,20 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (DX), Z2
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z2, Z0, Z0
-	VMOVUPS   64(DX), Z2
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z2, Z1, Z1
-	MOVQ      80(AX), DX
-	TESTQ     DX, DX
-	JZ        round
-	VMOVUPS   (DX), Z2
-	VADDPS    Z2, Z0, Z0
-	VMOVUPS   64(DX), Z2
-	VADDPS    Z2, Z1, Z1
+	VBROADCASTSS 108(AX), Z2
+	VMULPS       (DX), Z2, Z3
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z3, Z0, Z0
+	VMULPS       64(DX), Z2, Z2
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z2, Z1, Z1
+	MOVQ         80(AX), DX
+	TESTQ        DX, DX
+	JZ           round
+	VMOVUPS      (DX), Z2
+	VADDPS       Z2, Z0, Z0
+	VMOVUPS      64(DX), Z2
+	VADDPS       Z2, Z1, Z1
 
 round:
 	MOVQ    88(AX), AX
@@ -113,29 +167,76 @@ TEXT ·igemm2x32AVX512(SB), NOSPLIT, $0-8
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
-	TESTQ  BX, BX
-	JZ     end
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	SUBQ   $+2, BX
+	JL     rest
+
+sets:
+	VMOVUPS      (DX), Z8
+	VMOVUPS      64(DX), Z9
+	VPBROADCASTD (CX), Z10
+	VPDPBUSD     Z8, Z10, Z0
+	VPDPBUSD     Z9, Z10, Z1
+	VPBROADCASTD 4(CX), Z10
+	VPDPBUSD     Z8, Z10, Z2
+	VPDPBUSD     Z9, Z10, Z3
+	VMOVUPS      128(DX), Z8
+	VMOVUPS      192(DX), Z9
+	VPBROADCASTD 8(CX), Z10
+	VPDPBUSD     Z8, Z10, Z4
+	VPDPBUSD     Z9, Z10, Z5
+	VPBROADCASTD 12(CX), Z10
+	VPDPBUSD     Z8, Z10, Z6
+	VPDPBUSD     Z9, Z10, Z7
+	ADDQ         $+16, CX
+	ADDQ         $+256, DX
+	SUBQ         $+2, BX
+	JGE          sets
+
+rest:
+	ADDQ $+2, BX
+	SUBQ $+1, BX
+	JL   end
 
 loop:
-	VMOVUPS      (DX), Z4
-	VMOVUPS      64(DX), Z5
-	VPBROADCASTD (CX), Z6
-	VPDPBUSD     Z4, Z6, Z0
-	VPDPBUSD     Z5, Z6, Z1
-	VPBROADCASTD 4(CX), Z6
-	VPDPBUSD     Z4, Z6, Z2
-	VPDPBUSD     Z5, Z6, Z3
+	VMOVUPS      (DX), Z8
+	VMOVUPS      64(DX), Z9
+	VPBROADCASTD (CX), Z10
+	VPDPBUSD     Z8, Z10, Z0
+	VPDPBUSD     Z9, Z10, Z1
+	VPBROADCASTD 4(CX), Z10
+	VPDPBUSD     Z8, Z10, Z2
+	VPDPBUSD     Z9, Z10, Z3
 	ADDQ         $+8, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
+	VPADDD       Z4, Z0, Z0
+	VPADDD       Z5, Z1, Z1
+	VPADDD       Z6, Z2, Z2
+	VPADDD       Z7, Z3, Z3
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z4
+	VPMULLD      (CX), Z4, Z5
+	VPADDD       Z5, Z0, Z0
+	VPADDD       Z5, Z2, Z2
+	VPMULLD      64(CX), Z4, Z4
+	VPADDD       Z4, Z1, Z1
+	VPADDD       Z4, Z3, Z3
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
 	VPADDD       (CX), Z2, Z2
 	VPADDD       64(CX), Z3, Z3
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -176,25 +277,26 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Z4
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z4, Z0, Z0
-	VCVTDQ2PS Z2, Z2
-	VMULPS    Z4, Z2, Z2
-	VMOVUPS   64(BX), Z4
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z4, Z1, Z1
-	VCVTDQ2PS Z3, Z3
-	VMULPS    Z4, Z3, Z3
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Z4
-	VADDPS    Z4, Z0, Z0
-	VADDPS    Z4, Z2, Z2
-	VMOVUPS   64(BX), Z4
-	VADDPS    Z4, Z1, Z1
-	VADDPS    Z4, Z3, Z3
+	VBROADCASTSS 108(AX), Z4
+	VMULPS       (BX), Z4, Z5
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z5, Z0, Z0
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z5, Z2, Z2
+	VMULPS       64(BX), Z4, Z4
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z4, Z1, Z1
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z4, Z3, Z3
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Z4
+	VADDPS       Z4, Z0, Z0
+	VADDPS       Z4, Z2, Z2
+	VMOVUPS      64(BX), Z4
+	VADDPS       Z4, Z1, Z1
+	VADDPS       Z4, Z3, Z3
 
 round:
 	MOVQ    88(AX), AX
@@ -250,8 +352,8 @@ TEXT ·igemm3x32AVX512(SB), NOSPLIT, $0-8
 	VXORPS Z3, Z3, Z3
 	VXORPS Z4, Z4, Z4
 	VXORPS Z5, Z5, Z5
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Z6
@@ -267,17 +369,31 @@ loop:
 	VPDPBUSD     Z7, Z8, Z5
 	ADDQ         $+12, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z6
+	VPMULLD      (CX), Z6, Z7
+	VPADDD       Z7, Z0, Z0
+	VPADDD       Z7, Z2, Z2
+	VPADDD       Z7, Z4, Z4
+	VPMULLD      64(CX), Z6, Z6
+	VPADDD       Z6, Z1, Z1
+	VPADDD       Z6, Z3, Z3
+	VPADDD       Z6, Z5, Z5
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
 	VPADDD       (CX), Z2, Z2
 	VPADDD       64(CX), Z3, Z3
 	VPADDD       (CX), Z4, Z4
 	VPADDD       64(CX), Z5, Z5
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -326,31 +442,32 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Z6
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z6, Z0, Z0
-	VCVTDQ2PS Z2, Z2
-	VMULPS    Z6, Z2, Z2
-	VCVTDQ2PS Z4, Z4
-	VMULPS    Z6, Z4, Z4
-	VMOVUPS   64(BX), Z6
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z6, Z1, Z1
-	VCVTDQ2PS Z3, Z3
-	VMULPS    Z6, Z3, Z3
-	VCVTDQ2PS Z5, Z5
-	VMULPS    Z6, Z5, Z5
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Z6
-	VADDPS    Z6, Z0, Z0
-	VADDPS    Z6, Z2, Z2
-	VADDPS    Z6, Z4, Z4
-	VMOVUPS   64(BX), Z6
-	VADDPS    Z6, Z1, Z1
-	VADDPS    Z6, Z3, Z3
-	VADDPS    Z6, Z5, Z5
+	VBROADCASTSS 108(AX), Z6
+	VMULPS       (BX), Z6, Z7
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z7, Z0, Z0
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z7, Z2, Z2
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z7, Z4, Z4
+	VMULPS       64(BX), Z6, Z6
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z6, Z1, Z1
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z6, Z3, Z3
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z6, Z5, Z5
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Z6
+	VADDPS       Z6, Z0, Z0
+	VADDPS       Z6, Z2, Z2
+	VADDPS       Z6, Z4, Z4
+	VMOVUPS      64(BX), Z6
+	VADDPS       Z6, Z1, Z1
+	VADDPS       Z6, Z3, Z3
+	VADDPS       Z6, Z5, Z5
 
 round:
 	MOVQ    88(AX), AX
@@ -424,8 +541,8 @@ TEXT ·igemm4x32AVX512(SB), NOSPLIT, $0-8
 	VXORPS Z5, Z5, Z5
 	VXORPS Z6, Z6, Z6
 	VXORPS Z7, Z7, Z7
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Z8
@@ -444,11 +561,25 @@ loop:
 	VPDPBUSD     Z9, Z10, Z7
 	ADDQ         $+16, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z8
+	VPMULLD      (CX), Z8, Z9
+	VPADDD       Z9, Z0, Z0
+	VPADDD       Z9, Z2, Z2
+	VPADDD       Z9, Z4, Z4
+	VPADDD       Z9, Z6, Z6
+	VPMULLD      64(CX), Z8, Z8
+	VPADDD       Z8, Z1, Z1
+	VPADDD       Z8, Z3, Z3
+	VPADDD       Z8, Z5, Z5
+	VPADDD       Z8, Z7, Z7
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
 	VPADDD       (CX), Z2, Z2
@@ -457,6 +588,8 @@ end:
 	VPADDD       64(CX), Z5, Z5
 	VPADDD       (CX), Z6, Z6
 	VPADDD       64(CX), Z7, Z7
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -513,37 +646,38 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Z8
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z8, Z0, Z0
-	VCVTDQ2PS Z2, Z2
-	VMULPS    Z8, Z2, Z2
-	VCVTDQ2PS Z4, Z4
-	VMULPS    Z8, Z4, Z4
-	VCVTDQ2PS Z6, Z6
-	VMULPS    Z8, Z6, Z6
-	VMOVUPS   64(BX), Z8
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z8, Z1, Z1
-	VCVTDQ2PS Z3, Z3
-	VMULPS    Z8, Z3, Z3
-	VCVTDQ2PS Z5, Z5
-	VMULPS    Z8, Z5, Z5
-	VCVTDQ2PS Z7, Z7
-	VMULPS    Z8, Z7, Z7
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Z8
-	VADDPS    Z8, Z0, Z0
-	VADDPS    Z8, Z2, Z2
-	VADDPS    Z8, Z4, Z4
-	VADDPS    Z8, Z6, Z6
-	VMOVUPS   64(BX), Z8
-	VADDPS    Z8, Z1, Z1
-	VADDPS    Z8, Z3, Z3
-	VADDPS    Z8, Z5, Z5
-	VADDPS    Z8, Z7, Z7
+	VBROADCASTSS 108(AX), Z8
+	VMULPS       (BX), Z8, Z9
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z9, Z0, Z0
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z9, Z2, Z2
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z9, Z4, Z4
+	VCVTDQ2PS    Z6, Z6
+	VMULPS       Z9, Z6, Z6
+	VMULPS       64(BX), Z8, Z8
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z8, Z1, Z1
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z8, Z3, Z3
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z8, Z5, Z5
+	VCVTDQ2PS    Z7, Z7
+	VMULPS       Z8, Z7, Z7
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Z8
+	VADDPS       Z8, Z0, Z0
+	VADDPS       Z8, Z2, Z2
+	VADDPS       Z8, Z4, Z4
+	VADDPS       Z8, Z6, Z6
+	VMOVUPS      64(BX), Z8
+	VADDPS       Z8, Z1, Z1
+	VADDPS       Z8, Z3, Z3
+	VADDPS       Z8, Z5, Z5
+	VADDPS       Z8, Z7, Z7
 
 round:
 	MOVQ    88(AX), AX
@@ -635,8 +769,8 @@ TEXT ·igemm5x32AVX512(SB), NOSPLIT, $0-8
 	VXORPS Z7, Z7, Z7
 	VXORPS Z8, Z8, Z8
 	VXORPS Z9, Z9, Z9
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Z10
@@ -658,11 +792,27 @@ loop:
 	VPDPBUSD     Z11, Z12, Z9
 	ADDQ         $+20, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z10
+	VPMULLD      (CX), Z10, Z11
+	VPADDD       Z11, Z0, Z0
+	VPADDD       Z11, Z2, Z2
+	VPADDD       Z11, Z4, Z4
+	VPADDD       Z11, Z6, Z6
+	VPADDD       Z11, Z8, Z8
+	VPMULLD      64(CX), Z10, Z10
+	VPADDD       Z10, Z1, Z1
+	VPADDD       Z10, Z3, Z3
+	VPADDD       Z10, Z5, Z5
+	VPADDD       Z10, Z7, Z7
+	VPADDD       Z10, Z9, Z9
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
 	VPADDD       (CX), Z2, Z2
@@ -673,6 +823,8 @@ end:
 	VPADDD       64(CX), Z7, Z7
 	VPADDD       (CX), Z8, Z8
 	VPADDD       64(CX), Z9, Z9
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -737,43 +889,44 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Z10
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z10, Z0, Z0
-	VCVTDQ2PS Z2, Z2
-	VMULPS    Z10, Z2, Z2
-	VCVTDQ2PS Z4, Z4
-	VMULPS    Z10, Z4, Z4
-	VCVTDQ2PS Z6, Z6
-	VMULPS    Z10, Z6, Z6
-	VCVTDQ2PS Z8, Z8
-	VMULPS    Z10, Z8, Z8
-	VMOVUPS   64(BX), Z10
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z10, Z1, Z1
-	VCVTDQ2PS Z3, Z3
-	VMULPS    Z10, Z3, Z3
-	VCVTDQ2PS Z5, Z5
-	VMULPS    Z10, Z5, Z5
-	VCVTDQ2PS Z7, Z7
-	VMULPS    Z10, Z7, Z7
-	VCVTDQ2PS Z9, Z9
-	VMULPS    Z10, Z9, Z9
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Z10
-	VADDPS    Z10, Z0, Z0
-	VADDPS    Z10, Z2, Z2
-	VADDPS    Z10, Z4, Z4
-	VADDPS    Z10, Z6, Z6
-	VADDPS    Z10, Z8, Z8
-	VMOVUPS   64(BX), Z10
-	VADDPS    Z10, Z1, Z1
-	VADDPS    Z10, Z3, Z3
-	VADDPS    Z10, Z5, Z5
-	VADDPS    Z10, Z7, Z7
-	VADDPS    Z10, Z9, Z9
+	VBROADCASTSS 108(AX), Z10
+	VMULPS       (BX), Z10, Z11
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z11, Z0, Z0
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z11, Z2, Z2
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z11, Z4, Z4
+	VCVTDQ2PS    Z6, Z6
+	VMULPS       Z11, Z6, Z6
+	VCVTDQ2PS    Z8, Z8
+	VMULPS       Z11, Z8, Z8
+	VMULPS       64(BX), Z10, Z10
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z10, Z1, Z1
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z10, Z3, Z3
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z10, Z5, Z5
+	VCVTDQ2PS    Z7, Z7
+	VMULPS       Z10, Z7, Z7
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z10, Z9, Z9
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Z10
+	VADDPS       Z10, Z0, Z0
+	VADDPS       Z10, Z2, Z2
+	VADDPS       Z10, Z4, Z4
+	VADDPS       Z10, Z6, Z6
+	VADDPS       Z10, Z8, Z8
+	VMOVUPS      64(BX), Z10
+	VADDPS       Z10, Z1, Z1
+	VADDPS       Z10, Z3, Z3
+	VADDPS       Z10, Z5, Z5
+	VADDPS       Z10, Z7, Z7
+	VADDPS       Z10, Z9, Z9
 
 round:
 	MOVQ    88(AX), AX
@@ -883,8 +1036,8 @@ TEXT ·igemm6x32AVX512(SB), NOSPLIT, $0-8
 	VXORPS Z9, Z9, Z9
 	VXORPS Z10, Z10, Z10
 	VXORPS Z11, Z11, Z11
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Z12
@@ -909,11 +1062,29 @@ loop:
 	VPDPBUSD     Z13, Z14, Z11
 	ADDQ         $+24, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z12
+	VPMULLD      (CX), Z12, Z13
+	VPADDD       Z13, Z0, Z0
+	VPADDD       Z13, Z2, Z2
+	VPADDD       Z13, Z4, Z4
+	VPADDD       Z13, Z6, Z6
+	VPADDD       Z13, Z8, Z8
+	VPADDD       Z13, Z10, Z10
+	VPMULLD      64(CX), Z12, Z12
+	VPADDD       Z12, Z1, Z1
+	VPADDD       Z12, Z3, Z3
+	VPADDD       Z12, Z5, Z5
+	VPADDD       Z12, Z7, Z7
+	VPADDD       Z12, Z9, Z9
+	VPADDD       Z12, Z11, Z11
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
 	VPADDD       (CX), Z2, Z2
@@ -926,6 +1097,8 @@ end:
 	VPADDD       64(CX), Z9, Z9
 	VPADDD       (CX), Z10, Z10
 	VPADDD       64(CX), Z11, Z11
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -998,49 +1171,50 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Z12
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z12, Z0, Z0
-	VCVTDQ2PS Z2, Z2
-	VMULPS    Z12, Z2, Z2
-	VCVTDQ2PS Z4, Z4
-	VMULPS    Z12, Z4, Z4
-	VCVTDQ2PS Z6, Z6
-	VMULPS    Z12, Z6, Z6
-	VCVTDQ2PS Z8, Z8
-	VMULPS    Z12, Z8, Z8
-	VCVTDQ2PS Z10, Z10
-	VMULPS    Z12, Z10, Z10
-	VMOVUPS   64(BX), Z12
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z12, Z1, Z1
-	VCVTDQ2PS Z3, Z3
-	VMULPS    Z12, Z3, Z3
-	VCVTDQ2PS Z5, Z5
-	VMULPS    Z12, Z5, Z5
-	VCVTDQ2PS Z7, Z7
-	VMULPS    Z12, Z7, Z7
-	VCVTDQ2PS Z9, Z9
-	VMULPS    Z12, Z9, Z9
-	VCVTDQ2PS Z11, Z11
-	VMULPS    Z12, Z11, Z11
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Z12
-	VADDPS    Z12, Z0, Z0
-	VADDPS    Z12, Z2, Z2
-	VADDPS    Z12, Z4, Z4
-	VADDPS    Z12, Z6, Z6
-	VADDPS    Z12, Z8, Z8
-	VADDPS    Z12, Z10, Z10
-	VMOVUPS   64(BX), Z12
-	VADDPS    Z12, Z1, Z1
-	VADDPS    Z12, Z3, Z3
-	VADDPS    Z12, Z5, Z5
-	VADDPS    Z12, Z7, Z7
-	VADDPS    Z12, Z9, Z9
-	VADDPS    Z12, Z11, Z11
+	VBROADCASTSS 108(AX), Z12
+	VMULPS       (BX), Z12, Z13
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z13, Z0, Z0
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z13, Z2, Z2
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z13, Z4, Z4
+	VCVTDQ2PS    Z6, Z6
+	VMULPS       Z13, Z6, Z6
+	VCVTDQ2PS    Z8, Z8
+	VMULPS       Z13, Z8, Z8
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z13, Z10, Z10
+	VMULPS       64(BX), Z12, Z12
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z12, Z1, Z1
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z12, Z3, Z3
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z12, Z5, Z5
+	VCVTDQ2PS    Z7, Z7
+	VMULPS       Z12, Z7, Z7
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z12, Z9, Z9
+	VCVTDQ2PS    Z11, Z11
+	VMULPS       Z12, Z11, Z11
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Z12
+	VADDPS       Z12, Z0, Z0
+	VADDPS       Z12, Z2, Z2
+	VADDPS       Z12, Z4, Z4
+	VADDPS       Z12, Z6, Z6
+	VADDPS       Z12, Z8, Z8
+	VADDPS       Z12, Z10, Z10
+	VMOVUPS      64(BX), Z12
+	VADDPS       Z12, Z1, Z1
+	VADDPS       Z12, Z3, Z3
+	VADDPS       Z12, Z5, Z5
+	VADDPS       Z12, Z7, Z7
+	VADDPS       Z12, Z9, Z9
+	VADDPS       Z12, Z11, Z11
 
 round:
 	MOVQ    88(AX), AX
@@ -1168,8 +1342,8 @@ TEXT ·igemm7x32AVX512(SB), NOSPLIT, $0-8
 	VXORPS Z11, Z11, Z11
 	VXORPS Z12, Z12, Z12
 	VXORPS Z13, Z13, Z13
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Z14
@@ -1197,11 +1371,31 @@ loop:
 	VPDPBUSD     Z15, Z16, Z13
 	ADDQ         $+28, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z14
+	VPMULLD      (CX), Z14, Z15
+	VPADDD       Z15, Z0, Z0
+	VPADDD       Z15, Z2, Z2
+	VPADDD       Z15, Z4, Z4
+	VPADDD       Z15, Z6, Z6
+	VPADDD       Z15, Z8, Z8
+	VPADDD       Z15, Z10, Z10
+	VPADDD       Z15, Z12, Z12
+	VPMULLD      64(CX), Z14, Z14
+	VPADDD       Z14, Z1, Z1
+	VPADDD       Z14, Z3, Z3
+	VPADDD       Z14, Z5, Z5
+	VPADDD       Z14, Z7, Z7
+	VPADDD       Z14, Z9, Z9
+	VPADDD       Z14, Z11, Z11
+	VPADDD       Z14, Z13, Z13
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
 	VPADDD       (CX), Z2, Z2
@@ -1216,6 +1410,8 @@ end:
 	VPADDD       64(CX), Z11, Z11
 	VPADDD       (CX), Z12, Z12
 	VPADDD       64(CX), Z13, Z13
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -1296,55 +1492,56 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Z14
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z14, Z0, Z0
-	VCVTDQ2PS Z2, Z2
-	VMULPS    Z14, Z2, Z2
-	VCVTDQ2PS Z4, Z4
-	VMULPS    Z14, Z4, Z4
-	VCVTDQ2PS Z6, Z6
-	VMULPS    Z14, Z6, Z6
-	VCVTDQ2PS Z8, Z8
-	VMULPS    Z14, Z8, Z8
-	VCVTDQ2PS Z10, Z10
-	VMULPS    Z14, Z10, Z10
-	VCVTDQ2PS Z12, Z12
-	VMULPS    Z14, Z12, Z12
-	VMOVUPS   64(BX), Z14
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z14, Z1, Z1
-	VCVTDQ2PS Z3, Z3
-	VMULPS    Z14, Z3, Z3
-	VCVTDQ2PS Z5, Z5
-	VMULPS    Z14, Z5, Z5
-	VCVTDQ2PS Z7, Z7
-	VMULPS    Z14, Z7, Z7
-	VCVTDQ2PS Z9, Z9
-	VMULPS    Z14, Z9, Z9
-	VCVTDQ2PS Z11, Z11
-	VMULPS    Z14, Z11, Z11
-	VCVTDQ2PS Z13, Z13
-	VMULPS    Z14, Z13, Z13
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Z14
-	VADDPS    Z14, Z0, Z0
-	VADDPS    Z14, Z2, Z2
-	VADDPS    Z14, Z4, Z4
-	VADDPS    Z14, Z6, Z6
-	VADDPS    Z14, Z8, Z8
-	VADDPS    Z14, Z10, Z10
-	VADDPS    Z14, Z12, Z12
-	VMOVUPS   64(BX), Z14
-	VADDPS    Z14, Z1, Z1
-	VADDPS    Z14, Z3, Z3
-	VADDPS    Z14, Z5, Z5
-	VADDPS    Z14, Z7, Z7
-	VADDPS    Z14, Z9, Z9
-	VADDPS    Z14, Z11, Z11
-	VADDPS    Z14, Z13, Z13
+	VBROADCASTSS 108(AX), Z14
+	VMULPS       (BX), Z14, Z15
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z15, Z0, Z0
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z15, Z2, Z2
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z15, Z4, Z4
+	VCVTDQ2PS    Z6, Z6
+	VMULPS       Z15, Z6, Z6
+	VCVTDQ2PS    Z8, Z8
+	VMULPS       Z15, Z8, Z8
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z15, Z10, Z10
+	VCVTDQ2PS    Z12, Z12
+	VMULPS       Z15, Z12, Z12
+	VMULPS       64(BX), Z14, Z14
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z14, Z1, Z1
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z14, Z3, Z3
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z14, Z5, Z5
+	VCVTDQ2PS    Z7, Z7
+	VMULPS       Z14, Z7, Z7
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z14, Z9, Z9
+	VCVTDQ2PS    Z11, Z11
+	VMULPS       Z14, Z11, Z11
+	VCVTDQ2PS    Z13, Z13
+	VMULPS       Z14, Z13, Z13
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Z14
+	VADDPS       Z14, Z0, Z0
+	VADDPS       Z14, Z2, Z2
+	VADDPS       Z14, Z4, Z4
+	VADDPS       Z14, Z6, Z6
+	VADDPS       Z14, Z8, Z8
+	VADDPS       Z14, Z10, Z10
+	VADDPS       Z14, Z12, Z12
+	VMOVUPS      64(BX), Z14
+	VADDPS       Z14, Z1, Z1
+	VADDPS       Z14, Z3, Z3
+	VADDPS       Z14, Z5, Z5
+	VADDPS       Z14, Z7, Z7
+	VADDPS       Z14, Z9, Z9
+	VADDPS       Z14, Z11, Z11
+	VADDPS       Z14, Z13, Z13
 
 round:
 	MOVQ    88(AX), AX
@@ -1490,8 +1687,8 @@ TEXT ·igemm8x32AVX512(SB), NOSPLIT, $0-8
 	VXORPS Z13, Z13, Z13
 	VXORPS Z14, Z14, Z14
 	VXORPS Z15, Z15, Z15
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Z16
@@ -1522,11 +1719,33 @@ loop:
 	VPDPBUSD     Z17, Z18, Z15
 	ADDQ         $+32, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z16
+	VPMULLD      (CX), Z16, Z17
+	VPADDD       Z17, Z0, Z0
+	VPADDD       Z17, Z2, Z2
+	VPADDD       Z17, Z4, Z4
+	VPADDD       Z17, Z6, Z6
+	VPADDD       Z17, Z8, Z8
+	VPADDD       Z17, Z10, Z10
+	VPADDD       Z17, Z12, Z12
+	VPADDD       Z17, Z14, Z14
+	VPMULLD      64(CX), Z16, Z16
+	VPADDD       Z16, Z1, Z1
+	VPADDD       Z16, Z3, Z3
+	VPADDD       Z16, Z5, Z5
+	VPADDD       Z16, Z7, Z7
+	VPADDD       Z16, Z9, Z9
+	VPADDD       Z16, Z11, Z11
+	VPADDD       Z16, Z13, Z13
+	VPADDD       Z16, Z15, Z15
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
 	VPADDD       (CX), Z2, Z2
@@ -1543,6 +1762,8 @@ end:
 	VPADDD       64(CX), Z13, Z13
 	VPADDD       (CX), Z14, Z14
 	VPADDD       64(CX), Z15, Z15
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -1631,61 +1852,62 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Z16
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z16, Z0, Z0
-	VCVTDQ2PS Z2, Z2
-	VMULPS    Z16, Z2, Z2
-	VCVTDQ2PS Z4, Z4
-	VMULPS    Z16, Z4, Z4
-	VCVTDQ2PS Z6, Z6
-	VMULPS    Z16, Z6, Z6
-	VCVTDQ2PS Z8, Z8
-	VMULPS    Z16, Z8, Z8
-	VCVTDQ2PS Z10, Z10
-	VMULPS    Z16, Z10, Z10
-	VCVTDQ2PS Z12, Z12
-	VMULPS    Z16, Z12, Z12
-	VCVTDQ2PS Z14, Z14
-	VMULPS    Z16, Z14, Z14
-	VMOVUPS   64(BX), Z16
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z16, Z1, Z1
-	VCVTDQ2PS Z3, Z3
-	VMULPS    Z16, Z3, Z3
-	VCVTDQ2PS Z5, Z5
-	VMULPS    Z16, Z5, Z5
-	VCVTDQ2PS Z7, Z7
-	VMULPS    Z16, Z7, Z7
-	VCVTDQ2PS Z9, Z9
-	VMULPS    Z16, Z9, Z9
-	VCVTDQ2PS Z11, Z11
-	VMULPS    Z16, Z11, Z11
-	VCVTDQ2PS Z13, Z13
-	VMULPS    Z16, Z13, Z13
-	VCVTDQ2PS Z15, Z15
-	VMULPS    Z16, Z15, Z15
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Z16
-	VADDPS    Z16, Z0, Z0
-	VADDPS    Z16, Z2, Z2
-	VADDPS    Z16, Z4, Z4
-	VADDPS    Z16, Z6, Z6
-	VADDPS    Z16, Z8, Z8
-	VADDPS    Z16, Z10, Z10
-	VADDPS    Z16, Z12, Z12
-	VADDPS    Z16, Z14, Z14
-	VMOVUPS   64(BX), Z16
-	VADDPS    Z16, Z1, Z1
-	VADDPS    Z16, Z3, Z3
-	VADDPS    Z16, Z5, Z5
-	VADDPS    Z16, Z7, Z7
-	VADDPS    Z16, Z9, Z9
-	VADDPS    Z16, Z11, Z11
-	VADDPS    Z16, Z13, Z13
-	VADDPS    Z16, Z15, Z15
+	VBROADCASTSS 108(AX), Z16
+	VMULPS       (BX), Z16, Z17
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z17, Z0, Z0
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z17, Z2, Z2
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z17, Z4, Z4
+	VCVTDQ2PS    Z6, Z6
+	VMULPS       Z17, Z6, Z6
+	VCVTDQ2PS    Z8, Z8
+	VMULPS       Z17, Z8, Z8
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z17, Z10, Z10
+	VCVTDQ2PS    Z12, Z12
+	VMULPS       Z17, Z12, Z12
+	VCVTDQ2PS    Z14, Z14
+	VMULPS       Z17, Z14, Z14
+	VMULPS       64(BX), Z16, Z16
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z16, Z1, Z1
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z16, Z3, Z3
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z16, Z5, Z5
+	VCVTDQ2PS    Z7, Z7
+	VMULPS       Z16, Z7, Z7
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z16, Z9, Z9
+	VCVTDQ2PS    Z11, Z11
+	VMULPS       Z16, Z11, Z11
+	VCVTDQ2PS    Z13, Z13
+	VMULPS       Z16, Z13, Z13
+	VCVTDQ2PS    Z15, Z15
+	VMULPS       Z16, Z15, Z15
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Z16
+	VADDPS       Z16, Z0, Z0
+	VADDPS       Z16, Z2, Z2
+	VADDPS       Z16, Z4, Z4
+	VADDPS       Z16, Z6, Z6
+	VADDPS       Z16, Z8, Z8
+	VADDPS       Z16, Z10, Z10
+	VADDPS       Z16, Z12, Z12
+	VADDPS       Z16, Z14, Z14
+	VMOVUPS      64(BX), Z16
+	VADDPS       Z16, Z1, Z1
+	VADDPS       Z16, Z3, Z3
+	VADDPS       Z16, Z5, Z5
+	VADDPS       Z16, Z7, Z7
+	VADDPS       Z16, Z9, Z9
+	VADDPS       Z16, Z11, Z11
+	VADDPS       Z16, Z13, Z13
+	VADDPS       Z16, Z15, Z15
 
 round:
 	MOVQ    88(AX), AX
@@ -1849,8 +2071,8 @@ TEXT ·igemm9x32AVX512(SB), NOSPLIT, $0-8
 	VXORPS Z15, Z15, Z15
 	VXORPS Z16, Z16, Z16
 	VXORPS Z17, Z17, Z17
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Z18
@@ -1884,11 +2106,35 @@ loop:
 	VPDPBUSD     Z19, Z20, Z17
 	ADDQ         $+36, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z18
+	VPMULLD      (CX), Z18, Z19
+	VPADDD       Z19, Z0, Z0
+	VPADDD       Z19, Z2, Z2
+	VPADDD       Z19, Z4, Z4
+	VPADDD       Z19, Z6, Z6
+	VPADDD       Z19, Z8, Z8
+	VPADDD       Z19, Z10, Z10
+	VPADDD       Z19, Z12, Z12
+	VPADDD       Z19, Z14, Z14
+	VPADDD       Z19, Z16, Z16
+	VPMULLD      64(CX), Z18, Z18
+	VPADDD       Z18, Z1, Z1
+	VPADDD       Z18, Z3, Z3
+	VPADDD       Z18, Z5, Z5
+	VPADDD       Z18, Z7, Z7
+	VPADDD       Z18, Z9, Z9
+	VPADDD       Z18, Z11, Z11
+	VPADDD       Z18, Z13, Z13
+	VPADDD       Z18, Z15, Z15
+	VPADDD       Z18, Z17, Z17
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
 	VPADDD       (CX), Z2, Z2
@@ -1907,6 +2153,8 @@ end:
 	VPADDD       64(CX), Z15, Z15
 	VPADDD       (CX), Z16, Z16
 	VPADDD       64(CX), Z17, Z17
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -2003,67 +2251,68 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Z18
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z18, Z0, Z0
-	VCVTDQ2PS Z2, Z2
-	VMULPS    Z18, Z2, Z2
-	VCVTDQ2PS Z4, Z4
-	VMULPS    Z18, Z4, Z4
-	VCVTDQ2PS Z6, Z6
-	VMULPS    Z18, Z6, Z6
-	VCVTDQ2PS Z8, Z8
-	VMULPS    Z18, Z8, Z8
-	VCVTDQ2PS Z10, Z10
-	VMULPS    Z18, Z10, Z10
-	VCVTDQ2PS Z12, Z12
-	VMULPS    Z18, Z12, Z12
-	VCVTDQ2PS Z14, Z14
-	VMULPS    Z18, Z14, Z14
-	VCVTDQ2PS Z16, Z16
-	VMULPS    Z18, Z16, Z16
-	VMOVUPS   64(BX), Z18
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z18, Z1, Z1
-	VCVTDQ2PS Z3, Z3
-	VMULPS    Z18, Z3, Z3
-	VCVTDQ2PS Z5, Z5
-	VMULPS    Z18, Z5, Z5
-	VCVTDQ2PS Z7, Z7
-	VMULPS    Z18, Z7, Z7
-	VCVTDQ2PS Z9, Z9
-	VMULPS    Z18, Z9, Z9
-	VCVTDQ2PS Z11, Z11
-	VMULPS    Z18, Z11, Z11
-	VCVTDQ2PS Z13, Z13
-	VMULPS    Z18, Z13, Z13
-	VCVTDQ2PS Z15, Z15
-	VMULPS    Z18, Z15, Z15
-	VCVTDQ2PS Z17, Z17
-	VMULPS    Z18, Z17, Z17
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Z18
-	VADDPS    Z18, Z0, Z0
-	VADDPS    Z18, Z2, Z2
-	VADDPS    Z18, Z4, Z4
-	VADDPS    Z18, Z6, Z6
-	VADDPS    Z18, Z8, Z8
-	VADDPS    Z18, Z10, Z10
-	VADDPS    Z18, Z12, Z12
-	VADDPS    Z18, Z14, Z14
-	VADDPS    Z18, Z16, Z16
-	VMOVUPS   64(BX), Z18
-	VADDPS    Z18, Z1, Z1
-	VADDPS    Z18, Z3, Z3
-	VADDPS    Z18, Z5, Z5
-	VADDPS    Z18, Z7, Z7
-	VADDPS    Z18, Z9, Z9
-	VADDPS    Z18, Z11, Z11
-	VADDPS    Z18, Z13, Z13
-	VADDPS    Z18, Z15, Z15
-	VADDPS    Z18, Z17, Z17
+	VBROADCASTSS 108(AX), Z18
+	VMULPS       (BX), Z18, Z19
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z19, Z0, Z0
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z19, Z2, Z2
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z19, Z4, Z4
+	VCVTDQ2PS    Z6, Z6
+	VMULPS       Z19, Z6, Z6
+	VCVTDQ2PS    Z8, Z8
+	VMULPS       Z19, Z8, Z8
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z19, Z10, Z10
+	VCVTDQ2PS    Z12, Z12
+	VMULPS       Z19, Z12, Z12
+	VCVTDQ2PS    Z14, Z14
+	VMULPS       Z19, Z14, Z14
+	VCVTDQ2PS    Z16, Z16
+	VMULPS       Z19, Z16, Z16
+	VMULPS       64(BX), Z18, Z18
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z18, Z1, Z1
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z18, Z3, Z3
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z18, Z5, Z5
+	VCVTDQ2PS    Z7, Z7
+	VMULPS       Z18, Z7, Z7
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z18, Z9, Z9
+	VCVTDQ2PS    Z11, Z11
+	VMULPS       Z18, Z11, Z11
+	VCVTDQ2PS    Z13, Z13
+	VMULPS       Z18, Z13, Z13
+	VCVTDQ2PS    Z15, Z15
+	VMULPS       Z18, Z15, Z15
+	VCVTDQ2PS    Z17, Z17
+	VMULPS       Z18, Z17, Z17
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Z18
+	VADDPS       Z18, Z0, Z0
+	VADDPS       Z18, Z2, Z2
+	VADDPS       Z18, Z4, Z4
+	VADDPS       Z18, Z6, Z6
+	VADDPS       Z18, Z8, Z8
+	VADDPS       Z18, Z10, Z10
+	VADDPS       Z18, Z12, Z12
+	VADDPS       Z18, Z14, Z14
+	VADDPS       Z18, Z16, Z16
+	VMOVUPS      64(BX), Z18
+	VADDPS       Z18, Z1, Z1
+	VADDPS       Z18, Z3, Z3
+	VADDPS       Z18, Z5, Z5
+	VADDPS       Z18, Z7, Z7
+	VADDPS       Z18, Z9, Z9
+	VADDPS       Z18, Z11, Z11
+	VADDPS       Z18, Z13, Z13
+	VADDPS       Z18, Z15, Z15
+	VADDPS       Z18, Z17, Z17
 
 round:
 	MOVQ    88(AX), AX
@@ -2245,8 +2494,8 @@ TEXT ·igemm10x32AVX512(SB), NOSPLIT, $0-8
 	VXORPS Z17, Z17, Z17
 	VXORPS Z18, Z18, Z18
 	VXORPS Z19, Z19, Z19
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Z20
@@ -2283,11 +2532,37 @@ loop:
 	VPDPBUSD     Z21, Z22, Z19
 	ADDQ         $+40, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z20
+	VPMULLD      (CX), Z20, Z21
+	VPADDD       Z21, Z0, Z0
+	VPADDD       Z21, Z2, Z2
+	VPADDD       Z21, Z4, Z4
+	VPADDD       Z21, Z6, Z6
+	VPADDD       Z21, Z8, Z8
+	VPADDD       Z21, Z10, Z10
+	VPADDD       Z21, Z12, Z12
+	VPADDD       Z21, Z14, Z14
+	VPADDD       Z21, Z16, Z16
+	VPADDD       Z21, Z18, Z18
+	VPMULLD      64(CX), Z20, Z20
+	VPADDD       Z20, Z1, Z1
+	VPADDD       Z20, Z3, Z3
+	VPADDD       Z20, Z5, Z5
+	VPADDD       Z20, Z7, Z7
+	VPADDD       Z20, Z9, Z9
+	VPADDD       Z20, Z11, Z11
+	VPADDD       Z20, Z13, Z13
+	VPADDD       Z20, Z15, Z15
+	VPADDD       Z20, Z17, Z17
+	VPADDD       Z20, Z19, Z19
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
 	VPADDD       (CX), Z2, Z2
@@ -2308,6 +2583,8 @@ end:
 	VPADDD       64(CX), Z17, Z17
 	VPADDD       (CX), Z18, Z18
 	VPADDD       64(CX), Z19, Z19
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -2412,73 +2689,74 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Z20
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z20, Z0, Z0
-	VCVTDQ2PS Z2, Z2
-	VMULPS    Z20, Z2, Z2
-	VCVTDQ2PS Z4, Z4
-	VMULPS    Z20, Z4, Z4
-	VCVTDQ2PS Z6, Z6
-	VMULPS    Z20, Z6, Z6
-	VCVTDQ2PS Z8, Z8
-	VMULPS    Z20, Z8, Z8
-	VCVTDQ2PS Z10, Z10
-	VMULPS    Z20, Z10, Z10
-	VCVTDQ2PS Z12, Z12
-	VMULPS    Z20, Z12, Z12
-	VCVTDQ2PS Z14, Z14
-	VMULPS    Z20, Z14, Z14
-	VCVTDQ2PS Z16, Z16
-	VMULPS    Z20, Z16, Z16
-	VCVTDQ2PS Z18, Z18
-	VMULPS    Z20, Z18, Z18
-	VMOVUPS   64(BX), Z20
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z20, Z1, Z1
-	VCVTDQ2PS Z3, Z3
-	VMULPS    Z20, Z3, Z3
-	VCVTDQ2PS Z5, Z5
-	VMULPS    Z20, Z5, Z5
-	VCVTDQ2PS Z7, Z7
-	VMULPS    Z20, Z7, Z7
-	VCVTDQ2PS Z9, Z9
-	VMULPS    Z20, Z9, Z9
-	VCVTDQ2PS Z11, Z11
-	VMULPS    Z20, Z11, Z11
-	VCVTDQ2PS Z13, Z13
-	VMULPS    Z20, Z13, Z13
-	VCVTDQ2PS Z15, Z15
-	VMULPS    Z20, Z15, Z15
-	VCVTDQ2PS Z17, Z17
-	VMULPS    Z20, Z17, Z17
-	VCVTDQ2PS Z19, Z19
-	VMULPS    Z20, Z19, Z19
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Z20
-	VADDPS    Z20, Z0, Z0
-	VADDPS    Z20, Z2, Z2
-	VADDPS    Z20, Z4, Z4
-	VADDPS    Z20, Z6, Z6
-	VADDPS    Z20, Z8, Z8
-	VADDPS    Z20, Z10, Z10
-	VADDPS    Z20, Z12, Z12
-	VADDPS    Z20, Z14, Z14
-	VADDPS    Z20, Z16, Z16
-	VADDPS    Z20, Z18, Z18
-	VMOVUPS   64(BX), Z20
-	VADDPS    Z20, Z1, Z1
-	VADDPS    Z20, Z3, Z3
-	VADDPS    Z20, Z5, Z5
-	VADDPS    Z20, Z7, Z7
-	VADDPS    Z20, Z9, Z9
-	VADDPS    Z20, Z11, Z11
-	VADDPS    Z20, Z13, Z13
-	VADDPS    Z20, Z15, Z15
-	VADDPS    Z20, Z17, Z17
-	VADDPS    Z20, Z19, Z19
+	VBROADCASTSS 108(AX), Z20
+	VMULPS       (BX), Z20, Z21
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z21, Z0, Z0
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z21, Z2, Z2
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z21, Z4, Z4
+	VCVTDQ2PS    Z6, Z6
+	VMULPS       Z21, Z6, Z6
+	VCVTDQ2PS    Z8, Z8
+	VMULPS       Z21, Z8, Z8
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z21, Z10, Z10
+	VCVTDQ2PS    Z12, Z12
+	VMULPS       Z21, Z12, Z12
+	VCVTDQ2PS    Z14, Z14
+	VMULPS       Z21, Z14, Z14
+	VCVTDQ2PS    Z16, Z16
+	VMULPS       Z21, Z16, Z16
+	VCVTDQ2PS    Z18, Z18
+	VMULPS       Z21, Z18, Z18
+	VMULPS       64(BX), Z20, Z20
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z20, Z1, Z1
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z20, Z3, Z3
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z20, Z5, Z5
+	VCVTDQ2PS    Z7, Z7
+	VMULPS       Z20, Z7, Z7
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z20, Z9, Z9
+	VCVTDQ2PS    Z11, Z11
+	VMULPS       Z20, Z11, Z11
+	VCVTDQ2PS    Z13, Z13
+	VMULPS       Z20, Z13, Z13
+	VCVTDQ2PS    Z15, Z15
+	VMULPS       Z20, Z15, Z15
+	VCVTDQ2PS    Z17, Z17
+	VMULPS       Z20, Z17, Z17
+	VCVTDQ2PS    Z19, Z19
+	VMULPS       Z20, Z19, Z19
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Z20
+	VADDPS       Z20, Z0, Z0
+	VADDPS       Z20, Z2, Z2
+	VADDPS       Z20, Z4, Z4
+	VADDPS       Z20, Z6, Z6
+	VADDPS       Z20, Z8, Z8
+	VADDPS       Z20, Z10, Z10
+	VADDPS       Z20, Z12, Z12
+	VADDPS       Z20, Z14, Z14
+	VADDPS       Z20, Z16, Z16
+	VADDPS       Z20, Z18, Z18
+	VMOVUPS      64(BX), Z20
+	VADDPS       Z20, Z1, Z1
+	VADDPS       Z20, Z3, Z3
+	VADDPS       Z20, Z5, Z5
+	VADDPS       Z20, Z7, Z7
+	VADDPS       Z20, Z9, Z9
+	VADDPS       Z20, Z11, Z11
+	VADDPS       Z20, Z13, Z13
+	VADDPS       Z20, Z15, Z15
+	VADDPS       Z20, Z17, Z17
+	VADDPS       Z20, Z19, Z19
 
 round:
 	MOVQ    88(AX), AX
@@ -2678,8 +2956,8 @@ TEXT ·igemm11x32AVX512(SB), NOSPLIT, $0-8
 	VXORPS Z19, Z19, Z19
 	VXORPS Z20, Z20, Z20
 	VXORPS Z21, Z21, Z21
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Z22
@@ -2719,11 +2997,39 @@ loop:
 	VPDPBUSD     Z23, Z24, Z21
 	ADDQ         $+44, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z22
+	VPMULLD      (CX), Z22, Z23
+	VPADDD       Z23, Z0, Z0
+	VPADDD       Z23, Z2, Z2
+	VPADDD       Z23, Z4, Z4
+	VPADDD       Z23, Z6, Z6
+	VPADDD       Z23, Z8, Z8
+	VPADDD       Z23, Z10, Z10
+	VPADDD       Z23, Z12, Z12
+	VPADDD       Z23, Z14, Z14
+	VPADDD       Z23, Z16, Z16
+	VPADDD       Z23, Z18, Z18
+	VPADDD       Z23, Z20, Z20
+	VPMULLD      64(CX), Z22, Z22
+	VPADDD       Z22, Z1, Z1
+	VPADDD       Z22, Z3, Z3
+	VPADDD       Z22, Z5, Z5
+	VPADDD       Z22, Z7, Z7
+	VPADDD       Z22, Z9, Z9
+	VPADDD       Z22, Z11, Z11
+	VPADDD       Z22, Z13, Z13
+	VPADDD       Z22, Z15, Z15
+	VPADDD       Z22, Z17, Z17
+	VPADDD       Z22, Z19, Z19
+	VPADDD       Z22, Z21, Z21
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
 	VPADDD       (CX), Z2, Z2
@@ -2746,6 +3052,8 @@ end:
 	VPADDD       64(CX), Z19, Z19
 	VPADDD       (CX), Z20, Z20
 	VPADDD       64(CX), Z21, Z21
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -2858,79 +3166,80 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Z22
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z22, Z0, Z0
-	VCVTDQ2PS Z2, Z2
-	VMULPS    Z22, Z2, Z2
-	VCVTDQ2PS Z4, Z4
-	VMULPS    Z22, Z4, Z4
-	VCVTDQ2PS Z6, Z6
-	VMULPS    Z22, Z6, Z6
-	VCVTDQ2PS Z8, Z8
-	VMULPS    Z22, Z8, Z8
-	VCVTDQ2PS Z10, Z10
-	VMULPS    Z22, Z10, Z10
-	VCVTDQ2PS Z12, Z12
-	VMULPS    Z22, Z12, Z12
-	VCVTDQ2PS Z14, Z14
-	VMULPS    Z22, Z14, Z14
-	VCVTDQ2PS Z16, Z16
-	VMULPS    Z22, Z16, Z16
-	VCVTDQ2PS Z18, Z18
-	VMULPS    Z22, Z18, Z18
-	VCVTDQ2PS Z20, Z20
-	VMULPS    Z22, Z20, Z20
-	VMOVUPS   64(BX), Z22
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z22, Z1, Z1
-	VCVTDQ2PS Z3, Z3
-	VMULPS    Z22, Z3, Z3
-	VCVTDQ2PS Z5, Z5
-	VMULPS    Z22, Z5, Z5
-	VCVTDQ2PS Z7, Z7
-	VMULPS    Z22, Z7, Z7
-	VCVTDQ2PS Z9, Z9
-	VMULPS    Z22, Z9, Z9
-	VCVTDQ2PS Z11, Z11
-	VMULPS    Z22, Z11, Z11
-	VCVTDQ2PS Z13, Z13
-	VMULPS    Z22, Z13, Z13
-	VCVTDQ2PS Z15, Z15
-	VMULPS    Z22, Z15, Z15
-	VCVTDQ2PS Z17, Z17
-	VMULPS    Z22, Z17, Z17
-	VCVTDQ2PS Z19, Z19
-	VMULPS    Z22, Z19, Z19
-	VCVTDQ2PS Z21, Z21
-	VMULPS    Z22, Z21, Z21
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Z22
-	VADDPS    Z22, Z0, Z0
-	VADDPS    Z22, Z2, Z2
-	VADDPS    Z22, Z4, Z4
-	VADDPS    Z22, Z6, Z6
-	VADDPS    Z22, Z8, Z8
-	VADDPS    Z22, Z10, Z10
-	VADDPS    Z22, Z12, Z12
-	VADDPS    Z22, Z14, Z14
-	VADDPS    Z22, Z16, Z16
-	VADDPS    Z22, Z18, Z18
-	VADDPS    Z22, Z20, Z20
-	VMOVUPS   64(BX), Z22
-	VADDPS    Z22, Z1, Z1
-	VADDPS    Z22, Z3, Z3
-	VADDPS    Z22, Z5, Z5
-	VADDPS    Z22, Z7, Z7
-	VADDPS    Z22, Z9, Z9
-	VADDPS    Z22, Z11, Z11
-	VADDPS    Z22, Z13, Z13
-	VADDPS    Z22, Z15, Z15
-	VADDPS    Z22, Z17, Z17
-	VADDPS    Z22, Z19, Z19
-	VADDPS    Z22, Z21, Z21
+	VBROADCASTSS 108(AX), Z22
+	VMULPS       (BX), Z22, Z23
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z23, Z0, Z0
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z23, Z2, Z2
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z23, Z4, Z4
+	VCVTDQ2PS    Z6, Z6
+	VMULPS       Z23, Z6, Z6
+	VCVTDQ2PS    Z8, Z8
+	VMULPS       Z23, Z8, Z8
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z23, Z10, Z10
+	VCVTDQ2PS    Z12, Z12
+	VMULPS       Z23, Z12, Z12
+	VCVTDQ2PS    Z14, Z14
+	VMULPS       Z23, Z14, Z14
+	VCVTDQ2PS    Z16, Z16
+	VMULPS       Z23, Z16, Z16
+	VCVTDQ2PS    Z18, Z18
+	VMULPS       Z23, Z18, Z18
+	VCVTDQ2PS    Z20, Z20
+	VMULPS       Z23, Z20, Z20
+	VMULPS       64(BX), Z22, Z22
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z22, Z1, Z1
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z22, Z3, Z3
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z22, Z5, Z5
+	VCVTDQ2PS    Z7, Z7
+	VMULPS       Z22, Z7, Z7
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z22, Z9, Z9
+	VCVTDQ2PS    Z11, Z11
+	VMULPS       Z22, Z11, Z11
+	VCVTDQ2PS    Z13, Z13
+	VMULPS       Z22, Z13, Z13
+	VCVTDQ2PS    Z15, Z15
+	VMULPS       Z22, Z15, Z15
+	VCVTDQ2PS    Z17, Z17
+	VMULPS       Z22, Z17, Z17
+	VCVTDQ2PS    Z19, Z19
+	VMULPS       Z22, Z19, Z19
+	VCVTDQ2PS    Z21, Z21
+	VMULPS       Z22, Z21, Z21
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Z22
+	VADDPS       Z22, Z0, Z0
+	VADDPS       Z22, Z2, Z2
+	VADDPS       Z22, Z4, Z4
+	VADDPS       Z22, Z6, Z6
+	VADDPS       Z22, Z8, Z8
+	VADDPS       Z22, Z10, Z10
+	VADDPS       Z22, Z12, Z12
+	VADDPS       Z22, Z14, Z14
+	VADDPS       Z22, Z16, Z16
+	VADDPS       Z22, Z18, Z18
+	VADDPS       Z22, Z20, Z20
+	VMOVUPS      64(BX), Z22
+	VADDPS       Z22, Z1, Z1
+	VADDPS       Z22, Z3, Z3
+	VADDPS       Z22, Z5, Z5
+	VADDPS       Z22, Z7, Z7
+	VADDPS       Z22, Z9, Z9
+	VADDPS       Z22, Z11, Z11
+	VADDPS       Z22, Z13, Z13
+	VADDPS       Z22, Z15, Z15
+	VADDPS       Z22, Z17, Z17
+	VADDPS       Z22, Z19, Z19
+	VADDPS       Z22, Z21, Z21
 
 round:
 	MOVQ    88(AX), AX
@@ -3148,8 +3457,8 @@ TEXT ·igemm12x32AVX512(SB), NOSPLIT, $0-8
 	VXORPS Z21, Z21, Z21
 	VXORPS Z22, Z22, Z22
 	VXORPS Z23, Z23, Z23
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Z24
@@ -3192,11 +3501,41 @@ loop:
 	VPDPBUSD     Z25, Z26, Z23
 	ADDQ         $+48, CX
 	ADDQ         $+128, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Z24
+	VPMULLD      (CX), Z24, Z25
+	VPADDD       Z25, Z0, Z0
+	VPADDD       Z25, Z2, Z2
+	VPADDD       Z25, Z4, Z4
+	VPADDD       Z25, Z6, Z6
+	VPADDD       Z25, Z8, Z8
+	VPADDD       Z25, Z10, Z10
+	VPADDD       Z25, Z12, Z12
+	VPADDD       Z25, Z14, Z14
+	VPADDD       Z25, Z16, Z16
+	VPADDD       Z25, Z18, Z18
+	VPADDD       Z25, Z20, Z20
+	VPADDD       Z25, Z22, Z22
+	VPMULLD      64(CX), Z24, Z24
+	VPADDD       Z24, Z1, Z1
+	VPADDD       Z24, Z3, Z3
+	VPADDD       Z24, Z5, Z5
+	VPADDD       Z24, Z7, Z7
+	VPADDD       Z24, Z9, Z9
+	VPADDD       Z24, Z11, Z11
+	VPADDD       Z24, Z13, Z13
+	VPADDD       Z24, Z15, Z15
+	VPADDD       Z24, Z17, Z17
+	VPADDD       Z24, Z19, Z19
+	VPADDD       Z24, Z21, Z21
+	VPADDD       Z24, Z23, Z23
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Z0, Z0
 	VPADDD       64(CX), Z1, Z1
 	VPADDD       (CX), Z2, Z2
@@ -3221,6 +3560,8 @@ end:
 	VPADDD       64(CX), Z21, Z21
 	VPADDD       (CX), Z22, Z22
 	VPADDD       64(CX), Z23, Z23
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -3341,85 +3682,86 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Z24
-	VCVTDQ2PS Z0, Z0
-	VMULPS    Z24, Z0, Z0
-	VCVTDQ2PS Z2, Z2
-	VMULPS    Z24, Z2, Z2
-	VCVTDQ2PS Z4, Z4
-	VMULPS    Z24, Z4, Z4
-	VCVTDQ2PS Z6, Z6
-	VMULPS    Z24, Z6, Z6
-	VCVTDQ2PS Z8, Z8
-	VMULPS    Z24, Z8, Z8
-	VCVTDQ2PS Z10, Z10
-	VMULPS    Z24, Z10, Z10
-	VCVTDQ2PS Z12, Z12
-	VMULPS    Z24, Z12, Z12
-	VCVTDQ2PS Z14, Z14
-	VMULPS    Z24, Z14, Z14
-	VCVTDQ2PS Z16, Z16
-	VMULPS    Z24, Z16, Z16
-	VCVTDQ2PS Z18, Z18
-	VMULPS    Z24, Z18, Z18
-	VCVTDQ2PS Z20, Z20
-	VMULPS    Z24, Z20, Z20
-	VCVTDQ2PS Z22, Z22
-	VMULPS    Z24, Z22, Z22
-	VMOVUPS   64(BX), Z24
-	VCVTDQ2PS Z1, Z1
-	VMULPS    Z24, Z1, Z1
-	VCVTDQ2PS Z3, Z3
-	VMULPS    Z24, Z3, Z3
-	VCVTDQ2PS Z5, Z5
-	VMULPS    Z24, Z5, Z5
-	VCVTDQ2PS Z7, Z7
-	VMULPS    Z24, Z7, Z7
-	VCVTDQ2PS Z9, Z9
-	VMULPS    Z24, Z9, Z9
-	VCVTDQ2PS Z11, Z11
-	VMULPS    Z24, Z11, Z11
-	VCVTDQ2PS Z13, Z13
-	VMULPS    Z24, Z13, Z13
-	VCVTDQ2PS Z15, Z15
-	VMULPS    Z24, Z15, Z15
-	VCVTDQ2PS Z17, Z17
-	VMULPS    Z24, Z17, Z17
-	VCVTDQ2PS Z19, Z19
-	VMULPS    Z24, Z19, Z19
-	VCVTDQ2PS Z21, Z21
-	VMULPS    Z24, Z21, Z21
-	VCVTDQ2PS Z23, Z23
-	VMULPS    Z24, Z23, Z23
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Z24
-	VADDPS    Z24, Z0, Z0
-	VADDPS    Z24, Z2, Z2
-	VADDPS    Z24, Z4, Z4
-	VADDPS    Z24, Z6, Z6
-	VADDPS    Z24, Z8, Z8
-	VADDPS    Z24, Z10, Z10
-	VADDPS    Z24, Z12, Z12
-	VADDPS    Z24, Z14, Z14
-	VADDPS    Z24, Z16, Z16
-	VADDPS    Z24, Z18, Z18
-	VADDPS    Z24, Z20, Z20
-	VADDPS    Z24, Z22, Z22
-	VMOVUPS   64(BX), Z24
-	VADDPS    Z24, Z1, Z1
-	VADDPS    Z24, Z3, Z3
-	VADDPS    Z24, Z5, Z5
-	VADDPS    Z24, Z7, Z7
-	VADDPS    Z24, Z9, Z9
-	VADDPS    Z24, Z11, Z11
-	VADDPS    Z24, Z13, Z13
-	VADDPS    Z24, Z15, Z15
-	VADDPS    Z24, Z17, Z17
-	VADDPS    Z24, Z19, Z19
-	VADDPS    Z24, Z21, Z21
-	VADDPS    Z24, Z23, Z23
+	VBROADCASTSS 108(AX), Z24
+	VMULPS       (BX), Z24, Z25
+	VCVTDQ2PS    Z0, Z0
+	VMULPS       Z25, Z0, Z0
+	VCVTDQ2PS    Z2, Z2
+	VMULPS       Z25, Z2, Z2
+	VCVTDQ2PS    Z4, Z4
+	VMULPS       Z25, Z4, Z4
+	VCVTDQ2PS    Z6, Z6
+	VMULPS       Z25, Z6, Z6
+	VCVTDQ2PS    Z8, Z8
+	VMULPS       Z25, Z8, Z8
+	VCVTDQ2PS    Z10, Z10
+	VMULPS       Z25, Z10, Z10
+	VCVTDQ2PS    Z12, Z12
+	VMULPS       Z25, Z12, Z12
+	VCVTDQ2PS    Z14, Z14
+	VMULPS       Z25, Z14, Z14
+	VCVTDQ2PS    Z16, Z16
+	VMULPS       Z25, Z16, Z16
+	VCVTDQ2PS    Z18, Z18
+	VMULPS       Z25, Z18, Z18
+	VCVTDQ2PS    Z20, Z20
+	VMULPS       Z25, Z20, Z20
+	VCVTDQ2PS    Z22, Z22
+	VMULPS       Z25, Z22, Z22
+	VMULPS       64(BX), Z24, Z24
+	VCVTDQ2PS    Z1, Z1
+	VMULPS       Z24, Z1, Z1
+	VCVTDQ2PS    Z3, Z3
+	VMULPS       Z24, Z3, Z3
+	VCVTDQ2PS    Z5, Z5
+	VMULPS       Z24, Z5, Z5
+	VCVTDQ2PS    Z7, Z7
+	VMULPS       Z24, Z7, Z7
+	VCVTDQ2PS    Z9, Z9
+	VMULPS       Z24, Z9, Z9
+	VCVTDQ2PS    Z11, Z11
+	VMULPS       Z24, Z11, Z11
+	VCVTDQ2PS    Z13, Z13
+	VMULPS       Z24, Z13, Z13
+	VCVTDQ2PS    Z15, Z15
+	VMULPS       Z24, Z15, Z15
+	VCVTDQ2PS    Z17, Z17
+	VMULPS       Z24, Z17, Z17
+	VCVTDQ2PS    Z19, Z19
+	VMULPS       Z24, Z19, Z19
+	VCVTDQ2PS    Z21, Z21
+	VMULPS       Z24, Z21, Z21
+	VCVTDQ2PS    Z23, Z23
+	VMULPS       Z24, Z23, Z23
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Z24
+	VADDPS       Z24, Z0, Z0
+	VADDPS       Z24, Z2, Z2
+	VADDPS       Z24, Z4, Z4
+	VADDPS       Z24, Z6, Z6
+	VADDPS       Z24, Z8, Z8
+	VADDPS       Z24, Z10, Z10
+	VADDPS       Z24, Z12, Z12
+	VADDPS       Z24, Z14, Z14
+	VADDPS       Z24, Z16, Z16
+	VADDPS       Z24, Z18, Z18
+	VADDPS       Z24, Z20, Z20
+	VADDPS       Z24, Z22, Z22
+	VMOVUPS      64(BX), Z24
+	VADDPS       Z24, Z1, Z1
+	VADDPS       Z24, Z3, Z3
+	VADDPS       Z24, Z5, Z5
+	VADDPS       Z24, Z7, Z7
+	VADDPS       Z24, Z9, Z9
+	VADDPS       Z24, Z11, Z11
+	VADDPS       Z24, Z13, Z13
+	VADDPS       Z24, Z15, Z15
+	VADDPS       Z24, Z17, Z17
+	VADDPS       Z24, Z19, Z19
+	VADDPS       Z24, Z21, Z21
+	VADDPS       Z24, Z23, Z23
 
 round:
 	MOVQ    88(AX), AX
@@ -3631,26 +3973,87 @@ TEXT ·igemm1x16AVX2(SB), NOSPLIT, $0-8
 	MOVQ   48(AX), BX
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
-	TESTQ  BX, BX
-	JZ     end
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	SUBQ   $+4, BX
+	JL     rest
+
+sets:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VPBROADCASTD (CX), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y0, Y0
+	VPMADDWD     Y9, Y10, Y8
+	VPADDD       Y8, Y1, Y1
+	VMOVUPS      64(DX), Y8
+	VMOVUPS      96(DX), Y9
+	VPBROADCASTD 4(CX), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y2, Y2
+	VPMADDWD     Y9, Y10, Y8
+	VPADDD       Y8, Y3, Y3
+	VMOVUPS      128(DX), Y8
+	VMOVUPS      160(DX), Y9
+	VPBROADCASTD 8(CX), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y4, Y4
+	VPMADDWD     Y9, Y10, Y8
+	VPADDD       Y8, Y5, Y5
+	VMOVUPS      192(DX), Y8
+	VMOVUPS      224(DX), Y9
+	VPBROADCASTD 12(CX), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y9, Y10, Y8
+	VPADDD       Y8, Y7, Y7
+	ADDQ         $+16, CX
+	ADDQ         $+256, DX
+	SUBQ         $+4, BX
+	JGE          sets
+
+rest:
+	ADDQ $+4, BX
+	SUBQ $+1, BX
+	JL   end
 
 loop:
-	VMOVUPS      (DX), Y2
-	VMOVUPS      32(DX), Y3
-	VPBROADCASTD (CX), Y4
-	VPMADDWD     Y2, Y4, Y2
-	VPADDD       Y2, Y0, Y0
-	VPMADDWD     Y3, Y4, Y2
-	VPADDD       Y2, Y1, Y1
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VPBROADCASTD (CX), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y0, Y0
+	VPMADDWD     Y9, Y10, Y8
+	VPADDD       Y8, Y1, Y1
 	ADDQ         $+4, CX
 	ADDQ         $+64, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
+	VPADDD       Y2, Y0, Y0
+	VPADDD       Y3, Y1, Y1
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y5, Y1, Y1
+	VPADDD       Y6, Y0, Y0
+	VPADDD       Y7, Y1, Y1
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Y2
+	VPMULLD      (CX), Y2, Y3
+	VPADDD       Y3, Y0, Y0
+	VPMULLD      32(CX), Y2, Y2
+	VPADDD       Y2, Y1, Y1
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Y0, Y0
 	VPADDD       32(CX), Y1, Y1
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -3675,19 +4078,20 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (DX), Y2
-	VCVTDQ2PS Y0, Y0
-	VMULPS    Y2, Y0, Y0
-	VMOVUPS   32(DX), Y2
-	VCVTDQ2PS Y1, Y1
-	VMULPS    Y2, Y1, Y1
-	MOVQ      80(AX), DX
-	TESTQ     DX, DX
-	JZ        round
-	VMOVUPS   (DX), Y2
-	VADDPS    Y2, Y0, Y0
-	VMOVUPS   32(DX), Y2
-	VADDPS    Y2, Y1, Y1
+	VBROADCASTSS 108(AX), Y2
+	VMULPS       (DX), Y2, Y3
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y3, Y0, Y0
+	VMULPS       32(DX), Y2, Y2
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	MOVQ         80(AX), DX
+	TESTQ        DX, DX
+	JZ           round
+	VMOVUPS      (DX), Y2
+	VADDPS       Y2, Y0, Y0
+	VMOVUPS      32(DX), Y2
+	VADDPS       Y2, Y1, Y1
 
 round:
 	MOVQ    88(AX), AX
@@ -3737,33 +4141,88 @@ TEXT ·igemm2x16AVX2(SB), NOSPLIT, $0-8
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
-	TESTQ  BX, BX
-	JZ     end
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	SUBQ   $+2, BX
+	JL     rest
+
+sets:
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VPBROADCASTD (CX), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 4(CX), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y2, Y2
+	VPMADDWD     Y9, Y10, Y8
+	VPADDD       Y8, Y3, Y3
+	VMOVUPS      64(DX), Y8
+	VMOVUPS      96(DX), Y9
+	VPBROADCASTD 8(CX), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y4, Y4
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y5, Y5
+	VPBROADCASTD 12(CX), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y6, Y6
+	VPMADDWD     Y9, Y10, Y8
+	VPADDD       Y8, Y7, Y7
+	ADDQ         $+16, CX
+	ADDQ         $+128, DX
+	SUBQ         $+2, BX
+	JGE          sets
+
+rest:
+	ADDQ $+2, BX
+	SUBQ $+1, BX
+	JL   end
 
 loop:
-	VMOVUPS      (DX), Y4
-	VMOVUPS      32(DX), Y5
-	VPBROADCASTD (CX), Y6
-	VPMADDWD     Y4, Y6, Y7
-	VPADDD       Y7, Y0, Y0
-	VPMADDWD     Y5, Y6, Y6
-	VPADDD       Y6, Y1, Y1
-	VPBROADCASTD 4(CX), Y6
-	VPMADDWD     Y4, Y6, Y4
-	VPADDD       Y4, Y2, Y2
-	VPMADDWD     Y5, Y6, Y4
-	VPADDD       Y4, Y3, Y3
+	VMOVUPS      (DX), Y8
+	VMOVUPS      32(DX), Y9
+	VPBROADCASTD (CX), Y10
+	VPMADDWD     Y8, Y10, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDWD     Y9, Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPBROADCASTD 4(CX), Y10
+	VPMADDWD     Y8, Y10, Y8
+	VPADDD       Y8, Y2, Y2
+	VPMADDWD     Y9, Y10, Y8
+	VPADDD       Y8, Y3, Y3
 	ADDQ         $+8, CX
 	ADDQ         $+64, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
+	VPADDD       Y4, Y0, Y0
+	VPADDD       Y5, Y1, Y1
+	VPADDD       Y6, Y2, Y2
+	VPADDD       Y7, Y3, Y3
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Y4
+	VPMULLD      (CX), Y4, Y5
+	VPADDD       Y5, Y0, Y0
+	VPADDD       Y5, Y2, Y2
+	VPMULLD      32(CX), Y4, Y4
+	VPADDD       Y4, Y1, Y1
+	VPADDD       Y4, Y3, Y3
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Y0, Y0
 	VPADDD       32(CX), Y1, Y1
 	VPADDD       (CX), Y2, Y2
 	VPADDD       32(CX), Y3, Y3
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -3796,25 +4255,26 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Y4
-	VCVTDQ2PS Y0, Y0
-	VMULPS    Y4, Y0, Y0
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y4, Y2, Y2
-	VMOVUPS   32(BX), Y4
-	VCVTDQ2PS Y1, Y1
-	VMULPS    Y4, Y1, Y1
-	VCVTDQ2PS Y3, Y3
-	VMULPS    Y4, Y3, Y3
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Y4
-	VADDPS    Y4, Y0, Y0
-	VADDPS    Y4, Y2, Y2
-	VMOVUPS   32(BX), Y4
-	VADDPS    Y4, Y1, Y1
-	VADDPS    Y4, Y3, Y3
+	VBROADCASTSS 108(AX), Y4
+	VMULPS       (BX), Y4, Y5
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y5, Y0, Y0
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y5, Y2, Y2
+	VMULPS       32(BX), Y4, Y4
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y4, Y1, Y1
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y4, Y3, Y3
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Y4
+	VADDPS       Y4, Y0, Y0
+	VADDPS       Y4, Y2, Y2
+	VMOVUPS      32(BX), Y4
+	VADDPS       Y4, Y1, Y1
+	VADDPS       Y4, Y3, Y3
 
 round:
 	MOVQ    88(AX), AX
@@ -3882,8 +4342,8 @@ TEXT ·igemm3x16AVX2(SB), NOSPLIT, $0-8
 	VXORPS Y3, Y3, Y3
 	VXORPS Y4, Y4, Y4
 	VXORPS Y5, Y5, Y5
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Y6
@@ -3905,17 +4365,31 @@ loop:
 	VPADDD       Y6, Y5, Y5
 	ADDQ         $+12, CX
 	ADDQ         $+64, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Y6
+	VPMULLD      (CX), Y6, Y7
+	VPADDD       Y7, Y0, Y0
+	VPADDD       Y7, Y2, Y2
+	VPADDD       Y7, Y4, Y4
+	VPMULLD      32(CX), Y6, Y6
+	VPADDD       Y6, Y1, Y1
+	VPADDD       Y6, Y3, Y3
+	VPADDD       Y6, Y5, Y5
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Y0, Y0
 	VPADDD       32(CX), Y1, Y1
 	VPADDD       (CX), Y2, Y2
 	VPADDD       32(CX), Y3, Y3
 	VPADDD       (CX), Y4, Y4
 	VPADDD       32(CX), Y5, Y5
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -3956,31 +4430,32 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Y6
-	VCVTDQ2PS Y0, Y0
-	VMULPS    Y6, Y0, Y0
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y6, Y2, Y2
-	VCVTDQ2PS Y4, Y4
-	VMULPS    Y6, Y4, Y4
-	VMOVUPS   32(BX), Y6
-	VCVTDQ2PS Y1, Y1
-	VMULPS    Y6, Y1, Y1
-	VCVTDQ2PS Y3, Y3
-	VMULPS    Y6, Y3, Y3
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y6, Y5, Y5
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Y6
-	VADDPS    Y6, Y0, Y0
-	VADDPS    Y6, Y2, Y2
-	VADDPS    Y6, Y4, Y4
-	VMOVUPS   32(BX), Y6
-	VADDPS    Y6, Y1, Y1
-	VADDPS    Y6, Y3, Y3
-	VADDPS    Y6, Y5, Y5
+	VBROADCASTSS 108(AX), Y6
+	VMULPS       (BX), Y6, Y7
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y7, Y0, Y0
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y7, Y2, Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y7, Y4, Y4
+	VMULPS       32(BX), Y6, Y6
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y6, Y1, Y1
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y6, Y3, Y3
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y6, Y5, Y5
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Y6
+	VADDPS       Y6, Y0, Y0
+	VADDPS       Y6, Y2, Y2
+	VADDPS       Y6, Y4, Y4
+	VMOVUPS      32(BX), Y6
+	VADDPS       Y6, Y1, Y1
+	VADDPS       Y6, Y3, Y3
+	VADDPS       Y6, Y5, Y5
 
 round:
 	MOVQ    88(AX), AX
@@ -4072,8 +4547,8 @@ TEXT ·igemm4x16AVX2(SB), NOSPLIT, $0-8
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Y8
@@ -4100,11 +4575,25 @@ loop:
 	VPADDD       Y8, Y7, Y7
 	ADDQ         $+16, CX
 	ADDQ         $+64, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Y8
+	VPMULLD      (CX), Y8, Y9
+	VPADDD       Y9, Y0, Y0
+	VPADDD       Y9, Y2, Y2
+	VPADDD       Y9, Y4, Y4
+	VPADDD       Y9, Y6, Y6
+	VPMULLD      32(CX), Y8, Y8
+	VPADDD       Y8, Y1, Y1
+	VPADDD       Y8, Y3, Y3
+	VPADDD       Y8, Y5, Y5
+	VPADDD       Y8, Y7, Y7
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Y0, Y0
 	VPADDD       32(CX), Y1, Y1
 	VPADDD       (CX), Y2, Y2
@@ -4113,6 +4602,8 @@ end:
 	VPADDD       32(CX), Y5, Y5
 	VPADDD       (CX), Y6, Y6
 	VPADDD       32(CX), Y7, Y7
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -4161,37 +4652,38 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Y8
-	VCVTDQ2PS Y0, Y0
-	VMULPS    Y8, Y0, Y0
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y8, Y2, Y2
-	VCVTDQ2PS Y4, Y4
-	VMULPS    Y8, Y4, Y4
-	VCVTDQ2PS Y6, Y6
-	VMULPS    Y8, Y6, Y6
-	VMOVUPS   32(BX), Y8
-	VCVTDQ2PS Y1, Y1
-	VMULPS    Y8, Y1, Y1
-	VCVTDQ2PS Y3, Y3
-	VMULPS    Y8, Y3, Y3
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y8, Y5, Y5
-	VCVTDQ2PS Y7, Y7
-	VMULPS    Y8, Y7, Y7
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Y8
-	VADDPS    Y8, Y0, Y0
-	VADDPS    Y8, Y2, Y2
-	VADDPS    Y8, Y4, Y4
-	VADDPS    Y8, Y6, Y6
-	VMOVUPS   32(BX), Y8
-	VADDPS    Y8, Y1, Y1
-	VADDPS    Y8, Y3, Y3
-	VADDPS    Y8, Y5, Y5
-	VADDPS    Y8, Y7, Y7
+	VBROADCASTSS 108(AX), Y8
+	VMULPS       (BX), Y8, Y9
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y9, Y0, Y0
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y9, Y2, Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y9, Y4, Y4
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y9, Y6, Y6
+	VMULPS       32(BX), Y8, Y8
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y8, Y1, Y1
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y8, Y3, Y3
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y8, Y5, Y5
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y8, Y7, Y7
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Y8
+	VADDPS       Y8, Y0, Y0
+	VADDPS       Y8, Y2, Y2
+	VADDPS       Y8, Y4, Y4
+	VADDPS       Y8, Y6, Y6
+	VMOVUPS      32(BX), Y8
+	VADDPS       Y8, Y1, Y1
+	VADDPS       Y8, Y3, Y3
+	VADDPS       Y8, Y5, Y5
+	VADDPS       Y8, Y7, Y7
 
 round:
 	MOVQ    88(AX), AX
@@ -4307,8 +4799,8 @@ TEXT ·igemm5x16AVX2(SB), NOSPLIT, $0-8
 	VXORPS Y7, Y7, Y7
 	VXORPS Y8, Y8, Y8
 	VXORPS Y9, Y9, Y9
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Y10
@@ -4340,11 +4832,27 @@ loop:
 	VPADDD       Y10, Y9, Y9
 	ADDQ         $+20, CX
 	ADDQ         $+64, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Y10
+	VPMULLD      (CX), Y10, Y11
+	VPADDD       Y11, Y0, Y0
+	VPADDD       Y11, Y2, Y2
+	VPADDD       Y11, Y4, Y4
+	VPADDD       Y11, Y6, Y6
+	VPADDD       Y11, Y8, Y8
+	VPMULLD      32(CX), Y10, Y10
+	VPADDD       Y10, Y1, Y1
+	VPADDD       Y10, Y3, Y3
+	VPADDD       Y10, Y5, Y5
+	VPADDD       Y10, Y7, Y7
+	VPADDD       Y10, Y9, Y9
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Y0, Y0
 	VPADDD       32(CX), Y1, Y1
 	VPADDD       (CX), Y2, Y2
@@ -4355,6 +4863,8 @@ end:
 	VPADDD       32(CX), Y7, Y7
 	VPADDD       (CX), Y8, Y8
 	VPADDD       32(CX), Y9, Y9
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -4411,43 +4921,44 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Y10
-	VCVTDQ2PS Y0, Y0
-	VMULPS    Y10, Y0, Y0
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y10, Y2, Y2
-	VCVTDQ2PS Y4, Y4
-	VMULPS    Y10, Y4, Y4
-	VCVTDQ2PS Y6, Y6
-	VMULPS    Y10, Y6, Y6
-	VCVTDQ2PS Y8, Y8
-	VMULPS    Y10, Y8, Y8
-	VMOVUPS   32(BX), Y10
-	VCVTDQ2PS Y1, Y1
-	VMULPS    Y10, Y1, Y1
-	VCVTDQ2PS Y3, Y3
-	VMULPS    Y10, Y3, Y3
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y10, Y5, Y5
-	VCVTDQ2PS Y7, Y7
-	VMULPS    Y10, Y7, Y7
-	VCVTDQ2PS Y9, Y9
-	VMULPS    Y10, Y9, Y9
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Y10
-	VADDPS    Y10, Y0, Y0
-	VADDPS    Y10, Y2, Y2
-	VADDPS    Y10, Y4, Y4
-	VADDPS    Y10, Y6, Y6
-	VADDPS    Y10, Y8, Y8
-	VMOVUPS   32(BX), Y10
-	VADDPS    Y10, Y1, Y1
-	VADDPS    Y10, Y3, Y3
-	VADDPS    Y10, Y5, Y5
-	VADDPS    Y10, Y7, Y7
-	VADDPS    Y10, Y9, Y9
+	VBROADCASTSS 108(AX), Y10
+	VMULPS       (BX), Y10, Y11
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y11, Y0, Y0
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y11, Y2, Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y11, Y4, Y4
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y11, Y6, Y6
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y11, Y8, Y8
+	VMULPS       32(BX), Y10, Y10
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y10, Y1, Y1
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y10, Y3, Y3
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y10, Y5, Y5
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y10, Y7, Y7
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       Y10, Y9, Y9
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Y10
+	VADDPS       Y10, Y0, Y0
+	VADDPS       Y10, Y2, Y2
+	VADDPS       Y10, Y4, Y4
+	VADDPS       Y10, Y6, Y6
+	VADDPS       Y10, Y8, Y8
+	VMOVUPS      32(BX), Y10
+	VADDPS       Y10, Y1, Y1
+	VADDPS       Y10, Y3, Y3
+	VADDPS       Y10, Y5, Y5
+	VADDPS       Y10, Y7, Y7
+	VADDPS       Y10, Y9, Y9
 
 round:
 	MOVQ    88(AX), AX
@@ -4587,8 +5098,8 @@ TEXT ·igemm6x16AVX2(SB), NOSPLIT, $0-8
 	VXORPS Y9, Y9, Y9
 	VXORPS Y10, Y10, Y10
 	VXORPS Y11, Y11, Y11
-	TESTQ  BX, BX
-	JZ     end
+	SUBQ   $+1, BX
+	JL     end
 
 loop:
 	VMOVUPS      (DX), Y12
@@ -4625,11 +5136,29 @@ loop:
 	VPADDD       Y12, Y11, Y11
 	ADDQ         $+24, CX
 	ADDQ         $+64, DX
-	DECQ         BX
-	JNZ          loop
+	SUBQ         $+1, BX
+	JGE          loop
 
 end:
 	MOVQ         24(AX), CX
+	VPBROADCASTD 104(AX), Y12
+	VPMULLD      (CX), Y12, Y13
+	VPADDD       Y13, Y0, Y0
+	VPADDD       Y13, Y2, Y2
+	VPADDD       Y13, Y4, Y4
+	VPADDD       Y13, Y6, Y6
+	VPADDD       Y13, Y8, Y8
+	VPADDD       Y13, Y10, Y10
+	VPMULLD      32(CX), Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VPADDD       Y12, Y3, Y3
+	VPADDD       Y12, Y5, Y5
+	VPADDD       Y12, Y7, Y7
+	VPADDD       Y12, Y9, Y9
+	VPADDD       Y12, Y11, Y11
+	MOVQ         96(AX), CX
+	TESTQ        CX, CX
+	JZ           added
 	VPADDD       (CX), Y0, Y0
 	VPADDD       32(CX), Y1, Y1
 	VPADDD       (CX), Y2, Y2
@@ -4642,6 +5171,8 @@ end:
 	VPADDD       32(CX), Y9, Y9
 	VPADDD       (CX), Y10, Y10
 	VPADDD       32(CX), Y11, Y11
+
+added:
 	MOVQ         32(AX), CX
 	TESTQ        CX, CX
 	JZ           out
@@ -4706,49 +5237,50 @@ out:
 	RET
 
 floats:
-	VMOVUPS   (BX), Y12
-	VCVTDQ2PS Y0, Y0
-	VMULPS    Y12, Y0, Y0
-	VCVTDQ2PS Y2, Y2
-	VMULPS    Y12, Y2, Y2
-	VCVTDQ2PS Y4, Y4
-	VMULPS    Y12, Y4, Y4
-	VCVTDQ2PS Y6, Y6
-	VMULPS    Y12, Y6, Y6
-	VCVTDQ2PS Y8, Y8
-	VMULPS    Y12, Y8, Y8
-	VCVTDQ2PS Y10, Y10
-	VMULPS    Y12, Y10, Y10
-	VMOVUPS   32(BX), Y12
-	VCVTDQ2PS Y1, Y1
-	VMULPS    Y12, Y1, Y1
-	VCVTDQ2PS Y3, Y3
-	VMULPS    Y12, Y3, Y3
-	VCVTDQ2PS Y5, Y5
-	VMULPS    Y12, Y5, Y5
-	VCVTDQ2PS Y7, Y7
-	VMULPS    Y12, Y7, Y7
-	VCVTDQ2PS Y9, Y9
-	VMULPS    Y12, Y9, Y9
-	VCVTDQ2PS Y11, Y11
-	VMULPS    Y12, Y11, Y11
-	MOVQ      80(AX), BX
-	TESTQ     BX, BX
-	JZ        round
-	VMOVUPS   (BX), Y12
-	VADDPS    Y12, Y0, Y0
-	VADDPS    Y12, Y2, Y2
-	VADDPS    Y12, Y4, Y4
-	VADDPS    Y12, Y6, Y6
-	VADDPS    Y12, Y8, Y8
-	VADDPS    Y12, Y10, Y10
-	VMOVUPS   32(BX), Y12
-	VADDPS    Y12, Y1, Y1
-	VADDPS    Y12, Y3, Y3
-	VADDPS    Y12, Y5, Y5
-	VADDPS    Y12, Y7, Y7
-	VADDPS    Y12, Y9, Y9
-	VADDPS    Y12, Y11, Y11
+	VBROADCASTSS 108(AX), Y12
+	VMULPS       (BX), Y12, Y13
+	VCVTDQ2PS    Y0, Y0
+	VMULPS       Y13, Y0, Y0
+	VCVTDQ2PS    Y2, Y2
+	VMULPS       Y13, Y2, Y2
+	VCVTDQ2PS    Y4, Y4
+	VMULPS       Y13, Y4, Y4
+	VCVTDQ2PS    Y6, Y6
+	VMULPS       Y13, Y6, Y6
+	VCVTDQ2PS    Y8, Y8
+	VMULPS       Y13, Y8, Y8
+	VCVTDQ2PS    Y10, Y10
+	VMULPS       Y13, Y10, Y10
+	VMULPS       32(BX), Y12, Y12
+	VCVTDQ2PS    Y1, Y1
+	VMULPS       Y12, Y1, Y1
+	VCVTDQ2PS    Y3, Y3
+	VMULPS       Y12, Y3, Y3
+	VCVTDQ2PS    Y5, Y5
+	VMULPS       Y12, Y5, Y5
+	VCVTDQ2PS    Y7, Y7
+	VMULPS       Y12, Y7, Y7
+	VCVTDQ2PS    Y9, Y9
+	VMULPS       Y12, Y9, Y9
+	VCVTDQ2PS    Y11, Y11
+	VMULPS       Y12, Y11, Y11
+	MOVQ         80(AX), BX
+	TESTQ        BX, BX
+	JZ           round
+	VMOVUPS      (BX), Y12
+	VADDPS       Y12, Y0, Y0
+	VADDPS       Y12, Y2, Y2
+	VADDPS       Y12, Y4, Y4
+	VADDPS       Y12, Y6, Y6
+	VADDPS       Y12, Y8, Y8
+	VADDPS       Y12, Y10, Y10
+	VMOVUPS      32(BX), Y12
+	VADDPS       Y12, Y1, Y1
+	VADDPS       Y12, Y3, Y3
+	VADDPS       Y12, Y5, Y5
+	VADDPS       Y12, Y7, Y7
+	VADDPS       Y12, Y9, Y9
+	VADDPS       Y12, Y11, Y11
 
 round:
 	MOVQ    88(AX), AX

@@ -43,7 +43,7 @@ func TestGemmU8S8(t *testing.T) {
 			}
 			c := make([]int32, m*ldc)
 			GemmU8S8(p, m, a, lda, aZero, PackS8(transB, k, n, b, ldb), bZero, c, ldc)
-			scale := &ByteScale{Scale: make([]float32, n), Zero: 3, Lo: -120, Hi: 119}
+			scale := &ByteScale{By: 0.5, Scale: make([]float32, n), Zero: 3, Lo: -120, Hi: 119}
 			for j := range n {
 				scale.Scale[j] = rand.Float32() * 1e-5
 			}
@@ -77,9 +77,9 @@ func TestGemmU8S8(t *testing.T) {
 					}
 					f := float32(want)
 					if scale.Add != nil {
-						f = float32(float32(want+scale.Add[j])*scale.Scale[j]) + scale.Bias[j]
+						f = float32(float32(want+scale.Add[j])*(0.5*scale.Scale[j])) + scale.Bias[j]
 					} else {
-						f *= scale.Scale[j]
+						f *= 0.5 * scale.Scale[j]
 					}
 					if got := floats[i*ldc+j]; got != f {
 						t.Fatalf("m=%d n=%d k=%d: float C[%d,%d] = %g, want %g", m, n, k, i, j, got, f)
@@ -136,8 +136,8 @@ func TestBytes(t *testing.T) {
 
 func TestItileLayout(t *testing.T) {
 	var x itile
-	got := [...]uintptr{unsafe.Offsetof(x.c), unsafe.Offsetof(x.zero), unsafe.Offsetof(x.k), unsafe.Offsetof(x.cols), unsafe.Offsetof(x.scale), unsafe.Offsetof(x.round)}
-	if want := [...]uintptr{16, 32, 48, 64, 72, 88}; got != want {
+	got := [...]uintptr{unsafe.Offsetof(x.c), unsafe.Offsetof(x.zero), unsafe.Offsetof(x.k), unsafe.Offsetof(x.cols), unsafe.Offsetof(x.scale), unsafe.Offsetof(x.round), unsafe.Offsetof(x.colBy), unsafe.Offsetof(x.by)}
+	if want := [...]uintptr{16, 32, 48, 64, 72, 88, 104, 108}; got != want {
 		t.Errorf("fields of itile are at %v, the assembly has them at %v", got, want)
 	}
 }

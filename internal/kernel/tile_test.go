@@ -82,11 +82,14 @@ func TestItileTwins(t *testing.T) {
 						}
 					}
 				}
-				ints := words(rows + 2*kern.cols)
+				ints := words(rows + 3*kern.cols)
 				at := func(i int) *int32 { return (*int32)(unsafe.Pointer(&ints[i])) }
-				x := itile{a: &a[0], b: &b[0], rowSum: at(0), colTerm: at(rows), k: k, ldc: 4 * kern.cols, cols: kern.cols}
+				x := itile{a: &a[0], b: &b[0], rowSum: at(0), colSum: at(rows), colBy: -7, by: 1.5, k: k, ldc: 4 * kern.cols, cols: kern.cols}
 				if k%2 == 0 {
 					x.zero = at(rows + kern.cols)
+				}
+				if k%5 < 2 {
+					x.add = at(rows + 2*kern.cols)
 				}
 				if kern.masked {
 					x.cols = 1 + rand.IntN(kern.cols)

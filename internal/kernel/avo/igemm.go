@@ -8,9 +8,10 @@ import (
 // Offsets in kernel.itile.
 const (
 	itileA, itileB, itileC            = 0, 8, 16
-	itileColTerm, itileZero, itileRow = 24, 32, 40
+	itileColSum, itileZero, itileRow  = 24, 32, 40
 	itileK, itileLDC, itileCols       = 48, 56, 64
 	itileScale, itileBias, itileRound = 72, 80, 88
+	itileAdd, itileColBy, itileBy     = 96, 104, 108
 )
 
 // igemm writes the tile functions of the product of bytes. Each step multiplies a dword of A, four
@@ -29,42 +30,82 @@ func igemmTile(v vec, rows int) {
 		return r
 	}
 	a, b, k := load(itileA), load(itileB), load(itileK)
-	acc := make([][2]V, rows)
-	for i := range acc {
-		for j := range 2 {
-			acc[i][j] = v.new()
-			v.VXORPS(acc[i][j], acc[i][j], acc[i][j])
-		}
-	}
-	v.TESTQ(k, k)
-	v.JZ(operand.LabelRef("end"))
-	v.Label("loop")
-	b0, b1 := v.load(operand.Mem{Base: b}), v.load(operand.Mem{Base: b, Disp: v.s.bytes})
-	for i := range rows {
-		x := v.new()
-		v.VPBROADCASTD(operand.Mem{Base: a, Disp: 4 * i}, x)
-		for j, y := range []V{b0, b1} {
-			if v.s.masked() {
-				v.VPDPBUSD(y, x, acc[i][j])
-			} else {
-				prod := v.new()
-				v.VPMADDWD(y, x, prod)
-				v.VPADDD(prod, acc[i][j], acc[i][j])
+	// A sum waits for the one before it: where rows are few, steps are added to sums of their own.
+	sets := make([][][2]V, max(1, 4/rows))
+	for q := range sets {
+		sets[q] = make([][2]V, rows)
+		for i := range rows {
+			for j := range 2 {
+				x := v.new()
+				v.VXORPS(x, x, x)
+				sets[q][i][j] = x
 			}
 		}
 	}
-	v.ADDQ(operand.I32(4*rows), a)
-	v.ADDQ(operand.I32(2*v.s.bytes), b)
-	v.DECQ(k)
-	v.JNZ(operand.LabelRef("loop"))
-	v.Label("end")
-
-	term := load(itileColTerm)
-	for i := range rows {
-		for j := range 2 {
-			v.VPADDD(operand.Mem{Base: term, Disp: j * v.s.bytes}, acc[i][j], acc[i][j])
+	acc := sets[0]
+	step := func(acc [][2]V, q int) {
+		b0, b1 := v.load(operand.Mem{Base: b, Disp: 2 * q * v.s.bytes}), v.load(operand.Mem{Base: b, Disp: (2*q + 1) * v.s.bytes})
+		for i := range rows {
+			x := v.new()
+			v.VPBROADCASTD(operand.Mem{Base: a, Disp: 4 * (q*rows + i)}, x)
+			for j, y := range []V{b0, b1} {
+				if v.s.masked() {
+					v.VPDPBUSD(y, x, acc[i][j])
+				} else {
+					prod := v.new()
+					v.VPMADDWD(y, x, prod)
+					v.VPADDD(prod, acc[i][j], acc[i][j])
+				}
+			}
 		}
 	}
+	loop := func(label string, sets [][][2]V) {
+		v.Label(label)
+		for q := range sets {
+			step(sets[q], q)
+		}
+		v.ADDQ(operand.I32(4*rows*len(sets)), a)
+		v.ADDQ(operand.I32(2*v.s.bytes*len(sets)), b)
+		v.SUBQ(operand.I32(len(sets)), k)
+		v.JGE(operand.LabelRef(label))
+	}
+	if n := len(sets); n > 1 {
+		v.SUBQ(operand.I32(n), k)
+		v.JL(operand.LabelRef("rest"))
+		loop("sets", sets)
+		v.Label("rest")
+		v.ADDQ(operand.I32(n), k)
+	}
+	v.SUBQ(operand.I32(1), k)
+	v.JL(operand.LabelRef("end"))
+	loop("loop", sets[:1])
+	v.Label("end")
+	for _, more := range sets[1:] {
+		for i := range rows {
+			for j := range 2 {
+				v.VPADDD(more[i][j], acc[i][j], acc[i][j])
+			}
+		}
+	}
+
+	sum, by := load(itileColSum), v.new()
+	v.VPBROADCASTD(operand.Mem{Base: tp, Disp: itileColBy}, by)
+	for j := range 2 {
+		prod := v.new()
+		v.VPMULLD(operand.Mem{Base: sum, Disp: j * v.s.bytes}, by, prod)
+		for i := range rows {
+			v.VPADDD(prod, acc[i][j], acc[i][j])
+		}
+	}
+	add := load(itileAdd)
+	v.TESTQ(add, add)
+	v.JZ(operand.LabelRef("added"))
+	for i := range rows {
+		for j := range 2 {
+			v.VPADDD(operand.Mem{Base: add, Disp: j * v.s.bytes}, acc[i][j], acc[i][j])
+		}
+	}
+	v.Label("added")
 	zero := load(itileZero)
 	v.TESTQ(zero, zero)
 	v.JZ(operand.LabelRef("out"))
@@ -120,8 +161,10 @@ func igemmTile(v vec, rows int) {
 	rowsOf(4, dwords)
 
 	v.Label("floats")
+	times := v.new()
+	v.VBROADCASTSS(operand.Mem{Base: tp, Disp: itileBy}, times)
 	for j := range 2 {
-		f := v.load(operand.Mem{Base: scale, Disp: j * v.s.bytes})
+		f := v.mul(times, operand.Mem{Base: scale, Disp: j * v.s.bytes})
 		for i := range acc {
 			v.VCVTDQ2PS(acc[i][j], acc[i][j])
 			v.VMULPS(f, acc[i][j], acc[i][j])
