@@ -87,8 +87,12 @@ func init() {
 			y, err := g.fusedActivation(y, n, params)
 			return []*onnx.Value{y}, err
 		}),
-		op(ms, "Attention", 1, 2, 7, 2, packedAttention),
+		op(ms, "Attention", 1, 2, 7, 2, microsoftAttention),
 		op(ms, "MultiHeadAttention", 1, 1, 8, 3, multiHeadAttention),
+		op(ms, "GroupQueryAttention", 1, 1, 11, 3, groupQueryAttention),
+		op(ms, "Trilu", 1, 1, 2, 1, func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			return g.Node("Trilu", 1, n.Inputs, IntAttr("upper", n.Int("upper", 1))), nil
+		}),
 		op(ms, "RotaryEmbedding", 1, 4, 4, 1, rotaryEmbedding),
 	)
 }
@@ -226,10 +230,18 @@ func (g *Grad) attend(q, k, v, bias, pastK, pastV *onnx.Value, n *Node, causal b
 	return g.At(23, "Attention", outs, []*onnx.Value{q, k, v, bias, pastK, pastV}, attrs...)
 }
 
-// packedAttention is Attention: one product makes queries, keys and values.
-func packedAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
+// microsoftAttention is Attention: one product makes queries, keys and values.
+func microsoftAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
+	x := g.MatMul(n.Inputs[0], n.Inputs[1])
+	if n.Has(2) {
+		x = g.Add(x, n.Inputs[2])
+	}
+	return g.packedAttention(n, x, n.In[1], n.Input(3), n.Input(4), n.Input(5))
+}
+
+// packedAttention attends with queries, keys and values beside each other in x, of the columns of w.
+func (g *Grad) packedAttention(n *Node, x *onnx.Value, w Info, mask, past, bias *onnx.Value) ([]*onnx.Value, error) {
 	heads := n.Int("num_heads", 0)
-	w := n.In[1]
 	switch {
 	case heads < 1:
 		return nil, fmt.Errorf("num_heads %d is out of range", heads)
@@ -237,10 +249,6 @@ func packedAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 		return nil, fmt.Errorf("do_rotary and past_present_share_buffer are not supported")
 	case w.Rank() != 2 || !w.Shape[1].Known():
 		return nil, fmt.Errorf("the width of the weights is not known")
-	}
-	x := g.MatMul(n.Inputs[0], n.Inputs[1])
-	if n.Has(2) {
-		x = g.Add(x, n.Inputs[2])
 	}
 	sizes := n.Ints("qkv_hidden_sizes", nil)
 	if sizes == nil {
@@ -254,23 +262,19 @@ func packedAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 	scalar := func(i int64) *onnx.Value { return g.Const(tensor.Scalar(i)) }
 	length := g.Dim(n.Inputs[0], 1)
 	var pastK, pastV *onnx.Value
-	if n.Has(4) {
-		pastK, pastV = g.Op("Gather", n.Inputs[4], scalar(0)), g.Op("Gather", n.Inputs[4], scalar(1))
-		length = g.Add(length, g.Dim(n.Inputs[4], 3))
+	if past != nil {
+		pastK, pastV = g.Op("Gather", past, scalar(0)), g.Op("Gather", past, scalar(1))
+		length = g.Add(length, g.Dim(past, 3))
 	}
-	var bias *onnx.Value
-	if n.Has(3) {
-		var err error
-		if bias, err = g.maskOf(n.Inputs[3], x, length, float64(n.Float("mask_filter_value", -10000))); err != nil {
+	if mask != nil {
+		added, err := g.maskOf(mask, x, length, float64(n.Float("mask_filter_value", -10000)))
+		if err != nil {
 			return nil, err
 		}
-	}
-	if n.Has(5) {
-		if bias == nil {
-			bias = n.Inputs[5]
-		} else {
-			bias = g.Add(bias, n.Inputs[5])
+		if bias != nil {
+			added = g.Add(added, bias)
 		}
+		bias = added
 	}
 	outs := 1
 	if n.Output(1) != nil {
@@ -364,4 +368,86 @@ func multiHeadAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 		y = append([]*onnx.Value{g.Op("Reshape", g.Transpose(y[0], 0, 2, 1, 3), g.Int64s(0, 0, -1))}, y[1:]...)
 	}
 	return y, nil
+}
+
+// groupQueryAttention attends to a cache of keys and values, into which the new ones are written: row b's at seqlens_k[b] + 1 less the number of
+// new tokens. Several heads of queries may share one of keys and values.
+func groupQueryAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
+	heads, kv := n.Int("num_heads", 0), n.Int("kv_num_heads", 0)
+	switch {
+	case heads < 1 || kv < 1 || heads%kv != 0:
+		return nil, fmt.Errorf("%d heads of queries and %d of keys are out of range", heads, kv)
+	case n.Int("smooth_softmax", 0) > 0 || len(n.Inputs) > 11:
+		return nil, fmt.Errorf("neither smooth_softmax nor sinks are supported")
+	case !n.Has(5) || n.Has(3) != n.Has(4) || n.Has(1) != n.Has(2):
+		return nil, fmt.Errorf("seqlens_k is required, and keys and values go together")
+	case n.In[0].Rank() != 3 || !n.In[0].Shape[2].Known():
+		return nil, fmt.Errorf("the width of the queries is not known")
+	}
+	query, key, value := n.Inputs[0], n.Input(1), n.Input(2)
+	width := int64(n.In[0].Shape[2].N)
+	size := width / heads
+	if key == nil {
+		size = width / (heads + 2*kv)
+		qkv := g.Node("Split", 3, []*onnx.Value{query, g.Int64s(heads*size, kv*size, kv*size)}, IntAttr("axis", 2))
+		query, key, value = qkv[0], qkv[1], qkv[2]
+	}
+	split := func(v *onnx.Value, heads int64) *onnx.Value {
+		return g.Transpose(g.Op("Reshape", v, g.Int64s(0, 0, heads, size)), 0, 2, 1, 3)
+	}
+	q, k, v := split(query, heads), split(key, kv), split(value, kv)
+	// Where each row's new tokens begin: 0 in a first run, whose rows may be filled up at their ends.
+	long := []*onnx.Attribute{IntAttr("to", int64(tensor.Int64))}
+	tokens, one, zero := g.Dim(query, 1), g.Const(tensor.Scalar(int64(1))), g.Const(tensor.Scalar(int64(0)))
+	begin := g.Op("Max", g.Sub(g.Add(g.With("Cast", long, g.Op("Reshape", n.Inputs[5], g.Int64s(-1))), one), tokens), zero)
+	if n.Has(6) {
+		first := g.Op("Equal", g.With("Cast", long, n.Inputs[6]), tokens)
+		begin = g.Op("Where", first, zero, begin)
+	}
+	places := g.Add(g.Op("Unsqueeze", begin, g.Int64s(1)), g.Positions(query, 1)) // [batch, tokens]
+	if n.Int("do_rotary", 0) != 0 {
+		if !n.Has(7) || !n.Has(8) {
+			return nil, fmt.Errorf("do_rotary needs cosines and sines")
+		}
+		ids := places
+		if n.Has(9) {
+			ids = n.Inputs[9]
+		}
+		turn := func(v *onnx.Value) *onnx.Value {
+			return g.At(23, "RotaryEmbedding", 1, []*onnx.Value{v, n.Inputs[7], n.Inputs[8], ids}, IntAttr("interleaved", n.Int("rotary_interleaved", 0)))[0]
+		}
+		q, k = turn(q), turn(k)
+	}
+	if n.Has(3) {
+		// The caches with room for all tokens.
+		room := g.Dim(n.Inputs[3], 2)
+		if n.Has(6) {
+			room = g.Op("Max", room, g.Op("Reshape", g.With("Cast", long, n.Inputs[6]), g.Const(tensor.New([]int64{}, 0))))
+		}
+		more := g.Op("Unsqueeze", g.Sub(room, g.Dim(n.Inputs[3], 2)), g.Int64s(0))
+		pads := g.Node("Concat", 1, []*onnx.Value{g.Int64s(0, 0, 0, 0, 0, 0), more, g.Int64s(0)}, IntAttr("axis", 0))[0]
+		write := func(past, fresh *onnx.Value) *onnx.Value {
+			return g.At(24, "TensorScatter", 1, []*onnx.Value{g.Op("Pad", past, pads), fresh, begin}, IntAttr("axis", 2))[0]
+		}
+		k, v = write(n.Inputs[3], k), write(n.Inputs[4], v)
+	}
+	// Each token sees those up to its own place, and no further back than the window.
+	at, keys := g.Op("Unsqueeze", places, g.Int64s(1, 3)), g.Positions(k, 2)
+	seen := g.Op("LessOrEqual", keys, at)
+	if w := n.Int("local_window_size", -1); w > 0 {
+		seen = g.Op("And", seen, g.Op("Greater", keys, g.Sub(at, g.Const(tensor.Scalar(w)))))
+	}
+	if n.Has(10) {
+		seen = g.Op("Where", seen, n.Inputs[10], g.Like(query, math.Inf(-1)))
+	}
+	attrs := []*onnx.Attribute{}
+	if scale := n.Float("scale", 0); scale != 0 {
+		attrs = append(attrs, FloatAttr("scale", scale))
+	}
+	if c := n.Float("softcap", 0); c != 0 {
+		attrs = append(attrs, FloatAttr("softcap", c))
+	}
+	y := g.At(23, "Attention", 1, []*onnx.Value{q, k, v, seen}, attrs...)[0]
+	y = g.Op("Reshape", g.Transpose(y, 0, 2, 1, 3), g.Int64s(0, 0, heads*size))
+	return []*onnx.Value{y, k, v}, nil
 }

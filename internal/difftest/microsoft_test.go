@@ -222,4 +222,50 @@ func init() {
 		}
 		attend(g, outs, inputs, 4, b, heads, seq, total)
 	})
+	ms("com.microsoft.GroupQueryAttention", func(g *gen) {
+		g.dtype = tensor.Float32
+		b, seq, kv, h := g.in(1, 2), g.in(1, 4), g.in(1, 2), 16*g.in(1, 2)
+		heads, past := kv*g.in(1, 3), 0
+		g.int("num_heads", heads)
+		g.int("kv_num_heads", kv)
+		if g.chance(2) {
+			past, seq = g.in(1, 4), 1
+		}
+		if g.chance(3) {
+			g.int("local_window_size", g.in(1, 4))
+		}
+		if g.chance(3) {
+			g.float("softcap", 1+g.Float32())
+		}
+		if g.chance(3) {
+			g.float("scale", 0.2+g.Float32())
+		}
+		total := past + seq
+		lens := tensor.New(make([]int32, b), b)
+		for i := range b {
+			tensor.Data[int32](lens)[i] = int32(total - 1)
+		}
+		inputs := []*onnx.Value{g.rand(b, seq, heads*h), g.rand(b, seq, kv*h), g.rand(b, seq, kv*h), nil, nil, g.feed(lens), g.feed(tensor.Scalar(int32(total))), nil, nil}
+		if g.chance(3) {
+			inputs[0], inputs[1], inputs[2] = g.rand(b, seq, (heads+2*kv)*h), nil, nil
+		}
+		if past > 0 {
+			inputs[3], inputs[4] = g.rand(b, kv, past, h), g.rand(b, kv, past, h)
+		}
+		if g.chance(2) {
+			g.int("do_rotary", 1)
+			g.maybe("rotary_interleaved", 0, 1)
+			inputs[7], inputs[8] = g.rand(total+2, h/2), g.rand(total+2, h/2)
+		}
+		g.node(3, inputs...)
+	})
+	ms("com.microsoft.Trilu", func(g *gen) {
+		g.maybe("upper", 0, 1)
+		inputs := []*onnx.Value{g.rand(g.full(2, 4)...)}
+		if g.chance(2) {
+			inputs = append(inputs, g.feed(tensor.Scalar(int64(g.in(-3, 3)))))
+		}
+		g.dtype = tensor.Float32
+		g.node(1, inputs...)
+	})
 }

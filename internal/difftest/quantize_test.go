@@ -218,4 +218,145 @@ func init() {
 		}
 		g.node(1, inputs...)
 	}
+	// Quantized operators of com.microsoft: the scale and the zero point of an operand.
+	grain := func(g *gen, d tensor.DType) []*onnx.Value {
+		return []*onnx.Value{g.feed(tensor.Scalar(float32(0.01 + 0.1*g.Float64()))), g.feed(g.bytes(d))}
+	}
+	each("com.microsoft.QLinearAdd com.microsoft.QLinearMul", func(g *gen) {
+		a := g.full(1, 4)
+		b := g.broadcasts(a)
+		d := one(g, tensor.Uint8, tensor.Int8)
+		inputs := append([]*onnx.Value{g.feed(g.bytes(d, a...))}, grain(g, d)...)
+		inputs = append(append(inputs, g.feed(g.bytes(d, b...))), grain(g, d)...)
+		g.node(1, append(inputs, grain(g, d)...)...)
+	})
+	each("com.microsoft.QLinearSigmoid com.microsoft.QLinearLeakyRelu com.microsoft.QLinearSoftmax", func(g *gen) {
+		d := one(g, tensor.Uint8, tensor.Int8)
+		s := g.full(1, 3)
+		switch g.def.Name {
+		case "QLinearLeakyRelu":
+			g.maybeFloat("alpha", 0.1, 0.5)
+		case "QLinearSoftmax":
+			g.int("axis", g.axis(len(s), true))
+			g.int("opset", one(g, 11, 13))
+		}
+		inputs := append([]*onnx.Value{g.feed(g.bytes(d, s...))}, grain(g, d)...)
+		g.node(1, append(inputs, grain(g, d)...)...)
+	})
+	each("com.microsoft.QLinearGlobalAveragePool", func(g *gen) {
+		d := one(g, tensor.Uint8, tensor.Int8)
+		g.declared = true // Retune transposes, for which it needs the rank
+		g.maybe("channels_last", 0, 1)
+		inputs := append([]*onnx.Value{g.feed(g.bytes(d, g.full(4, 4)...))}, grain(g, d)...)
+		g.node(1, append(inputs, grain(g, d)...)...)
+	})
+	each("com.microsoft.QLinearConcat", func(g *gen) {
+		d := one(g, tensor.Uint8, tensor.Int8)
+		s := g.full(1, 3)
+		a := g.axis(len(s), true)
+		g.int("axis", a)
+		inputs := grain(g, d)
+		for range g.in(1, 3) {
+			part := slices.Clone(s)
+			part[(a+len(s))%len(s)] = g.in(1, 3)
+			inputs = append(append(inputs, g.feed(g.bytes(d, part...))), grain(g, d)...)
+		}
+		g.node(1, inputs...)
+	})
+	each("com.microsoft.QGemm", func(g *gen) {
+		m, k, n := g.in(1, 5), g.in(1, 9), g.in(1, 5)
+		a, b := []int{m, k}, []int{k, n}
+		if g.chance(2) {
+			g.int("transB", 1)
+			slices.Reverse(b)
+		}
+		d, e := tensor.Uint8, one(g, tensor.Uint8, tensor.Int8)
+		inputs := append([]*onnx.Value{g.feed(g.bytes(d, a...))}, grain(g, d)...)
+		inputs = append(append(inputs, g.feed(g.bytes(e, b...))), grain(g, e)...)
+		bias := g.tensor(tensor.Int32, n)
+		for i := range n {
+			tensor.Data[int32](bias)[i] = int32(g.in(-3000, 3000))
+		}
+		inputs = append(inputs, g.feed(bias))
+		if g.chance(2) {
+			inputs = append(inputs, g.feed(tensor.Scalar(float32(1+20*g.Float64()))), g.feed(g.bytes(d)))
+		}
+		g.node(1, inputs...)
+	})
+	each("com.microsoft.NhwcMaxPool", func(g *gen) {
+		d := one(g, tensor.Uint8, tensor.Int8)
+		g.declared = true
+		k := []int64{int64(g.in(1, 3)), int64(g.in(1, 3))}
+		g.ints("kernel_shape", k...)
+		if g.chance(2) {
+			g.ints("strides", int64(g.in(1, 3)), int64(g.in(1, 3)))
+		}
+		if g.chance(2) {
+			g.ints("pads", int64(g.in(0, int(k[0])-1)), int64(g.in(0, int(k[1])-1)), int64(g.in(0, int(k[0])-1)), int64(g.in(0, int(k[1])-1)))
+		}
+		g.node(1, g.feed(g.bytes(d, g.in(1, 2), g.in(3, 6), g.in(3, 6), g.in(1, 4))))
+	})
+	each("com.microsoft.MatMulNBits", func(g *gen) {
+		g.plain, g.declared = true, true
+		g.dtype = tensor.Float32
+		bits, size := one(g, 4, 8), one(g, 16, 32)
+		n, k := g.in(1, 5), g.in(1, 70)
+		blocks := (k + size - 1) / size
+		g.int("N", n)
+		g.int("K", k)
+		g.int("bits", bits)
+		g.int("block_size", size)
+		inputs := []*onnx.Value{g.rand(append(g.full(1, 2), k)...), g.b.Const(g.bytes(tensor.Uint8, n, blocks, size*bits/8)), g.b.Const(g.tensor(tensor.Float32, n*blocks)), nil, nil, nil}
+		if g.chance(2) {
+			inputs[3] = g.b.Const(g.bytes(tensor.Uint8, n*((blocks*bits+7)/8)))
+		}
+		if g.chance(3) {
+			inputs[5] = g.rand(n)
+		}
+		g.node(1, inputs...)
+	})
+	each("com.microsoft.GatherBlockQuantized", func(g *gen) {
+		g.plain = true
+		size, bits := one(g, 16, 32), 4
+		rows, blocks := g.in(1, 4), g.in(1, 3)
+		d := one(g, tensor.Uint8, tensor.Uint4, tensor.Int4)
+		width := size * blocks
+		shape := []int{rows, width}
+		if d == tensor.Uint8 {
+			bits = one(g, 4, 8)
+			shape[1] = width * bits / 8
+			g.int("bits", bits)
+		}
+		g.int("block_size", size)
+		g.int("quantize_axis", 1)
+		data, _ := tensor.Zeros(d, shape...)
+		for i := range data.Bytes() {
+			data.Bytes()[i] = byte(g.IntN(256))
+			if d != tensor.Uint8 {
+				data.Bytes()[i] %= 8
+			}
+		}
+		index := tensor.New(make([]int64, 3), 3)
+		for i := range 3 {
+			tensor.Data[int64](index)[i] = int64(g.IntN(rows))
+		}
+		inputs := []*onnx.Value{g.b.Const(data), g.feed(index), g.b.Const(g.tensor(tensor.Float32, rows, blocks))}
+		if d == tensor.Uint8 && g.chance(2) {
+			inputs = append(inputs, g.b.Const(g.bytes(d, rows, (blocks*bits+7)/8)))
+		}
+		g.node(1, inputs...)
+	})
+	each("com.microsoft.QAttention", func(g *gen) {
+		g.plain, g.declared = true, true
+		g.dtype = tensor.Float32
+		b, seq, in, heads, h := g.in(1, 2), g.in(1, 4), g.in(1, 4), g.in(1, 3), g.in(1, 4)
+		n := heads * h
+		g.int("num_heads", heads)
+		g.maybe("unidirectional", 0, 1)
+		w := one(g, tensor.Uint8, tensor.Int8)
+		small := func() *onnx.Value { return g.feed(tensor.Scalar(float32(0.002 + 0.01*g.Float64()))) }
+		inputs := []*onnx.Value{g.feed(g.bytes(tensor.Uint8, b, seq, in)), g.feed(g.bytes(w, in, 3*n)), g.rand(3 * n), small(), small(), nil,
+			g.feed(g.bytes(tensor.Uint8)), g.feed(g.bytes(w))}
+		g.node(1, inputs...)
+	})
 }
