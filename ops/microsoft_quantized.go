@@ -58,7 +58,7 @@ func init() {
 			}
 			return g.At(opset, "Softmax", 1, []*onnx.Value{x}, IntAttr("axis", axis))[0], nil
 		}),
-		op("QLinearConcat", 5, 1<<20, func(g *Grad, n *Node) ([]*onnx.Value, error) {
+		op("QLinearConcat", 5, -1, func(g *Grad, n *Node) ([]*onnx.Value, error) {
 			var parts []*onnx.Value
 			if len(n.Inputs)%3 != 2 {
 				return nil, fmt.Errorf("%d inputs are no scale and zero point and then threes", len(n.Inputs))
@@ -178,7 +178,7 @@ func matMulNBits(g *Grad, n *Node) ([]*onnx.Value, error) {
 	switch {
 	case bits != 2 && bits != 4 && bits != 8:
 		return nil, fmt.Errorf("weights of %d bits are not supported", bits)
-	case size < 16 || size&(size-1) != 0 || size > 1<<20 || rows < 1 || k < 1 || rows > 1<<31 || k > 1<<31:
+	case size < 16 || size&(size-1) != 0 || size > 1<<20 || rows < 1 || k < 1 || rows > 1<<24 || k > 1<<24:
 		return nil, fmt.Errorf("attributes N %d, K %d and block_size %d are out of range", rows, k, size)
 	case n.Has(4):
 		return nil, fmt.Errorf("g_idx is not supported")
@@ -256,8 +256,8 @@ func gatherBlockQuantized(g *Grad, n *Node) ([]*onnx.Value, error) {
 			zero = g.Const(tensor.Scalar(uint8(1 << (bits - 1))))
 		}
 	}
-	if along == blocked {
-		return nil, fmt.Errorf("gathering along the axis of the blocks is not supported")
+	if along == blocked || shape[blocked] > 1<<20 {
+		return nil, fmt.Errorf("gathering along the axis of the blocks, or blocks along one of more than 2^20, are not supported")
 	}
 	to := []*onnx.Attribute{IntAttr("to", int64(g.DType(scale)))}
 	gather := func(v *onnx.Value) *onnx.Value {
