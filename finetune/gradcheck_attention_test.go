@@ -1,6 +1,8 @@
 package finetune
 
 import (
+	"fmt"
+
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/ops"
 	"github.com/retune-go/retune/tensor"
@@ -24,8 +26,52 @@ func attentionCases(add addCase) {
 	add("Attention", 24, "lengths", attrs{i("is_causal", 1)}, signed(2, 1, 2, 4), signed(2, 1, 4, 4), signed(2, 1, 4, 3), nil, nil, nil, ints(3, 2))
 	add("Attention", 25, "window", attrs{i("left_window_size", 1), i("right_window_size", 0)}, signed(1, 1, 4, 2), signed(1, 1, 4, 2), signed(1, 1, 4, 2))
 	add("Attention", 23, "more than a tile of rows", nil, signed(1, 1, 70, 2), signed(1, 1, 3, 2), signed(1, 1, 3, 2))
-	masked := add("Attention", 23, "a mask's own", nil, signed(1, 1, 2, 2), signed(1, 1, 2, 2), signed(1, 1, 2, 2), signed(2, 2))
-	masked.refused = "a mask has none"
+	add("Attention", 23, "a mask's own", attrs{f("softcap", 1.5)}, signed(2, 2, 2, 2), signed(2, 2, 3, 2), signed(2, 2, 3, 2), signed(2, 3))
+	add("Attention", 23, "a mask's own, of heads", attrs{i("is_causal", 1)}, signed(2, 2, 3, 2), signed(2, 2, 3, 2), signed(2, 2, 3, 2), signed(1, 2, 3, 3))
+	add("Attention", 24, "a mask's own, of the first keys", nil, signed(1, 2, 2, 2), signed(1, 2, 4, 2), signed(1, 2, 4, 2), signed(2, 3))
+
+	for _, rule := range []string{"linear", "gated", "delta", "gated_delta"} {
+		for _, wide := range []bool{false, true} {
+			as := attrs{i("q_num_heads", 4), i("kv_num_heads", 2), ops.StringAttr("update_rule", rule)}
+			in := []*gradInput{signed(2, 3, 8), signed(2, 3, 4), signed(2, 3, 6), nil, nil, nil}
+			decay, beta := signed(2, 3, 2), signed(2, 3, 1)
+			if wide {
+				decay, beta = signed(2, 3, 4), signed(2, 3, 2)
+				in[3] = signed(2, 2, 2, 3)
+				as = append(as, f("scale", 0.4))
+			}
+			if rule == "gated" || rule == "gated_delta" {
+				in[4] = decay
+			}
+			if rule == "delta" || rule == "gated_delta" {
+				in[5] = beta
+			}
+			add("LinearAttention", 27, fmt.Sprint(rule, ", wide: ", wide), as, in...).outs = 2
+		}
+	}
+
+	flex := func(name string, kv int, change func(b *onnx.Builder, x *onnx.Value) *onnx.Value, as ...*onnx.Attribute) {
+		c := add("FlexAttention", 1, name, as, signed(2, 4, 3, 2), signed(2, kv, 2, 2), signed(2, kv, 2, 3))
+		c.domain = "ai.onnx.preview"
+		c.graph = func(b *onnx.Builder, in []*onnx.Value) []*onnx.Value {
+			n := onnx.NewNode("FlexAttention", in[:3], "")
+			n.Outputs[0] = nil
+			n.Domain, n.Attrs = c.domain, as
+			n.SetOutput(0, &onnx.Value{Name: "y"})
+			if change != nil {
+				for _, body := range []string{"score_mod", "prob_mod"} {
+					sub := b.Sub(body)
+					y := change(sub, sub.InputOf(body, &onnx.Type{Elem: tensor.Float64}))
+					sub.OutputOf("of_"+body, y, nil)
+					n.SetAttr(onnx.GraphAttr(body, sub.Graph()))
+				}
+			}
+			return b.Add(n)
+		}
+	}
+	flex("plain", 4, nil)
+	flex("shared keys, scale", 2, nil, f("scale", 0.7))
+	flex("changed scores and probabilities", 2, func(b *onnx.Builder, x *onnx.Value) *onnx.Value { return b.Op("Mul", x, b.Op("Tanh", x)) })
 }
 
 func same3(x *gradInput) []*gradInput { return []*gradInput{x, x, x} }
@@ -33,6 +79,9 @@ func same3(x *gradInput) []*gradInput { return []*gradInput{x, x, x} }
 func init() { gradFamilies = append(gradFamilies, rotaryCases) }
 
 func rotaryCases(add addCase) {
+	add("TensorScatter", 24, "lines", nil, signed(2, 5, 2), signed(2, 2, 2), ints(3, 0))
+	add("TensorScatter", 24, "around", []*onnx.Attribute{ops.StringAttr("mode", "circular"), ops.IntAttr("axis", 2)}, signed(2, 2, 4), signed(2, 2, 3), ints(2, 3))
+	add("TensorScatter", 24, "from the start", nil, signed(1, 2, 3, 2), signed(1, 2, 2, 2))
 	type attrs = []*onnx.Attribute
 	i, f, s := ops.IntAttr, ops.FloatAttr, ops.StringAttr
 	table := func(shape ...int) *gradInput {

@@ -1,6 +1,7 @@
 package finetune
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/retune-go/retune/onnx"
@@ -56,6 +57,20 @@ func controlCases(add addCase) {
 		return b.Node("ReduceSum", values{v}, onnx.IntAttr("keepdims", 0))
 	}
 
+	for _, outs := range []int{1, 2} {
+		graph("SequenceMap", fmt.Sprint("with a tensor, a sequence and a capture, outputs: ", outs), func(b builder, in values) values {
+			first, second := b.Node("SplitToSequence", in[:1]), b.Op("SequenceConstruct", in[1], in[2])
+			sub := b.Sub("element")
+			x, y, w := sub.Input("ex", tensor.Float64, nil, nil), sub.Input("ey", tensor.Float64, nil), sub.Input("ew", tensor.Float64, nil)
+			out(sub, "m", sub.Op("Mul", sub.Op("Mul", x, y), in[3]), sub.Op("Sin", sub.Op("Add", y, w)))
+			ss := b.Multi("SequenceMap", outs, values{first, second, in[3]}, onnx.GraphAttr("body", sub.Graph()))
+			ys := values{b.Node("ConcatFromSequence", ss[:1], onnx.IntAttr("axis", 0))}
+			if outs == 2 {
+				ys = append(ys, b.Op("SequenceAt", ss[1], scalar(b, 1)))
+			}
+			return ys
+		}, signed(2, 3), signed(3), signed(3), signed(3))
+	}
 	for _, taken := range []bool{true, false} {
 		graph("If", map[bool]string{true: "then", false: "else"}[taken], func(b builder, in values) values {
 			return branch(b, truth(b, taken), 2, func(s builder) values {

@@ -78,6 +78,7 @@ func cumulativeCases(add addCase) {
 			add("CumProd", 26, fmt.Sprint("zeros ", ex, rev), as, zeros(), oneInt(0))
 		}
 	}
+	add("Inverse", 1, "batch", nil, signed(2, 3, 3)).domain = "com.microsoft"
 	add("Det", 22, "one", nil, signed(3, 3))
 	add("Det", 22, "batch", nil, signed(2, 1, 4, 4))
 	add("Det", 22, "size 1", nil, signed(2, 1, 1))

@@ -420,9 +420,11 @@ func generalCases(add addCase) {
 	add("ScatterND", 21, "rows", nil, signed(3, 2, 2), intsOf([]int{2, 1}, 2, 0), signed(2, 2, 2))
 	add("ScatterND", 21, "add", attrs{s("reduction", "add")}, signed(3, 2), intsOf([]int{3, 1}, 1, 0, 1), signed(3, 2))
 	for _, how := range []string{"mul", "max", "min"} {
-		add("ScatterElements", 21, how, attrs{s("reduction", how)}, signed(3, 2), intsOf([]int{2, 2}, 1, 0, 1, 2), signed(2, 2)).refused = "reduction"
-		add("ScatterND", 21, how, attrs{s("reduction", how)}, signed(3, 2), intsOf([]int{2, 1}, 1, 0), signed(2, 2)).refused = "reduction"
+		add("ScatterElements", 21, how, attrs{s("reduction", how)}, signed(3, 2), intsOf([]int{3, 2}, 1, 0, 1, 2, 1, 0), signed(3, 2))
+		add("ScatterND", 21, how, attrs{s("reduction", how)}, signed(3, 2), intsOf([]int{3, 1}, 1, 0, 1), signed(3, 2))
 	}
+	zeros := tensor.New([]float64{0, 0, 2, 3}, 4)
+	add("ScatterElements", 21, "mul of zeros", attrs{s("reduction", "mul")}, moving(zeros), intsOf([]int{4}, 0, 1, 1, 2), moving(tensor.New([]float64{2, 0, 3, 0}, 4)))
 	for _, mode := range []string{"constant", "reflect", "edge", "wrap"} {
 		add("Pad", 21, mode, attrs{s("mode", mode)}, signed(3, 4), ints(1, 2, 0, 3))
 		add("Pad", 21, mode+" axes", attrs{s("mode", mode)}, signed(3, 4), ints(2, 1), nil, ints(-1))
@@ -772,7 +774,8 @@ func TestGradientsByDifferences(t *testing.T) {
 	}
 }
 
-// TestEveryGradientHasACase names the entries of the registry whose gradient no case reaches.
+// TestEveryGradientHasACase names the entries of the registry whose gradient no case reaches, and those that have neither a gradient nor a
+// reason why not.
 func TestEveryGradientHasACase(t *testing.T) {
 	reached := map[*ops.Op]bool{}
 	for _, c := range gradCases() {
@@ -792,6 +795,9 @@ func TestEveryGradientHasACase(t *testing.T) {
 		}
 	}
 	for _, op := range ops.All() {
+		if op.Domain != ops.Internal && op.Grad == nil && op.Expand == nil && !op.Flat && op.NoGrad == "" {
+			t.Errorf("%s %s (from opset %d) has neither a gradient nor a reason why not", op.Domain, op.Name, op.Since[0])
+		}
 		if op.Domain != ops.Internal && op.Grad != nil && !reached[op] {
 			t.Errorf("%s (from opset %d) has a gradient and no case", op.Name, op.Since[0])
 		}

@@ -31,6 +31,22 @@ func (g *Graph) Clone() *Graph {
 	return out
 }
 
+// CopyInto appends copies of g's nodes and initializers to out, which read args in the place of g's inputs, with prefix before their
+// names. It tells what stands for each of g's values.
+func (g *Graph) CopyInto(out *Graph, prefix string, args []*Value) map[*Value]*Value {
+	c := &copier{values: map[*Value]*Value{}, prefix: prefix}
+	for i, v := range g.Inputs {
+		c.values[v] = args[i]
+	}
+	for _, v := range g.Inits {
+		if c.values[v] == nil {
+			out.Inits = append(out.Inits, c.define(v))
+		}
+	}
+	_ = c.nodes(out, g.Nodes, nil) // only inlining fails
+	return c.values
+}
+
 // copier copies graphs. A value that it has not met lies outside of what is copied, and is shared.
 type copier struct {
 	values  map[*Value]*Value // what stands for a value; nil: nothing, it is left out

@@ -36,11 +36,13 @@ func init() {
 					return nil, fmt.Errorf("softmax_precision %s is not supported", d)
 				}
 				return flexAttention, nil
-			}, NoGrad: "the gradient of FlexAttention is not implemented"},
-		// The node's inputs, then the gradients of Y, present_key and present_value: those of Q, K, V, past_key and past_value.
-		Op{Domain: Internal, Name: "AttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 10, MinOut: 3, MaxOut: 5,
+			}, Grad: gradFlexAttention},
+		// The node's inputs, then the gradients of Y, present_key and present_value: those of Q, K, V, past_key and past_value, and
+		// of the scores as they go into the softmax.
+		Op{Domain: Internal, Name: "AttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 10, MinOut: 3, MaxOut: 6,
 			Infer: func(n *Node) ([]Info, error) {
-				return withoutValues([]Info{n.In[0], n.In[1], n.In[2], n.In[4], n.In[5]}), nil
+				scores := Tensor(n.In[0].DType, Unknown, Unknown, Unknown, Unknown)
+				return withoutValues([]Info{n.In[0], n.In[1], n.In[2], n.In[4], n.In[5], scores}), nil
 			},
 			Compile: func(n *Node) (Kernel, error) {
 				s, err := attentionSpecOf(n)
@@ -194,6 +196,7 @@ type attentionProblem[T kernel.Float] struct {
 	maskLen      int    // keys that the mask speaks of
 	lengths      []int64
 	rows         int // of a tile
+	dScores      []T // gradients of the scores, where they are asked for
 }
 
 func newAttention[T kernel.Float](c *Ctx, s *attentionSpec) (*attentionProblem[T], error) {
@@ -489,9 +492,6 @@ func attention[T kernel.Float](c *Ctx, s *attentionSpec) error {
 }
 
 func gradAttention(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-	if m := n.Input(3); m != nil && g.Moves(m) {
-		return nil, fmt.Errorf("a mask has none")
-	}
 	if len(dy) > 3 && dy[3] != nil {
 		return nil, fmt.Errorf("the output qk_matmul_output has none")
 	}
@@ -503,12 +503,21 @@ func gradAttention(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	if in[7] == nil {
 		in[7] = g.Zeros(n.Outputs[0])
 	}
-	outs := 3
-	if n.Has(4) {
-		outs = 5
+	mask, outs := n.Input(3), 5
+	if !g.Moves(mask) {
+		mask = nil
+	} else {
+		outs = 6
 	}
 	d := g.Internal("AttentionGrad", outs, in, n.Attrs...)
-	return slices.Concat(d[:3], []*onnx.Value{nil}, d[3:]), nil // none for the mask
+	if !n.Has(4) {
+		leaveOut(d, 3, 4)
+	}
+	if mask != nil { // which may have fewer columns than there are keys
+		scores := g.Op("Slice", d[5], g.Int64s(0), g.Dims(mask, -1), g.Int64s(3))
+		mask = g.SumTo(scores, mask)
+	}
+	return []*onnx.Value{d[0], d[1], d[2], mask, d[3], d[4]}, nil
 }
 
 // attentionGrad computes the probabilities again, tile by tile. Heads that share keys are one worker's.
@@ -529,6 +538,14 @@ func attentionGrad[T kernel.Float](c *Ctx, s *attentionSpec) error {
 			}
 			clear(tensor.Data[T](outs[i]))
 		}
+	}
+	if c.Wants(5) {
+		t, err := c.Alloc(5, tensor.TypeOf[T](), p.q.batch, p.q.heads, p.q.rows, p.total)
+		if err != nil {
+			return err
+		}
+		p.dScores = tensor.Data[T](t)
+		clear(p.dScores)
 	}
 	// Gradients of all keys and values, past ones included.
 	full := func(h headed) (*tensor.Tensor, error) {
@@ -611,6 +628,9 @@ func (p *attentionProblem[T]) backward(room []T, b, h, r, n int, dy []T, yh head
 		kernel.SubScalar(d, d, sum)
 		kernel.Mul(d, d, w)
 	}
+	if p.dScores != nil {
+		copy(p.dScores[((b*p.q.heads+h)*p.q.rows+r)*p.total:], ds)
+	}
 	if p.softcap > 0 {
 		for i, v := range capped {
 			t := v / T(p.softcap)
@@ -676,6 +696,46 @@ func flexAttention(c *Ctx) error {
 		return err
 	}
 	return tensor.ConvertInto(y, wide, true)
+}
+
+// gradFlexAttention: all scores are formed, and the subgraphs put between the products. Heads that share keys and values lie in rows one after
+// the other.
+func gradFlexAttention(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	d := flexPrecision(n)
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		to := func(v *onnx.Value, d tensor.DType) *onnx.Value {
+			if g.DType(v) == d {
+				return v
+			}
+			return g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(d))}, v)
+		}
+		q, k, v := to(in[0], d), to(in[1], d), to(in[2], d)
+		size := g.Op("Sqrt", g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(d))}, g.Dim(q, 3)))
+		scale := g.Op("Reciprocal", size)
+		if n.Attr("scale") != nil {
+			scale = g.Like(q, float64(n.Float("scale", 0)))
+		}
+		// rows has q's heads, or the heads of what they attend to, with all rows of each.
+		list := func(parts ...*onnx.Value) *onnx.Value {
+			return g.With("Concat", []*onnx.Attribute{IntAttr("axis", 0)}, parts...)
+		}
+		shared := func(x *onnx.Value) *onnx.Value {
+			return g.Op("Reshape", x, list(g.Dims(k, 0, 1), g.Int64s(-1), g.Dims(x, 3)))
+		}
+		scores := g.MatMul(shared(g.Mul(q, scale)), g.Transpose(k, 0, 1, 3, 2))
+		whole := list(g.Dims(q, 0, 1, 2), g.Dims(k, 2))
+		change := func(name string) {
+			if a := n.Attr(name); a != nil && a.G != nil {
+				scores = g.Inline(a.G, []*onnx.Value{scores})[0]
+			}
+		}
+		scores = g.Op("Reshape", scores, whole)
+		change("score_mod")
+		scores = g.With("Softmax", []*onnx.Attribute{IntAttr("axis", -1)}, scores)
+		change("prob_mod")
+		y := g.MatMul(shared(scores), v)
+		return []*onnx.Value{to(g.Op("Reshape", y, list(g.Dims(q, 0, 1, 2), g.Dims(v, 3))), n.In[0].DType)}
+	})
 }
 
 func flexible[T kernel.Float](c *Ctx, in [3]*tensor.Tensor, y *tensor.Tensor) error {

@@ -291,15 +291,23 @@ func (g *Grad) Through(n *Node, dy []*onnx.Value, compose func(g *Grad, in []*on
 			seeds[outs[i]] = append(seeds[outs[i]], d)
 		}
 	}
-	var wrt []*onnx.Value
+	var wrt, captured []*onnx.Value
 	for _, v := range n.Inputs {
 		if v != nil && g.moves[v] && !slices.Contains(wrt, v) {
 			wrt = append(wrt, v)
 		}
 	}
+	for _, v := range g.movingCaptures(n.Graphs()...) {
+		if !slices.Contains(wrt, v) {
+			wrt, captured = append(wrt, v), append(captured, v)
+		}
+	}
 	ds, err := g.Backward(body, seeds, wrt)
 	if err != nil {
 		return nil, err
+	}
+	for _, v := range captured {
+		g.Contribute(v, ds[v])
 	}
 	dx := make([]*onnx.Value, len(n.Inputs))
 	for i, v := range n.Inputs {
@@ -308,4 +316,22 @@ func (g *Grad) Through(n *Node, dy []*onnx.Value, compose func(g *Grad, in []*on
 		}
 	}
 	return dx, nil
+}
+
+// Inline emits what a subgraph computes of args.
+func (g *Grad) Inline(body *onnx.Graph, args []*onnx.Value) []*onnx.Value {
+	stands := body.CopyInto(g.Graph, g.Names("inline")+"/", args)
+	for v, w := range stands {
+		if _, known := g.Infos[w]; !known {
+			g.Infos[w] = g.Infos[v]
+		}
+	}
+	var outs []*onnx.Value
+	for _, v := range body.Outputs {
+		if w := stands[v]; w != nil {
+			v = w
+		}
+		outs = append(outs, v)
+	}
+	return outs
 }

@@ -30,6 +30,12 @@ func init() {
 			}},
 		Op{Domain: Internal, Name: "DetGrad", Since: []int{1}, MinIn: 2, Infer: SameAs(1),
 			Compile: Table{tensor.Float32: detGrad[float32], tensor.Float64: detGrad[float64]}.Always(0), NoGrad: noSecond},
+		Op{Domain: "com.microsoft", Name: "Inverse", Since: []int{1}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
+			Compile: Table{tensor.Float32: inverse[float32], tensor.Float64: inverse[float64]}.Always(0),
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				y := g.Transpose(n.Outputs[0])
+				return []*onnx.Value{g.Neg(g.MatMul(g.MatMul(y, dy[0]), y))}, nil
+			}},
 	)
 }
 
@@ -143,4 +149,64 @@ func detGrad[T kernel.Float](c *Ctx) error {
 		}
 	})
 	return nil
+}
+
+func inverse[T kernel.Float](c *Ctx) error {
+	x := c.In(0)
+	count, n, err := squares(x)
+	if err != nil {
+		return err
+	}
+	t, err := c.Alloc(0, x.DType(), x.Shape()...)
+	if err != nil {
+		return err
+	}
+	scratch, err := c.New(tensor.Float64, 2, n, n)
+	if err != nil {
+		return err
+	}
+	a, b := tensor.Data[float64](scratch)[:n*n], tensor.Data[float64](scratch)[n*n:]
+	for i := range count {
+		widen(a, tensor.Data[T](x)[i*n*n:(i+1)*n*n])
+		if !eliminate(b, a, n) {
+			return fmt.Errorf("matrix %d is singular", i)
+		}
+		for j, v := range b {
+			tensor.Data[T](t)[i*n*n+j] = T(v)
+		}
+	}
+	return nil
+}
+
+// eliminate sets b to the inverse of the n×n matrix a by elimination with row pivots, which spends a. It fails on a singular one.
+func eliminate(b, a []float64, n int) bool {
+	clear(b)
+	for i := range n {
+		b[i*n+i] = 1
+	}
+	row := func(m []float64, i int) []float64 { return m[i*n:][:n] }
+	for k := range n {
+		p := k
+		for i := k + 1; i < n; i++ {
+			if math.Abs(a[i*n+k]) > math.Abs(a[p*n+k]) {
+				p = i
+			}
+		}
+		pivot := a[p*n+k]
+		if pivot == 0 || pivot != pivot {
+			return false
+		}
+		for _, m := range [][]float64{a, b} {
+			for j := range n {
+				m[p*n+j], m[k*n+j] = m[k*n+j], m[p*n+j]/pivot
+			}
+		}
+		for i := range n {
+			if f := a[i*n+k]; i != k && f != 0 {
+				kernel.Axpy(row(a, i), -f, row(a, k))
+				kernel.Axpy(row(b, i), -f, row(b, k))
+			}
+		}
+	}
+	return true
 }

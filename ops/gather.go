@@ -300,24 +300,46 @@ func compileScatter(at locate) func(*Node) (Kernel, error) {
 }
 
 func gradScatter(gather string) func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	name := "ScatterElements"
+	if gather == "GatherND" {
+		name = "ScatterND"
+	}
 	return func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		var axis []*onnx.Attribute
 		if a := n.Attr("axis"); a != nil {
 			axis = append(axis, a)
 		}
-		idx, up := n.Inputs[1], n.Inputs[2]
-		dx := dy[0]
+		x, idx, up := n.Inputs[0], n.Inputs[1], n.Inputs[2]
+		take := func(v *onnx.Value) *onnx.Value { return g.With(gather, axis, v, idx) }
+		put := func(how string, x, up *onnx.Value) *onnx.Value {
+			return g.With(name, append(axis[:len(axis):len(axis)], StringAttr("reduction", how)), x, idx, up)
+		}
+		// ones is 1 where a and b are equal and 0 elsewhere.
+		ones := func(a, b *onnx.Value) *onnx.Value {
+			return g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(g.DType(x)))}, g.Op("Equal", a, b))
+		}
+		zero, one := g.Like(x, 0), g.Like(x, 1)
 		switch how := n.Str("reduction", "none"); how {
 		case "none":
-			name := "ScatterElements"
-			if gather == "GatherND" {
-				name = "ScatterND"
-			}
-			dx = g.With(name, axis, dx, idx, g.ExpandTo(g.Like(up, 0), up))
+			return []*onnx.Value{put("none", dy[0], g.ExpandTo(zero, up)), nil, take(dy[0])}, nil
 		case "add":
+			return []*onnx.Value{dy[0], nil, take(dy[0])}, nil
+		case "max", "min":
+			// Those that are the greatest, or least, share the gradient.
+			y := n.Outputs[0]
+			first, rest := ones(x, y), ones(up, take(y))
+			share := g.Div(dy[0], put("add", first, rest))
+			return []*onnx.Value{g.Mul(share, first), nil, g.Mul(take(share), rest)}, nil
+		case "mul":
+			// The product of all other factors: there are none where one of those is 0.
+			full := func(v *onnx.Value) *onnx.Value { return g.Op("Where", g.Op("Equal", v, zero), one, v) }
+			zeros, prod := put("add", ones(x, zero), ones(up, zero)), put("mul", full(x), full(up))
+			others := func(v, zeros, prod *onnx.Value) *onnx.Value {
+				return g.Op("Where", g.Op("Equal", zeros, ones(v, zero)), g.Div(prod, full(v)), zero)
+			}
+			return []*onnx.Value{g.Mul(dy[0], others(x, zeros, prod)), nil, g.Mul(take(dy[0]), others(up, take(zeros), take(prod)))}, nil
 		default:
 			return nil, fmt.Errorf("there is no gradient of reduction %q", how)
 		}
-		return []*onnx.Value{dx, nil, g.With(gather, axis, dy[0], idx)}, nil
 	}
 }

@@ -102,6 +102,14 @@ func (g *Grad) Microsoft(op string, outs int, in []*onnx.Value, attrs ...*onnx.A
 	return g.emit("com.microsoft", op, 1, outs, in, attrs)
 }
 
+// leaveOut takes outputs that nobody wants from the node that has just been emitted with outputs d.
+func leaveOut(d []*onnx.Value, outs ...int) {
+	n := d[0].Def()
+	for _, i := range outs {
+		n.SetOutput(i, nil)
+	}
+}
+
 func (g *Grad) emit(domain, op string, opset, outs int, in []*onnx.Value, attrs []*onnx.Attribute) []*onnx.Value {
 	names := make([]string, outs)
 	for i := range names {

@@ -12,16 +12,45 @@ import (
 
 // Operators of models whose attention is a recurrence: LinearAttention, and CausalConvWithState before it.
 func init() {
-	narrow := Of(tensor.Float32, tensor.Float16, tensor.BFloat16)
 	register(
-		Op{Name: "LinearAttention", Since: []int{27}, MinIn: 3, MaxIn: 6, MinOut: 1, MaxOut: 2, Types: []TypeSet{narrow}, Infer: inferLinearAttention,
+		Op{Name: "LinearAttention", Since: []int{27}, MinIn: 3, MaxIn: 6, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats}, Infer: inferLinearAttention,
 			Compile: func(n *Node) (Kernel, error) {
 				s, err := linearAttentionOf(n)
 				if err != nil {
 					return nil, err
 				}
-				return Table{tensor.Float32: func(c *Ctx) error { return linearAttention(c, s) }}.By(0), nil
-			}, NoGrad: "the gradient of LinearAttention is not implemented"},
+				return Table{
+					tensor.Float32: func(c *Ctx) error { return linearAttention[float32](c, s) },
+					tensor.Float64: func(c *Ctx) error { return linearAttention[float64](c, s) },
+				}.By(0), nil
+			},
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				in := make([]*onnx.Value, 8)
+				for i := range 6 {
+					in[i] = n.Input(i)
+				}
+				copy(in[6:], dy)
+				d := g.Internal("LinearAttentionGrad", 6, in, n.Attrs...)
+				for i := 3; i < 6; i++ {
+					if !n.Has(i) {
+						leaveOut(d, i)
+					}
+				}
+				return d, nil
+			}},
+		// The node's inputs, then the gradients of its outputs: those of its inputs.
+		Op{Domain: Internal, Name: "LinearAttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 8, MinOut: 6, MaxOut: 6, NoGrad: noSecond,
+			Infer: func(n *Node) ([]Info, error) { return withoutValues(n.In[:6:6]), nil },
+			Compile: func(n *Node) (Kernel, error) {
+				s, err := linearAttentionOf(n)
+				if err != nil {
+					return nil, err
+				}
+				return Table{
+					tensor.Float32: func(c *Ctx) error { return linearAttentionGrad[float32](c, s) },
+					tensor.Float64: func(c *Ctx) error { return linearAttentionGrad[float64](c, s) },
+				}.By(0), nil
+			}},
 		Op{Name: "CausalConvWithState", Since: []int{27}, MinIn: 2, MaxIn: 4, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats},
 			Infer: func(n *Node) ([]Info, error) {
 				x, w := n.In[0], n.In[1]
@@ -127,54 +156,124 @@ func inferLinearAttention(n *Node) ([]Info, error) {
 	return []Info{out, Tensor(state, q.Shape[0], D(s.kvHeads), dk, dv)}, nil
 }
 
-func linearAttention(c *Ctx, s *linearAttentionSpec) error {
-	tq, tk, tv, past, decay, beta := c.In(0), c.In(1), c.In(2), c.In(3), c.In(4), c.In(5)
+// linearProblem is one node's operands. Each head of keys and values has a state S, dk×dv.
+type linearProblem[T kernel.Float] struct {
+	*linearAttentionSpec
+	batch, steps, dk, dv, group int
+	q, k, v, decay, beta        []T
+	dWidth, bWidth              int // of a row of decay and of beta
+	scale                       T
+}
+
+func newLinearProblem[T kernel.Float](c *Ctx, s *linearAttentionSpec) (*linearProblem[T], error) {
+	tq, tk, tv, past := c.In(0), c.In(1), c.In(2), c.In(3)
 	q, err := headedOf(tq.Shape(), s.qHeads, "query")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	k, err := headedOf(tk.Shape(), s.kvHeads, "key")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	v, err := headedOf(tv.Shape(), s.kvHeads, "value")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	steps, dk, dv := q.rows, k.size, v.size
-	if q.batch != k.batch || q.batch != v.batch || k.rows != steps || v.rows != steps || q.size != dk || !q.flat || !k.flat || !v.flat {
-		return fmt.Errorf("query of %v, key of %v and value of %v do not go together", tq.Shape(), tk.Shape(), tv.Shape())
+	if q.batch != k.batch || q.batch != v.batch || k.rows != q.rows || v.rows != q.rows || q.size != k.size || !q.flat || !k.flat || !v.flat {
+		return nil, fmt.Errorf("query of %v, key of %v and value of %v do not go together", tq.Shape(), tk.Shape(), tv.Shape())
 	}
-	shape := []int{q.batch, s.kvHeads, dk, dv}
-	if past != nil && !slices.Equal(past.Shape(), shape) {
-		return fmt.Errorf("past_state of %v should be of %v", past.Shape(), shape)
+	p := &linearProblem[T]{linearAttentionSpec: s, batch: q.batch, steps: q.rows, dk: k.size, dv: v.size, group: s.qHeads / s.kvHeads,
+		q: tensor.Data[T](tq), k: tensor.Data[T](tk), v: tensor.Data[T](tv), scale: T(s.scale)}
+	if p.scale == 0 {
+		p.scale = T(1 / math.Sqrt(float64(p.dk)))
 	}
-	last := func(t *tensor.Tensor, what string, sizes ...int) (int, error) {
+	if shape := p.stateShape(); past != nil && !slices.Equal(past.Shape(), shape) {
+		return nil, fmt.Errorf("past_state of %v should be of %v", past.Shape(), shape)
+	}
+	for _, x := range []struct {
+		i     int
+		what  string
+		sizes []int
+		data  *[]T
+		width *int
+	}{{4, "decay", []int{s.kvHeads * p.dk, s.kvHeads}, &p.decay, &p.dWidth}, {5, "beta", []int{s.kvHeads, 1}, &p.beta, &p.bWidth}} {
+		t := c.In(x.i)
 		if t == nil {
-			return 0, nil
+			continue
 		}
-		if t.Rank() != 3 || t.Shape()[0] != q.batch || t.Shape()[1] != steps || !slices.Contains(sizes, t.Shape()[2]) {
-			return 0, fmt.Errorf("%s of %v does not suit query of %v", what, t.Shape(), tq.Shape())
+		if t.Rank() != 3 || t.Shape()[0] != p.batch || t.Shape()[1] != p.steps || !slices.Contains(x.sizes, t.Shape()[2]) {
+			return nil, fmt.Errorf("%s of %v does not suit query of %v", x.what, t.Shape(), tq.Shape())
 		}
-		return t.Shape()[2], nil
+		*x.data, *x.width = tensor.Data[T](t), t.Shape()[2]
 	}
-	dWidth, err := last(decay, "decay", s.kvHeads*dk, s.kvHeads)
+	return p, nil
+}
+
+func (p *linearProblem[T]) stateShape() []int { return []int{p.batch, p.kvHeads, p.dk, p.dv} }
+
+// keyAt, valueAt and queryAt are where a head's row is; row is batch·steps + step.
+func (p *linearProblem[T]) keyAt(row, h int) int   { return (row*p.kvHeads + h) * p.dk }
+func (p *linearProblem[T]) valueAt(row, h int) int { return (row*p.kvHeads + h) * p.dv }
+func (p *linearProblem[T]) queryAt(row, h int) int { return (row*p.qHeads + h) * p.dk }
+
+// decayAt is where element i of a key's decay is: of its own, or its head's.
+func (p *linearProblem[T]) decayAt(row, h, i int) int {
+	if p.dWidth != p.kvHeads {
+		return row*p.dWidth + h*p.dk + i
+	}
+	return row*p.dWidth + h
+}
+
+func (p *linearProblem[T]) betaAt(row, h int) int { return row*p.bWidth + min(h, p.bWidth-1) }
+
+// fade applies a step's decay to the state of a head.
+func (p *linearProblem[T]) fade(state []T, row, h int) {
+	if !p.gated {
+		return
+	}
+	for i := range p.dk {
+		r := state[i*p.dv:][:p.dv]
+		kernel.Scale(r, r, T(math.Exp(float64(p.decay[p.decayAt(row, h, i)]))))
+	}
+}
+
+// added is what a step adds to the faded state for its key, and its rate. Where that is not the value itself, it lies in read.
+func (p *linearProblem[T]) added(state []T, row, h int, read []T) (added []T, rate T) {
+	value := p.v[p.valueAt(row, h):][:p.dv]
+	if !p.delta {
+		return value, 1
+	}
+	// What the state already gives for this key is taken off the value.
+	clear(read)
+	for i, x := range p.k[p.keyAt(row, h):][:p.dk] {
+		kernel.Axpy(read, x, state[i*p.dv:][:p.dv])
+	}
+	for j := range read {
+		read[j] = value[j] - read[j]
+	}
+	return read, p.beta[p.betaAt(row, h)]
+}
+
+// step takes the state of a head one step on.
+func (p *linearProblem[T]) step(state []T, row, h int, read []T) {
+	p.fade(state, row, h)
+	added, rate := p.added(state, row, h, read)
+	for i, x := range p.k[p.keyAt(row, h):][:p.dk] {
+		kernel.Axpy(state[i*p.dv:][:p.dv], rate*x, added)
+	}
+}
+
+func linearAttention[T kernel.Float](c *Ctx, s *linearAttentionSpec) error {
+	p, err := newLinearProblem[T](c, s)
 	if err != nil {
 		return err
 	}
-	bWidth, err := last(beta, "beta", s.kvHeads, 1)
+	past, dk, dv := c.In(3), p.dk, p.dv
+	ty, err := c.Alloc(0, tensor.TypeOf[T](), p.batch, p.steps, s.qHeads*dv)
 	if err != nil {
 		return err
 	}
-	scale := s.scale
-	if scale == 0 {
-		scale = float32(1 / math.Sqrt(float64(dk)))
-	}
-	ty, err := c.Alloc(0, tensor.Float32, q.batch, steps, s.qHeads*dv)
-	if err != nil {
-		return err
-	}
-	states, err := c.New(tensor.Float32, shape...)
+	states, err := c.New(tensor.TypeOf[T](), p.stateShape()...)
 	if err != nil {
 		return err
 	}
@@ -183,49 +282,20 @@ func linearAttention(c *Ctx, s *linearAttentionSpec) error {
 			return err
 		}
 	}
-	y, st := tensor.Data[float32](ty), tensor.Data[float32](states)
-	qs, ks, vs := tensor.Data[float32](tq), tensor.Data[float32](tk), tensor.Data[float32](tv)
-	group := s.qHeads / s.kvHeads
-	c.Pool.For(q.batch*s.kvHeads, 1+16384/max(1, steps*dk*dv), func(lo, hi int) {
-		read := make([]float32, dv)
+	y, st := tensor.Data[T](ty), tensor.Data[T](states)
+	c.Pool.For(p.batch*s.kvHeads, 1+16384/max(1, p.steps*dk*dv), func(lo, hi int) {
+		read := make([]T, dv)
 		for w := lo; w < hi; w++ {
 			b, h := w/s.kvHeads, w%s.kvHeads
 			state := st[w*dk*dv:][:dk*dv]
-			for t := range steps {
-				row := b*steps + t
-				key, value := ks[(row*s.kvHeads+h)*dk:][:dk], vs[(row*s.kvHeads+h)*dv:][:dv]
-				if s.gated {
-					g := tensor.Data[float32](decay)[row*dWidth:][:dWidth]
-					for i := range dk {
-						e := h // one for each head, or for each of its elements
-						if dWidth != s.kvHeads {
-							e = h*dk + i
-						}
-						r := state[i*dv:][:dv]
-						kernel.Scale(r, r, float32(math.Exp(float64(g[e]))))
-					}
-				}
-				rate := float32(1)
-				if s.delta {
-					// What the state already gives for this key is taken off the value.
-					clear(read)
-					for i, x := range key {
-						kernel.Axpy(read, x, state[i*dv:][:dv])
-					}
-					for j := range read {
-						read[j] = value[j] - read[j]
-					}
-					value = read
-					rate = tensor.Data[float32](beta)[row*bWidth+min(h, bWidth-1)]
-				}
-				for i, x := range key {
-					kernel.Axpy(state[i*dv:][:dv], rate*x, value)
-				}
-				for qh := h * group; qh < (h+1)*group; qh++ {
+			for t := range p.steps {
+				row := b*p.steps + t
+				p.step(state, row, h, read)
+				for qh := h * p.group; qh < (h+1)*p.group; qh++ {
 					out := y[(row*s.qHeads+qh)*dv:][:dv]
 					clear(out)
-					for i, x := range qs[(row*s.qHeads+qh)*dk:][:dk] {
-						kernel.Axpy(out, scale*x, state[i*dv:][:dv])
+					for i, x := range p.q[p.queryAt(row, qh):][:dk] {
+						kernel.Axpy(out, p.scale*x, state[i*dv:][:dv])
 					}
 				}
 			}
@@ -234,15 +304,124 @@ func linearAttention(c *Ctx, s *linearAttentionSpec) error {
 	if !c.Wants(1) {
 		return nil
 	}
-	d := tensor.Float32
+	d := tensor.TypeOf[T]()
 	if past != nil {
 		d = past.DType()
 	}
-	present, err := c.Alloc(1, d, shape...)
+	present, err := c.Alloc(1, d, p.stateShape()...)
 	if err != nil {
 		return err
 	}
 	return tensor.ConvertInto(present, states, true)
+}
+
+// linearAttentionGrad makes each head's states again and goes back through them.
+func linearAttentionGrad[T kernel.Float](c *Ctx, s *linearAttentionSpec) error {
+	p, err := newLinearProblem[T](c, s)
+	if err != nil {
+		return err
+	}
+	dk, dv, size := p.dk, p.dv, p.dk*p.dv
+	float := tensor.TypeOf[T]()
+	var sums [6]*tensor.Tensor
+	var d [6][]T
+	for i := range d {
+		if c.In(i) == nil {
+			continue
+		}
+		if sums[i], err = c.New(float, c.In(i).Shape()...); err != nil {
+			return err
+		}
+		d[i] = tensor.Data[T](sums[i])
+	}
+	// State t is that before step t; behind them the gradient of the state and two rows.
+	room, err := c.New(float, (p.steps+2)*size+2*dv)
+	if err != nil {
+		return err
+	}
+	mem := tensor.Data[T](room)
+	ds, read, dAdded := mem[(p.steps+1)*size:][:size], mem[(p.steps+2)*size:][:dv], mem[(p.steps+2)*size+dv:][:dv]
+	var dy, dPresent []T
+	if t := c.In(6); t != nil {
+		dy = tensor.Data[T](t)
+	}
+	if t := c.In(7); t != nil {
+		wide, err := tensor.Convert(t, float, true)
+		if err != nil {
+			return err
+		}
+		dPresent = tensor.Data[T](wide)
+	}
+	for w := range p.batch * s.kvHeads {
+		b, h := w/s.kvHeads, w%s.kvHeads
+		state := func(t int) []T { return mem[t*size:][:size] }
+		clear(state(0))
+		if past := c.In(3); past != nil {
+			for i := range size {
+				state(0)[i] = T(tensor.Float64At(past, w*size+i))
+			}
+		}
+		for t := range p.steps {
+			copy(state(t+1), state(t))
+			p.step(state(t+1), b*p.steps+t, h, read)
+		}
+		clear(ds)
+		if dPresent != nil {
+			copy(ds, dPresent[w*size:])
+		}
+		for t := p.steps - 1; t >= 0; t-- {
+			row := b*p.steps + t
+			after, before := state(t+1), state(t)
+			for qh := h * p.group; dy != nil && qh < (h+1)*p.group; qh++ {
+				q, dq, dOut := p.q[p.queryAt(row, qh):][:dk], d[0][p.queryAt(row, qh):][:dk], dy[(row*s.qHeads+qh)*dv:][:dv]
+				for i, x := range q {
+					dq[i] += p.scale * kernel.Dot(after[i*dv:][:dv], dOut)
+					kernel.Axpy(ds[i*dv:][:dv], p.scale*x, dOut)
+				}
+			}
+			copy(after, before) // and from here on it is the faded state
+			p.fade(after, row, h)
+			added, rate := p.added(after, row, h, read)
+			key, dKey, dValue := p.k[p.keyAt(row, h):][:dk], d[1][p.keyAt(row, h):][:dk], d[2][p.valueAt(row, h):][:dv]
+			clear(dAdded)
+			for i, x := range key {
+				toward := kernel.Dot(ds[i*dv:][:dv], added)
+				dKey[i] += rate * toward
+				if s.delta {
+					d[5][p.betaAt(row, h)] += x * toward
+				}
+				kernel.Axpy(dAdded, rate*x, ds[i*dv:][:dv])
+			}
+			kernel.Add(dValue, dValue, dAdded)
+			for i, x := range key {
+				if s.delta {
+					dKey[i] -= kernel.Dot(after[i*dv:][:dv], dAdded)
+					kernel.Axpy(ds[i*dv:][:dv], -x, dAdded)
+				}
+				if s.gated {
+					e := p.decayAt(row, h, i)
+					d[4][e] += kernel.Dot(ds[i*dv:][:dv], after[i*dv:][:dv])
+					kernel.Scale(ds[i*dv:][:dv], ds[i*dv:][:dv], T(math.Exp(float64(p.decay[e]))))
+				}
+			}
+		}
+		if d[3] != nil {
+			copy(d[3][w*size:], ds)
+		}
+	}
+	for i, t := range sums {
+		if t == nil || !c.Wants(i) {
+			continue
+		}
+		out, err := c.Alloc(i, c.In(i).DType(), c.In(i).Shape()...)
+		if err != nil {
+			return err
+		}
+		if err := tensor.ConvertInto(out, t, true); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // causalConv is a depthwise convolution that looks back, over the state and the input.

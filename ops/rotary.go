@@ -38,7 +38,7 @@ func init() {
 					return nil, fmt.Errorf("mode %q is neither linear nor circular", mode)
 				}
 				return func(c *Ctx) error { return tensorScatter(c, mode == "circular") }, nil
-			}, NoGrad: "gradients through caches are not implemented"},
+			}, Grad: gradTensorScatter},
 	)
 }
 
@@ -179,4 +179,34 @@ func tensorScatter(c *Ctx, circular bool) error {
 		}
 	}
 	return nil
+}
+
+// gradTensorScatter: each place along the axis is one of the update, counted from where that is written, or the past's.
+func gradTensorScatter(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		past, update := in[0], in[1]
+		rank := int64(g.Rank(past))
+		axis := (n.Int("axis", -2) + rank) % rank
+		at := g.Positions(past, axis)
+		if len(in) > 2 && in[2] != nil {
+			at = g.Sub(at, g.Op("Unsqueeze", in[2], g.Int64s(1))) // [batch, places]
+		} else {
+			at = g.Op("Unsqueeze", at, g.Int64s(0))
+		}
+		if n.Str("mode", "linear") == "circular" {
+			at = g.Op("Mod", at, g.Dim(past, axis))
+		}
+		var around []int64
+		for i := int64(1); i < rank; i++ {
+			if i != axis {
+				around = append(around, i)
+			}
+		}
+		at = g.Op("Unsqueeze", at, g.Int64s(around...))
+		zero, count := g.Const(tensor.Scalar(int64(0))), g.Dim(update, axis)
+		written := g.Op("And", g.Op("GreaterOrEqual", at, zero), g.Op("Less", at, count))
+		at = g.ExpandTo(g.Op("Where", written, at, zero), past)
+		fresh := g.With("GatherElements", []*onnx.Attribute{IntAttr("axis", axis)}, update, at)
+		return []*onnx.Value{g.Op("Where", written, fresh, past)}
+	})
 }

@@ -12,7 +12,44 @@ import (
 func init() {
 	register(Op{Name: "SequenceMap", Since: []int{17}, AnyKind: true, MinIn: 1, MaxIn: -1, MinOut: 1, MaxOut: -1,
 		Infer: inferSequenceMap, BodyIn: sequenceMapBodyIn, Compile: compileSequenceMap,
-		NoGrad: "the gradient of SequenceMap is not implemented; Loop has one"})
+		Grad: gradSequenceMap})
+}
+
+// gradSequenceMap is that of a Loop which takes the elements out one by one and appends the results.
+func gradSequenceMap(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	body := n.Attr("body").G
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		loop := g.inner("map")
+		at := loop.input("i", Tensor(tensor.Int64))
+		more := loop.input("more", Tensor(tensor.Bool))
+		args := []*onnx.Value{g.Op("SequenceLength", in[0]), g.Const(tensor.Scalar(true))}
+		var soFar []*onnx.Value
+		for i := range n.Outputs {
+			elem := g.Info(body.Outputs[i])
+			if elem.Kind != onnx.TensorType || elem.DType == tensor.Undefined {
+				g.fail(fmt.Errorf("the type of output %d of the body is not known", i))
+				return nil
+			}
+			args = append(args, g.With("SequenceEmpty", []*onnx.Attribute{IntAttr("dtype", int64(elem.DType))}))
+			soFar = append(soFar, loop.input("results", SequenceOf(elem)))
+		}
+		var elems []*onnx.Value
+		for i, v := range in {
+			if i == 0 || g.Info(v).Kind == onnx.SequenceType {
+				v = loop.Op("SequenceAt", v, at)
+			}
+			elems = append(elems, v)
+		}
+		loop.Graph.Outputs = []*onnx.Value{loop.Op("Identity", more)}
+		for i, v := range loop.Inline(body, elems)[:len(n.Outputs)] {
+			loop.Graph.Outputs = append(loop.Graph.Outputs, loop.Op("SequenceInsert", soFar[i], v))
+		}
+		if loop.err != nil {
+			g.fail(loop.err)
+			return nil
+		}
+		return g.Node("Loop", len(n.Outputs), args, &onnx.Attribute{Name: "body", Type: onnx.AttrGraph, G: loop.Graph})
+	})
 }
 
 // sequenceMapBodyIn: an element of each sequence, and the tensors. Runs are independent of each other.

@@ -268,4 +268,15 @@ func init() {
 		g.dtype = tensor.Float32
 		g.node(1, inputs...)
 	})
+	ms("com.microsoft.Inverse", func(g *gen) {
+		g.dtype = tensor.Float32
+		n := g.in(1, 4)
+		t := g.tensor(g.dtype, append(g.full(0, 2), n, n)...)
+		for i := range t.Len() { // far from singular
+			if i/n%n == i%n {
+				tensor.SetFloat64At(t, i, tensor.Float64At(t, i)+30)
+			}
+		}
+		g.node(1, g.feed(t))
+	})
 }
