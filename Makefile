@@ -2,7 +2,7 @@ GO ?= go
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CROSS = linux/arm64 darwin/arm64 windows/amd64 js/wasm
 
-.PHONY: demo test conformance conformance-ort race fuzz bench bench-train lint generate check cross
+.PHONY: demo test conformance conformance-ort exports race fuzz bench bench-train lint generate check cross
 
 # The main job on real data: load, check, fine-tune, write back.
 demo:
@@ -29,6 +29,14 @@ conformance:
 conformance-ort:
 	npm install --silent --ignore-scripts --prefix scripts/ort
 	$(GO) test -count=1 ./internal/difftest $(DIFFFLAGS)
+
+# Networks as PyTorch exports them at several opsets, and as ONNX Runtime's optimizer leaves them, beside PyTorch's answers.
+EXPORTS = $(CURDIR)/.cache/exports
+exports:
+	/usr/bin/python3 scripts/exports/export.py $(EXPORTS)/plain
+	npm install --silent --ignore-scripts --prefix scripts/ort
+	node scripts/exports/optimize.mjs $(EXPORTS)/plain $(EXPORTS)/optimized
+	$(GO) run ./cmd/retune verify $(EXPORTS)/plain $(EXPORTS)/optimized
 
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime 60s ./onnx

@@ -95,11 +95,11 @@ func init() {
 					if n.Str("activation", "none") != "none" {
 						y = g.Mul(y, g.Op("Sigmoid", y))
 					}
-					outs := []*onnx.Value{y}
-					if before > 0 {
-						outs = append(outs, g.Op("Slice", x, g.Int64s(-before), g.Int64s(math.MaxInt64), g.Int64s(2)))
+					from := g.Int64s(-before)
+					if before == 0 {
+						from = g.Int64s(math.MaxInt64)
 					}
-					return outs
+					return []*onnx.Value{y, g.Op("Slice", x, from, g.Int64s(math.MaxInt64), g.Int64s(2))}
 				})
 			}},
 	)

@@ -144,12 +144,22 @@ func (g *Grad) fusedActivation(y *onnx.Value, n *Node, params []float32) (*onnx.
 	return nil, fmt.Errorf("activation %q is not supported", name)
 }
 
-// fusedMatMul is alpha·op(A)·op(B) of the last two axes.
+// fusedMatMul is alpha·op(A)·op(B) of the last two axes, the first of which may come before those of the batch.
 func fusedMatMul(g *Grad, n *Node) ([]*onnx.Value, error) {
-	if n.Int("transBatchA", 0) != 0 || n.Int("transBatchB", 0) != 0 {
-		return nil, fmt.Errorf("transBatchA and transBatchB are not supported")
-	}
 	in := []*onnx.Value{n.Inputs[0], n.Inputs[1]}
+	for i, name := range []string{"transBatchA", "transBatchB"} {
+		if n.Int(name, 0) == 0 {
+			continue
+		}
+		var perm []int64
+		r := int64(g.Rank(in[i]))
+		for k := int64(1); k < r-1; k++ {
+			perm = append(perm, k)
+		}
+		if r > 2 {
+			in[i] = g.Transpose(in[i], append(perm, 0, r-1)...)
+		}
+	}
 	for i, name := range []string{"transA", "transB"} {
 		if n.Int(name, 0) != 0 && g.Rank(in[i]) >= 2 {
 			in[i] = g.Transpose(in[i])

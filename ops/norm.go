@@ -23,7 +23,8 @@ func init() {
 		// dY, X, scale, mean, variance
 		Op{Domain: Internal, Name: "BatchNormalizationGrad", Since: []int{1}, MinIn: 5, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
 			Infer: inferGrads(2, 2), Compile: table(batchNormGrad[float32], batchNormGrad[float64]), NoGrad: internal},
-		Op{Name: "LayerNormalization", Since: []int{17}, MinIn: 2, MaxIn: 3, MinOut: 1, MaxOut: 3, Types: []TypeSet{Floats},
+		// ONNX Runtime has it from opset 1 on, and its optimizer writes it into models before 17.
+		Op{Name: "LayerNormalization", Since: []int{1, 17}, MinIn: 2, MaxIn: 3, MinOut: 1, MaxOut: 3, Types: []TypeSet{Floats},
 			Infer: inferLayerNorm, Compile: compileLayerNorm(false), Grad: gradLayerNorm(false)},
 		Op{Name: "RMSNormalization", Since: []int{23}, MinIn: 2, Types: []TypeSet{Floats},
 			Infer: inferLayerNorm, Compile: compileLayerNorm(true), Grad: gradLayerNorm(true)},
@@ -663,10 +664,8 @@ func layerNormGrad[T kernel.Float](c *Ctx) error {
 
 func gradLayerNorm(rms bool) func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	return func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-		for i, d := range dy {
-			if i > 0 && d != nil {
-				return nil, fmt.Errorf("gradient: the statistics of %s have none", n.Op)
-			}
+		if slices.ContainsFunc(dy[1:], func(d *onnx.Value) bool { return d != nil }) {
+			return gradLayerStatistics(g, n, dy)
 		}
 		attrs := []*onnx.Attribute{FloatAttr("epsilon", n.Float("epsilon", 1e-5)), IntAttr("axis", n.Int("axis", -1)), IntAttr("rms", 0)}
 		if rms {
@@ -679,6 +678,37 @@ func gradLayerNorm(rms bool) func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.V
 		}
 		return out[:len(n.Inputs)], nil
 	}
+}
+
+// gradLayerStatistics is the gradient of LayerNormalization whose mean and inverse deviation are used as well.
+func gradLayerStatistics(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		wide := tensor.DType(n.Int("stash_type", int64(tensor.Float32)))
+		own := g.DType(in[0])
+		if own == tensor.Float64 {
+			wide = own
+		}
+		cast := func(v *onnx.Value, d tensor.DType) *onnx.Value {
+			return g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(d))}, v)
+		}
+		rank := int64(g.Rank(in[0]))
+		var axes []int64
+		for a := (n.Int("axis", -1) + rank) % max(rank, 1); a < rank; a++ {
+			axes = append(axes, a)
+		}
+		mean := func(v *onnx.Value) *onnx.Value {
+			return g.With("ReduceMean", []*onnx.Attribute{IntAttr("keepdims", 1)}, v, g.Int64s(axes...))
+		}
+		x := cast(in[0], wide)
+		m := mean(x)
+		d := g.Sub(x, m)
+		inv := g.Op("Reciprocal", g.Op("Sqrt", g.Add(mean(g.Mul(d, d)), g.Like(x, float64(n.Float("epsilon", 1e-5))))))
+		y := g.Mul(cast(g.Mul(d, inv), own), in[1])
+		if n.Has(2) {
+			y = g.Add(y, in[2])
+		}
+		return []*onnx.Value{y, m, inv}
+	})
 }
 
 // InstanceNormalization and GroupNormalization
