@@ -707,7 +707,13 @@ func gradLayerStatistics(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, err
 		if n.Has(2) {
 			y = g.Add(y, in[2])
 		}
-		return []*onnx.Value{y, m, inv}
+		outs := []*onnx.Value{y, m, inv}
+		for i, o := range n.Outputs[1:] {
+			if o != nil {
+				outs[1+i] = cast(outs[1+i], g.DType(o))
+			}
+		}
+		return outs
 	})
 }
 
