@@ -953,10 +953,12 @@ func sumToT[T kernel.Float](c *Ctx) error {
 		}
 	}
 	from, to := c.In(0).Shape(), out.Shape()
-	fits := len(to) <= len(from)
-	for i := 0; fits && i < len(to); i++ {
-		d := to[len(to)-1-i]
-		fits = d == 1 || d == from[len(from)-1-i]
+	if more := len(to) - len(from); more > 0 {
+		from = append(slices.Repeat([]int{1}, more), from...)
+	}
+	fits := true
+	for i, d := range to {
+		fits = fits && (d == 1 || d == from[len(from)-len(to)+i])
 	}
 	if !fits {
 		return fmt.Errorf("%v does not sum to %v", from, to)
