@@ -19,6 +19,7 @@ import (
 //	parameter/NAME        a trained weight, float32 where the model has 16 bits
 //	optimizer/SLOT/NAME   the optimizer's state, by PyTorch's names: exp_avg, momentum_buffer, …
 //	buffer/NAME           a running statistic
+//	carried/INPUT         a state that the next batch begins with
 //	best/…                parameters and buffers of the best validation loss
 //
 // and its metadata holds, beside "format", one key, "retune.checkpoint", of JSON.
@@ -43,6 +44,9 @@ func (t *Trainer) Save(path, note string) error {
 	f := &safetensors.File{Tensors: t.state()}
 	for name, v := range t.best {
 		f.Tensors["best/"+name] = v
+	}
+	for name, v := range t.states.now {
+		f.Tensors["carried/"+name] = v
 	}
 	c := checkpoint{Version: checkpointVersion, Model: graphDigest(t.model), Optimizer: fmt.Sprintf("%T", t.cfg.Optimizer),
 		Progress: t.at, Note: note, Digest: tensorDigest(f.Tensors)}
@@ -98,6 +102,13 @@ func (t *Trainer) Restore(path string) (note string, err error) {
 	if len(best) > 0 && len(best) < len(t.weights()) {
 		return fail("the best weights are not all there")
 	}
+	states := map[string]*tensor.Tensor{}
+	for name := range t.states.inputs {
+		if v := f.Tensors["carried/"+name]; v != nil {
+			states[name] = v
+			into["carried/"+name] = v
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.Tensors)) {
 		if into[name] == nil {
 			return fail("it holds %q, which is not trained here", name)
@@ -115,7 +126,7 @@ func (t *Trainer) Restore(path string) (note string, err error) {
 	for name, v := range into {
 		copy(v.Bytes(), f.Tensors[name].Bytes())
 	}
-	t.at, t.best = c.Progress, nil
+	t.at, t.best, t.states.now = c.Progress, nil, states
 	if len(best) > 0 {
 		t.best = best
 	}

@@ -33,6 +33,10 @@ type Config struct {
 	// training behaviour if the mode is [Train], else the mode's too. The tuned model is as exported.
 	Mode Mode
 	Seed uint64 // of dropout
+	// Carry names inputs that are states, each with the output that is its state after a batch. What a batch leaves the next one
+	// begins with, without a gradient through it (truncated backpropagation through time), in [Trainer.Step] and [Trainer.Loss]
+	// alike; the first one begins with zeros, or what it brings itself. See [Trainer.ResetStates].
+	Carry map[string]string
 
 	Schedule      Schedule // of the learning rate; nil: it stays
 	ScheduleEvery int      // steps of training to a step of the schedule, 0: 1
@@ -88,6 +92,7 @@ type Trainer struct {
 	pool    *kernel.Pool
 	chunks  []chunk
 	sum     []*tensor.Tensor // of the gradients, over more than one batch
+	states  *carried
 
 	at   progress
 	best map[string]*tensor.Tensor // masters and buffers of the best validation loss
@@ -139,6 +144,10 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	}
 	t := &Trainer{cfg: cfg, buffers: map[string]*tensor.Tensor{}}
 	t.model = m.Clone()
+	var err error
+	if t.states, err = newCarried(t.model, cfg.Carry); err != nil {
+		return nil, fmt.Errorf("finetune: %w", err)
+	}
 	t.names = cfg.Names.untie(t.model.Graph)
 	untieStatistics(t.model, cfg.Mode)
 	if err := t.prepare(); err != nil {
@@ -244,7 +253,7 @@ func (t *Trainer) prepare() error {
 			t.ties = append(t.ties, x)
 		}
 	}
-	if t.train, err = t.compile(work, loss, outs); err != nil {
+	if t.train, err = t.compile(work, loss, append(outs, t.states.of(work)...)); err != nil {
 		return err
 	}
 	mode := t.cfg.Mode
@@ -254,7 +263,7 @@ func (t *Trainer) prepare() error {
 	if l, err = t.withLoss(mode, ties); err != nil {
 		return err
 	}
-	if t.eval, err = t.compile(l.model, l.loss, []*onnx.Value{l.loss}); err != nil {
+	if t.eval, err = t.compile(l.model, l.loss, append(t.states.of(l.model), l.loss)); err != nil {
 		return err
 	}
 	t.pool = kernel.NewPool(t.cfg.Threads)
@@ -412,7 +421,7 @@ func (t *Trainer) Parameters() []*Parameter { return t.params }
 // Steps is the number of steps so far, those before a [Trainer.Restore] included.
 func (t *Trainer) Steps() int { return t.at.Steps }
 
-// Inputs names what a batch must bring: the model's inputs without a default, and targets.
+// Inputs names what a batch must bring: the model's inputs without a default, but for states that are carried, and targets.
 func (t *Trainer) Inputs() []string {
 	own := map[string]bool{seedInput: true, scaleInput: true}
 	for _, p := range t.params {
@@ -422,6 +431,9 @@ func (t *Trainer) Inputs() []string {
 		own[name] = true
 	}
 	var names []string
+	for name := range t.states.inputs {
+		own[name] = true
+	}
 	for _, p := range t.train.session.Inputs() {
 		if !own[p.Name] && !p.Optional {
 			names = append(names, p.Name)
@@ -450,6 +462,9 @@ func (t *Trainer) StateDict() (dict map[string]*tensor.Tensor, lost []string, er
 func (t *Trainer) run(ctx context.Context, r *graphRun, b Batch) (float64, map[string]tensor.Value, error) {
 	in := make(map[string]tensor.Value, len(b)+len(t.params)+len(t.buffers)+2)
 	maps.Copy(in, b)
+	if err := t.states.give(in, b); err != nil {
+		return 0, nil, err
+	}
 	for _, p := range t.params {
 		if r.takes[p.Name] {
 			in[p.Name] = p.Value
@@ -478,8 +493,13 @@ func (t *Trainer) run(ctx context.Context, r *graphRun, b Batch) (float64, map[s
 	if err != nil {
 		return 0, nil, err
 	}
+	t.states.keep(out)
 	return tensor.Float64At(out[r.loss].(*tensor.Tensor), 0), out, nil
 }
+
+// ResetStates has the next batch begin with zeros in the states of [Config.Carry]: at the start of a text, and between training and
+// validation.
+func (t *Trainer) ResetStates() { t.states.now = nil }
 
 // Loss is the loss of a batch, without training on it.
 func (t *Trainer) Loss(ctx context.Context, b Batch) (float64, error) {
@@ -522,7 +542,7 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (Step, error) {
 		return fail(fmt.Errorf("there is no batch"))
 	}
 	var grads []*tensor.Tensor
-	draws := t.at.Draws
+	draws, states := t.at.Draws, t.states.now
 	buffers := map[string]*tensor.Tensor{} // as they are to become
 	for i, b := range batches {
 		loss, out, err := t.run(ctx, t.train, b)
@@ -535,7 +555,7 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (Step, error) {
 			grads, err = t.gather(out, i == 0, len(batches) > 1)
 		}
 		if err != nil {
-			t.at.Draws = draws
+			t.at.Draws, t.states.now = draws, states
 			return fail(err)
 		}
 		t.at.Draws++
@@ -545,7 +565,7 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (Step, error) {
 	s.GradNorm = math.Sqrt(squares)
 	if math.IsNaN(squares) || math.IsInf(squares, 0) {
 		if t.at.Scale == 1 || t.cfg.LossScale != 0 {
-			t.at.Draws = draws
+			t.at.Draws, t.states.now = draws, states
 			return fail(fmt.Errorf("the norm of the gradients is %v", s.GradNorm))
 		}
 		s.Skipped, s.GradNorm = true, 0

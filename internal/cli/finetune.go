@@ -127,6 +127,9 @@ func (r *tuning) prepare() error {
 	if err != nil {
 		return usageError{err}
 	}
+	if len(r.Carry) > 0 && r.Data.Shuffle {
+		return usageError{fmt.Errorf("finetune: states cannot be carried over batches that are shuffled")}
+	}
 	// What would only be found out at the end, after hours.
 	for _, path := range []string{r.Out, r.OutStateDict, r.Plot, r.Log, r.Checkpoint} {
 		if st, err := os.Stat(filepath.Dir(path)); path != "" && (err != nil || !st.IsDir()) {
@@ -169,7 +172,7 @@ func (r *tuning) prepare() error {
 		}
 	}
 	r.trainer, err = finetune.New(m, finetune.Config{
-		Loss: loss, Optimizer: opt, Trainable: r.Trainable, Names: names, Mode: finetune.Mode(r.Mode), Seed: r.Data.Seed,
+		Loss: loss, Optimizer: opt, Trainable: r.Trainable, Names: names, Mode: finetune.Mode(r.Mode), Seed: r.Data.Seed, Carry: r.Carry,
 		Schedule: schedule, ScheduleEvery: every, L1: r.L1, L2: r.L2, ClipValue: r.ClipValue, ClipNorm: r.ClipNorm,
 		LossScale: r.LossScale, KeepBest: r.wantsBest(), Threads: r.Threads,
 	})
@@ -222,6 +225,9 @@ func (r *tuning) epoch(ctx context.Context) error {
 		shuffle = rand.New(rand.NewPCG(r.Data.Seed, uint64(done/r.perEpoch)))
 	}
 	first := done % r.perEpoch * r.Accumulate
+	if first == 0 {
+		r.trainer.ResetStates()
+	}
 	for group := range groups(r.train.BatchesFrom(first, r.Data.BatchSize, shuffle), r.Accumulate) {
 		s, err := r.trainer.Step(ctx, group...)
 		if err != nil {
@@ -278,6 +284,7 @@ func groups(batches iter.Seq[finetune.Batch], n int) iter.Seq[[]finetune.Batch] 
 }
 
 func (r *tuning) validate(ctx context.Context) error {
+	r.trainer.ResetStates()
 	v, err := meanLoss(ctx, r.trainer, r.valid, r.Data.BatchSize)
 	if err != nil {
 		return err
