@@ -6,11 +6,11 @@ package kernel
 var gemmLevels = [numLevels]gemmKernels{
 	levelGo: gemmGo,
 	levelAVX2: {
-		&gemmKernel[float32]{rows: 6, cols: 16, tile: sgemmTilesAVX2, transpose4: transpose4AVX2, copyRows: copyRowsAVX2},
+		&gemmKernel[float32]{rows: 6, cols: 16, tile: sgemmTilesAVX2, rowsTile: sgemmRowsTilesAVX2, transpose4: transpose4AVX2, copyRows: copyRowsAVX2},
 		&gemmKernel[float64]{rows: 6, cols: 8, tile: dgemmTilesAVX2},
 	},
 	levelAVX512: {
-		&gemmKernel[float32]{rows: 12, cols: 32, masked: true, tile: sgemmTilesAVX512, transpose4: transpose4AVX2, copyRows: copyRowsAVX2},
+		&gemmKernel[float32]{rows: 12, cols: 32, masked: true, tile: sgemmTilesAVX512, rowsTile: sgemmRowsTilesAVX512, transpose4: transpose4AVX2, copyRows: copyRowsAVX2},
 		&gemmKernel[float64]{rows: 12, cols: 16, masked: true, tile: dgemmTilesAVX512},
 	},
 }

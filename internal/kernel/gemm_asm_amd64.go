@@ -130,6 +130,69 @@ func dgemm12x16AVX512(t *tile[float64])
 // dgemmTilesAVX512 is the tile functions by number of rows.
 var dgemmTilesAVX512 = []func(t *tile[float64]){nil, dgemm1x16AVX512, dgemm2x16AVX512, dgemm3x16AVX512, dgemm4x16AVX512, dgemm5x16AVX512, dgemm6x16AVX512, dgemm7x16AVX512, dgemm8x16AVX512, dgemm9x16AVX512, dgemm10x16AVX512, dgemm11x16AVX512, dgemm12x16AVX512}
 
+// sgemmRows1x32AVX512 is the kernel of a tile with 1 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows1x32AVX512(t *tile[float32])
+
+// sgemmRows2x32AVX512 is the kernel of a tile with 2 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows2x32AVX512(t *tile[float32])
+
+// sgemmRows3x32AVX512 is the kernel of a tile with 3 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows3x32AVX512(t *tile[float32])
+
+// sgemmRows4x32AVX512 is the kernel of a tile with 4 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows4x32AVX512(t *tile[float32])
+
+// sgemmRows5x32AVX512 is the kernel of a tile with 5 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows5x32AVX512(t *tile[float32])
+
+// sgemmRows6x32AVX512 is the kernel of a tile with 6 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows6x32AVX512(t *tile[float32])
+
+// sgemmRows7x32AVX512 is the kernel of a tile with 7 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows7x32AVX512(t *tile[float32])
+
+// sgemmRows8x32AVX512 is the kernel of a tile with 8 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows8x32AVX512(t *tile[float32])
+
+// sgemmRows9x32AVX512 is the kernel of a tile with 9 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows9x32AVX512(t *tile[float32])
+
+// sgemmRows10x32AVX512 is the kernel of a tile with 10 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows10x32AVX512(t *tile[float32])
+
+// sgemmRows11x32AVX512 is the kernel of a tile with 11 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows11x32AVX512(t *tile[float32])
+
+// sgemmRows12x32AVX512 is the kernel of a tile with 12 rows and 32 columns.
+//
+//go:noescape
+func sgemmRows12x32AVX512(t *tile[float32])
+
+// sgemmRowsTilesAVX512 is the tile functions by number of rows.
+var sgemmRowsTilesAVX512 = []func(t *tile[float32]){nil, sgemmRows1x32AVX512, sgemmRows2x32AVX512, sgemmRows3x32AVX512, sgemmRows4x32AVX512, sgemmRows5x32AVX512, sgemmRows6x32AVX512, sgemmRows7x32AVX512, sgemmRows8x32AVX512, sgemmRows9x32AVX512, sgemmRows10x32AVX512, sgemmRows11x32AVX512, sgemmRows12x32AVX512}
+
 // sgemm1x16AVX2 is the kernel of a tile with 1 rows and 16 columns.
 //
 //go:noescape
@@ -195,3 +258,36 @@ func dgemm6x8AVX2(t *tile[float64])
 
 // dgemmTilesAVX2 is the tile functions by number of rows.
 var dgemmTilesAVX2 = []func(t *tile[float64]){nil, dgemm1x8AVX2, dgemm2x8AVX2, dgemm3x8AVX2, dgemm4x8AVX2, dgemm5x8AVX2, dgemm6x8AVX2}
+
+// sgemmRows1x16AVX2 is the kernel of a tile with 1 rows and 16 columns.
+//
+//go:noescape
+func sgemmRows1x16AVX2(t *tile[float32])
+
+// sgemmRows2x16AVX2 is the kernel of a tile with 2 rows and 16 columns.
+//
+//go:noescape
+func sgemmRows2x16AVX2(t *tile[float32])
+
+// sgemmRows3x16AVX2 is the kernel of a tile with 3 rows and 16 columns.
+//
+//go:noescape
+func sgemmRows3x16AVX2(t *tile[float32])
+
+// sgemmRows4x16AVX2 is the kernel of a tile with 4 rows and 16 columns.
+//
+//go:noescape
+func sgemmRows4x16AVX2(t *tile[float32])
+
+// sgemmRows5x16AVX2 is the kernel of a tile with 5 rows and 16 columns.
+//
+//go:noescape
+func sgemmRows5x16AVX2(t *tile[float32])
+
+// sgemmRows6x16AVX2 is the kernel of a tile with 6 rows and 16 columns.
+//
+//go:noescape
+func sgemmRows6x16AVX2(t *tile[float32])
+
+// sgemmRowsTilesAVX2 is the tile functions by number of rows.
+var sgemmRowsTilesAVX2 = []func(t *tile[float32]){nil, sgemmRows1x16AVX2, sgemmRows2x16AVX2, sgemmRows3x16AVX2, sgemmRows4x16AVX2, sgemmRows5x16AVX2, sgemmRows6x16AVX2}

@@ -218,7 +218,7 @@ func TestTileLayout(t *testing.T) {
 	for name, pair := range map[string][2]uintptr{
 		"a": {unsafe.Offsetof(x.a), 0}, "c": {unsafe.Offsetof(x.c), 16}, "resid": {unsafe.Offsetof(x.resid), 40},
 		"k": {unsafe.Offsetof(x.k), 48}, "ldr": {unsafe.Offsetof(x.ldr), 72}, "cols": {unsafe.Offsetof(x.cols), 80},
-		"alpha": {unsafe.Offsetof(x.alpha), 96}, "hi": {unsafe.Offsetof(x.hi), 108}, "hi64": {unsafe.Offsetof(y.hi), 120},
+		"alpha": {unsafe.Offsetof(x.alpha), 104}, "hi": {unsafe.Offsetof(x.hi), 116}, "hi64": {unsafe.Offsetof(y.hi), 128},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("tile.%s is at %d, the assembly has it at %d", name, pair[0], pair[1])

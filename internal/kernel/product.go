@@ -16,6 +16,8 @@ const (
 	blockRows = 240 // of C in a block, about
 	blockCols = 256
 	depth     = 384
+	// fewColumns is up to how many columns of B the rows of A are read where they lie.
+	fewColumns = 1024
 	// serialWork is the number of multiplications below which waking another
 	// worker costs more than it saves.
 	serialWork = 1 << 18
@@ -38,6 +40,7 @@ type product[T Float] struct {
 
 	depth                int  // of a step
 	direct               bool // B is read where it is
+	inRows               bool // and A
 	back                 bool // blocks and panels of B from the last to the first
 	panelsM, panelsN     int  // panels in all
 	blockM, blockN       int  // panels in a block
@@ -105,7 +108,7 @@ func (pr *product[T]) run(p *Pool) {
 		pr.plan(p)
 	}
 	pr.a, pr.b, pr.panelsB, pr.packedA, pr.packedB, pr.c, pr.ep = side[T]{}, side[T]{}, nil, nil, nil, nil, nil
-	pr.direct, pr.back, pr.ending = false, false, EpilogueOf[T]{}
+	pr.direct, pr.inRows, pr.back, pr.ending = false, false, false, EpilogueOf[T]{}
 	recycledOf[T]().products.Put(pr)
 }
 
@@ -129,9 +132,14 @@ func (pr *product[T]) plan(p *Pool) {
 	if storedB && pr.b.across && pr.panelsM == 1 {
 		pr.direct = true
 	}
+	// Rows of A that meet few columns are not worth a copy.
+	pr.inRows = kern.rowsTile != nil && pr.packedA == nil && !pr.a.across && pr.n <= fewColumns
 	// A product that is one block packs both operands step by step.
 	one := threads == 1 && pr.panelsM <= pr.blockM && pr.panelsN <= pr.blockN
-	if pr.packedA == nil && pr.packedB == nil && !one {
+	if pr.inRows && storedB && !pr.direct && !one {
+		pr.packWholeB(p)
+	}
+	if pr.packedA == nil && pr.packedB == nil && !one && !pr.inRows {
 		if pr.direct || pr.panelsB != nil || pr.m <= pr.n {
 			pr.packWholeA(p)
 		} else {
@@ -154,7 +162,7 @@ func (pr *product[T]) plan(p *Pool) {
 		} else {
 			pr.packWholeB(p)
 		}
-	case pr.packedA == nil:
+	case pr.packedA == nil && !pr.inRows:
 		pr.blockM = max(1, min(pr.blockM, pr.panelsM/want))
 		if ceilDiv(pr.panelsM, pr.blockM) >= threads {
 			pr.blockN = pr.panelsN
@@ -162,7 +170,7 @@ func (pr *product[T]) plan(p *Pool) {
 			pr.packWholeA(p)
 		}
 	}
-	for pr.packedA != nil && (pr.packedB != nil || pr.direct) && ceilDiv(pr.panelsM, pr.blockM)*ceilDiv(pr.panelsN, pr.blockN) < want {
+	for (pr.packedA != nil || pr.inRows) && (pr.packedB != nil || pr.direct) && ceilDiv(pr.panelsM, pr.blockM)*ceilDiv(pr.panelsN, pr.blockN) < want {
 		if bm, bn := min(pr.blockM, pr.panelsM), min(pr.blockN, pr.panelsN); bm*kern.rows >= bn*kern.cols && bm > 1 {
 			pr.blockM = ceilDiv(bm, 2)
 		} else if bn > 1 {
@@ -250,7 +258,7 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 	for p0 := 0; p0 < max(pr.k, 1); p0 += pr.depth {
 		n := min(pr.depth, pr.k-p0)
 		a := panels[T]{pr.packedA, pr.k, p0}
-		if pr.packedA == nil {
+		if pr.packedA == nil && !pr.inRows {
 			ws.a = grow(ws.a, (i1-i0)*rows*n)
 			kern.packPanels(ws.a, pr.a, cut{pr.m, rows, false}, i0, i1, p0, n, n, 0)
 			a = panels[T]{ws.a, n, 0}
@@ -300,7 +308,9 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 					}
 					for i := ib; i < ie; i++ {
 						r := min(rows, pr.m-i*rows)
-						if pr.packedA != nil {
+						if pr.inRows {
+							t.a, t.lda = at(unsafe.SliceData(pr.a.data), i*rows*pr.a.ld+p0), pr.a.ld*size
+						} else if pr.packedA != nil {
 							t.a = a.at(i*rows, r)
 						} else {
 							t.a = a.at((i-i0)*rows, r)
@@ -349,8 +359,12 @@ func (pr *product[T]) tile(ws *workspace[T], i, r, j int, last bool) {
 			t.lo, t.hi, t.clamp = lo, hi, 1
 		}
 	}
+	run := pr.kern.tile[r]
+	if pr.inRows {
+		run = pr.kern.rowsTile[r]
+	}
 	if cols == pr.kern.cols || pr.kern.masked {
-		pr.kern.tile[r](t)
+		run(t)
 		return
 	}
 
@@ -374,7 +388,7 @@ func (pr *product[T]) tile(ws *workspace[T], i, r, j int, last bool) {
 		t.resid, t.ldr = &resid[0], full*size
 	}
 	t.c, t.ldc, t.cols = &edge[0], full*size, full
-	pr.kern.tile[r](t)
+	run(t)
 	t.cols = cols
 	for q := range r {
 		copy(c[q*pr.ldc:][:cols], edge[q*full:])

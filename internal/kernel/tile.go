@@ -24,6 +24,7 @@ type tile[T Float] struct {
 	ldr     int
 	cols    int // columns to write; those of the panel but for masked kernels
 	clamp   int // whether to apply lo and hi
+	lda     int // in bytes, of rows of A where they lie
 
 	alpha, beta, lo, hi T // beta 0 does not read C
 }
@@ -34,6 +35,7 @@ type gemmKernel[T Float] struct {
 	rows, cols int                // of the largest tile
 	masked     bool               // takes tiles with fewer columns
 	tile       []func(t *tile[T]) // by number of rows, from 1
+	rowsTile   []func(t *tile[T]) // the same on rows of A where they lie; nil if there are none
 
 	// Copies into panels; nil where Go does it.
 	transpose4 func(dst, src *T, ld, n, stride int)                 // ld in bytes
@@ -70,6 +72,18 @@ func newGoKernel[T Float]() *gemmKernel[T] {
 
 // tileGo is the twin of all tile functions.
 func tileGo[T Float](t *tile[T], rows, cols int) {
+	if t.lda != 0 {
+		panel := make([]T, t.k*rows)
+		for i := range rows {
+			for p := range t.k {
+				panel[p*rows+i] = *at((*T)(unsafe.Add(unsafe.Pointer(t.a), i*t.lda)), p)
+			}
+		}
+		packed := *t
+		packed.a, packed.lda = unsafe.SliceData(panel), 0
+		tileGo(&packed, rows, cols)
+		return
+	}
 	var sums [12 * 32]T
 	ldb := t.ldb / int(unsafe.Sizeof(T(0)))
 	for p := range t.k {

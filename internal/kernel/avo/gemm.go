@@ -67,8 +67,8 @@ const (
 	tileA, tileB, tileC                 = 0, 8, 16
 	tileRowBias, tileColBias, tileResid = 24, 32, 40
 	tileK, tileLDB, tileLDC, tileLDR    = 48, 56, 64, 72
-	tileCols, tileClamp                 = 80, 88
-	tileParams                          = 96
+	tileCols, tileClamp, tileLDA        = 80, 88, 96
+	tileParams                          = 104
 	tileAlpha, tileBeta, tileLo, tileHi = 0, 1, 2, 3
 )
 
@@ -77,8 +77,9 @@ const (
 func gemm(u *unit) {
 	for _, s := range []isa{avx512, avx2} {
 		for _, t := range []elem{f32, f64} {
-			u.tiles(t.prefix+"gemm", "tile["+t.name+"]", s, 2*s.bytes/t.size, func(rows int) { gemmTile(u, s, t, rows) })
+			u.tiles(t.prefix+"gemm", "tile["+t.name+"]", s, 2*s.bytes/t.size, func(rows int) { gemmTile(u, s, t, rows, false) })
 		}
+		u.tiles("sgemmRows", "tile[float32]", s, 2*s.bytes/4, func(rows int) { gemmTile(u, s, f32, rows, true) })
 	}
 }
 
@@ -97,9 +98,9 @@ func (u *unit) tiles(prefix, typ string, s isa, cols int, write func(rows int)) 
 
 const unroll = 4
 
-// gemmTile writes the product of a panel of A, rows wide, and one of B, two
-// vectors wide.
-func gemmTile(u *unit, s isa, t elem, rows int) {
+// gemmTile writes the product of a panel of A, rows wide, or of rows of A where they
+// lie, and a panel of B, two vectors wide.
+func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 	tp := u.Load(u.Param("t"), u.GP64()).(reg.GPVirtual)
 	field := func(off int) operand.Mem { return operand.Mem{Base: tp, Disp: off} }
 	param := func(i int) operand.Mem { return field(tileParams + i*t.size) }
@@ -139,6 +140,31 @@ func gemmTile(u *unit, s isa, t elem, rows int) {
 	}
 	ldb3 := u.GP64()
 	u.LEAQ(operand.Mem{Base: ldb, Index: ldb, Scale: 2}, ldb3)
+	// The element of A for step j and row i, and the way on to the next n steps.
+	ofA := func(j, i int) operand.Mem { return operand.Mem{Base: a, Disp: (j*rows + i) * t.size} }
+	onA := func(n int) { u.ADDQ(operand.I32(n*rows*t.size), a) }
+	if inRows {
+		// A pointer for every three rows reaches them all.
+		lda, threes := load(tileLDA), []reg.GPVirtual{a}
+		for i := 3; i < rows; i += 3 {
+			p := u.GP64()
+			u.LEAQ(operand.Mem{Base: threes[len(threes)-1], Index: lda, Scale: 2}, p)
+			u.ADDQ(lda, p)
+			threes = append(threes, p)
+		}
+		ofA = func(j, i int) operand.Mem {
+			m := operand.Mem{Base: threes[i/3], Disp: j * t.size}
+			if i%3 > 0 {
+				m = m.Idx(lda, uint8(i%3))
+			}
+			return m
+		}
+		onA = func(n int) {
+			for _, p := range threes {
+				u.ADDQ(operand.I32(n*t.size), p)
+			}
+		}
+	}
 	step := func(j int) {
 		at := operand.Mem{Base: b}
 		switch j {
@@ -152,7 +178,7 @@ func gemmTile(u *unit, s isa, t elem, rows int) {
 		t.mov(u, at.Offset(s.bytes), b1)
 		for i := range rows {
 			x := u.vec(s)
-			t.bcast(u, operand.Mem{Base: a, Disp: (j*rows + i) * t.size}, x)
+			t.bcast(u, ofA(j, i), x)
 			sums := acc[j%sets][i]
 			t.fma(u, b0, x, sums[0])
 			t.fma(u, b1, x, sums[1])
@@ -164,7 +190,7 @@ func gemmTile(u *unit, s isa, t elem, rows int) {
 	for j := range unroll {
 		step(j)
 	}
-	u.ADDQ(operand.I32(unroll*rows*t.size), a)
+	onA(unroll)
 	u.LEAQ(operand.Mem{Base: b, Index: ldb, Scale: unroll}, b)
 	u.SUBQ(operand.Imm(unroll), k)
 	u.JGE(operand.LabelRef("loop"))
@@ -173,7 +199,7 @@ func gemmTile(u *unit, s isa, t elem, rows int) {
 	u.JZ(operand.LabelRef("sum"))
 	u.Label("tailLoop")
 	step(0)
-	u.ADDQ(operand.I32(rows*t.size), a)
+	onA(1)
 	u.ADDQ(ldb, b)
 	u.DECQ(k)
 	u.JNZ(operand.LabelRef("tailLoop"))
