@@ -20,14 +20,55 @@ func expandGradients(m *onnx.Model) (*onnx.Model, error) {
 	}
 	m = m.Clone()
 	for {
-		i := slices.IndexFunc(m.Graph.Nodes, isGradient)
-		if i < 0 {
-			return m, nil
+		// A gradient of a gradient comes after the inner one. No edge says so: the node names what it differentiates.
+		var next *onnx.Node
+		left := false
+		for _, n := range m.Graph.Nodes {
+			if isGradient(n) {
+				left = true
+				if !slices.ContainsFunc(upstream(m.Graph, n.Str("y", "")), isGradient) {
+					next = n
+					break
+				}
+			}
 		}
-		if err := expandGradient(m, m.Graph.Nodes[i]); err != nil {
-			return nil, ops.Errorf(m.Graph.Nodes[i], "%w", err)
+		switch {
+		case !left:
+			return m, nil
+		case next == nil:
+			return nil, fmt.Errorf("the Gradient nodes differentiate what hangs on their own outputs")
+		}
+		if err := expandGradient(m, next); err != nil {
+			return nil, ops.Errorf(next, "%w", err)
 		}
 	}
+}
+
+// upstream is the nodes of graph that the value of that name hangs on, in order.
+func upstream(graph *onnx.Graph, name string) []*onnx.Node {
+	need := map[*onnx.Value]bool{}
+	for v := range graph.Values() {
+		if v.Name == name {
+			need[v] = true
+		}
+	}
+	var nodes []*onnx.Node
+	for _, node := range slices.Backward(graph.Nodes) {
+		if !slices.ContainsFunc(node.Outputs, func(v *onnx.Value) bool { return v != nil && need[v] }) {
+			continue
+		}
+		nodes = append(nodes, node)
+		for _, v := range node.Inputs {
+			need[v] = true
+		}
+		for _, g := range node.Graphs() {
+			for _, v := range g.Captures() {
+				need[v] = true
+			}
+		}
+	}
+	slices.Reverse(nodes)
+	return nodes
 }
 
 func expandGradient(m *onnx.Model, n *onnx.Node) error {
@@ -59,22 +100,7 @@ func expandGradient(m *onnx.Model, n *onnx.Node) error {
 	}
 
 	// The graph of what y hangs on is all that is differentiated.
-	need, part := map[*onnx.Value]bool{y: true}, &onnx.Graph{Name: m.Graph.Name, Inputs: m.Graph.Inputs, Inits: slices.Clone(m.Graph.Inits), Outputs: []*onnx.Value{y}}
-	for _, node := range slices.Backward(m.Graph.Nodes) {
-		if !slices.ContainsFunc(node.Outputs, func(v *onnx.Value) bool { return v != nil && need[v] }) {
-			continue
-		}
-		part.Nodes = append(part.Nodes, node)
-		for _, v := range node.Inputs {
-			need[v] = true
-		}
-		for _, g := range node.Graphs() {
-			for _, v := range g.Captures() {
-				need[v] = true
-			}
-		}
-	}
-	slices.Reverse(part.Nodes)
+	part := &onnx.Graph{Name: m.Graph.Name, Inputs: m.Graph.Inputs, Inits: slices.Clone(m.Graph.Inits), Outputs: []*onnx.Value{y}, Nodes: upstream(m.Graph, y.Name)}
 	own := len(part.Nodes)
 	infos, err := Infer(&onnx.Model{IRVersion: m.IRVersion, Opsets: m.Opsets, Graph: part})
 	if err != nil {

@@ -64,3 +64,66 @@ func TestGradientAtOtherValuesIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// nestedModel gives the gradient at x of the sum of the squares of the gradient of f(x); the outer node stands before the inner one on request.
+func nestedModel(t *testing.T, outerFirst bool, f func(b *onnx.Builder, x *onnx.Value) *onnx.Value) *onnx.Model {
+	t.Helper()
+	b := onnx.NewBuilder("g", 26)
+	b.Import(trainingDomain, 1)
+	x := b.Input("x", tensor.Float32, 2)
+	y := f(b, x)
+	b.OutputOf("y", y, nil)
+	gradient := func(of, name string) *onnx.Value {
+		n := &onnx.Node{Name: name, Op: "Gradient", Domain: trainingDomain, Attrs: []*onnx.Attribute{onnx.StringsAttr("xs", "x"), onnx.StringAttr("y", of)}}
+		n.SetInput(0, x)
+		n.AddOutput(&onnx.Value{Name: "of_" + of})
+		return b.Add(n)[0]
+	}
+	first := gradient("y", "inner")
+	b.OutputOf("squares", b.Op("Mul", first, first), nil)
+	b.OutputOf("second", b.Op("Identity", gradient("squares", "outer")), nil)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if outerFirst {
+		nodes := m.Graph.Nodes
+		m.Graph.Nodes = append(append([]*onnx.Node{}, nodes[len(nodes)-2:]...), nodes[:len(nodes)-2]...)
+	}
+	return m
+}
+
+func TestGradientsOfGradients(t *testing.T) {
+	for _, outerFirst := range []bool{false, true} {
+		s, err := NewSession(nestedModel(t, outerFirst, func(b *onnx.Builder, x *onnx.Value) *onnx.Value { return b.Op("Mul", x, b.Op("Mul", x, x)) }))
+		if err != nil {
+			t.Fatalf("outer node first %v: %v", outerFirst, err)
+		}
+		defer s.Close()
+		out, err := s.Run(context.Background(), map[string]tensor.Value{"x": tensor.New([]float32{1, -2})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// (3x²)² is 9x⁴, whose slope is 36x³.
+		if _, _, err := tensor.Compare(out["second"], tensor.New([]float32{36, -288}), 0, 1e-6); err != nil {
+			t.Errorf("outer node first %v: %v", outerFirst, err)
+		}
+	}
+	_, err := NewSession(nestedModel(t, false, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+		return b.Node("CumProd", []*onnx.Value{x, b.Const(tensor.Scalar(int64(0)))})
+	}))
+	if err == nil || !strings.Contains(err.Error(), `"outer"`) || !strings.Contains(err.Error(), "gradients of gradients are not supported") {
+		t.Errorf("want an error that names the node and says that it has no second gradient, got %v", err)
+	}
+
+	// Each of two differentiates what the other gives.
+	m := nestedModel(t, false, func(b *onnx.Builder, x *onnx.Value) *onnx.Value { return b.Op("Neg", x) })
+	for _, n := range m.Graph.Nodes {
+		if n.Name == "inner" {
+			n.Attr("y").S = []byte("second")
+		}
+	}
+	if _, err := NewSession(m); err == nil || !strings.Contains(err.Error(), "own outputs") {
+		t.Errorf("want an error about the circle, got %v", err)
+	}
+}
