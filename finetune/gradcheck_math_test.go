@@ -29,6 +29,9 @@ func lossCases(add addCase) {
 				add(op, 13, c.name+" "+how, as, signed(c.scores...), c.targets)
 				add(op, 13, c.name+" weighted "+how, append(as, i("ignore_index", 3)), signed(c.scores...), c.targets, weights)
 			}
+			for _, op := range []string{"NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"} {
+				add(op, 13, c.name+" weights that move "+how, attrs{s("reduction", how), i("ignore_index", 0)}, signed(c.scores...), c.targets, uniform(0.5, 2, c.scores[1]))
+			}
 			add("SoftmaxCrossEntropyLoss", 13, c.name+" log_prob "+how, attrs{s("reduction", how), i("ignore_index", 0)}, signed(c.scores...), c.targets).outs = 2
 		}
 	}

@@ -169,7 +169,7 @@ func (t *Trainer) prepare() error {
 	}
 	work, g, loss := l.model, l.builder, l.loss
 	t.norms = l.norms
-	fixed := runningStatistics(work)
+	fixed := pytorchBuffers(work)
 	for _, x := range ties {
 		fixed[x.copy] = true
 	}
@@ -379,16 +379,21 @@ func (t *Trainer) choose(may func(*onnx.Value) bool) ([]*onnx.Value, error) {
 	return chosen, nil
 }
 
-// runningStatistics names the weights that are batch norms' running means and variances: PyTorch has them
-// as buffers, which no optimizer sees.
-func runningStatistics(m *onnx.Model) map[string]bool {
+// pytorchBuffers names the weights that PyTorch has as buffers, which no optimizer sees: batch norms' running means and variances, and the
+// weights of classes in a loss.
+func pytorchBuffers(m *onnx.Model) map[string]bool {
 	names := map[string]bool{}
 	m.Graph.Walk(func(g *onnx.Graph) {
 		for _, n := range g.Nodes {
-			if n.Op != "BatchNormalization" || onnx.CanonicalDomain(n.Domain) != "" {
-				continue
+			var held []*onnx.Value
+			switch {
+			case onnx.CanonicalDomain(n.Domain) != "":
+			case n.Op == "BatchNormalization":
+				held = []*onnx.Value{n.Input(3), n.Input(4)}
+			case n.Op == "NegativeLogLikelihoodLoss", n.Op == "SoftmaxCrossEntropyLoss":
+				held = []*onnx.Value{n.Input(2)}
 			}
-			for _, v := range []*onnx.Value{n.Input(3), n.Input(4)} {
+			for _, v := range held {
 				if v != nil && v.Const != nil {
 					names[v.Name] = true
 				}

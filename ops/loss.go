@@ -12,7 +12,7 @@ import (
 
 // Losses over class indices: the standard's NegativeLogLikelihoodLoss and SoftmaxCrossEntropyLoss, and
 // CrossEntropy, which is torch.nn.functional.cross_entropy. Inputs are scores (N×C×d1…), targets (N×d1…,
-// int64 or int32) and, optionally, a weight for each class, which is not differentiated. Attributes:
+// int64 or int32) and, optionally, a weight for each class. Attributes:
 // ignore_index (absent: every target counts) and reduction; of CrossEntropy also label_smoothing, and
 // log_probs if the scores are log-probabilities already. CrossEntropy's class axis is the last if the targets
 // have the scores' shape without it, else axis 1, where the standard's losses always have it.
@@ -109,7 +109,39 @@ func gradLoss(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 			out[0] = g.Add(out[0], d)
 		}
 	}
+	if n.Has(2) && dy[0] != nil && g.Moves(n.Inputs[2]) {
+		if n.Domain == Internal {
+			return nil, fmt.Errorf("the weights of classes have none")
+		}
+		out[2] = g.classWeights(n, dy[0], s)
+	}
 	return out, nil
+}
+
+// classWeights is the gradient of a standard loss by the weights of the classes: each target that counts adds, to its class, its
+// negative log-probability, and in a mean the share by which it moves the divisor.
+func (g *Grad) classWeights(n *Node, dy *onnx.Value, s lossSpec) *onnx.Value {
+	logs, weight := n.Inputs[0], n.Inputs[2]
+	if !s.logProbs {
+		logs = g.With("LogSoftmax", []*onnx.Attribute{IntAttr("axis", 1)}, logs)
+	}
+	target := g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Int64))}, n.Inputs[1])
+	zero := g.Like(logs, 0)
+	counts := func(v *onnx.Value) *onnx.Value { return v }
+	if s.ignores {
+		valid := g.Op("Not", g.Op("Equal", target, g.Const(tensor.Scalar(s.ignore))))
+		target = g.Op("Where", valid, target, g.Const(tensor.Scalar(int64(0))))
+		counts = func(v *onnx.Value) *onnx.Value { return g.Op("Where", valid, v, zero) }
+	}
+	axis := g.Int64s(1)
+	d := g.Neg(g.Op("Squeeze", g.With("GatherElements", []*onnx.Attribute{IntAttr("axis", 1)}, logs, g.Op("Unsqueeze", target, axis)), axis))
+	if s.reduction == "mean" {
+		sum := g.With("ReduceSum", []*onnx.Attribute{IntAttr("keepdims", 0)}, counts(g.Op("Gather", weight, target)))
+		d = g.Div(g.Sub(d, n.Outputs[0]), sum)
+	}
+	flat := g.Int64s(-1)
+	return g.With("ScatterElements", []*onnx.Attribute{StringAttr("reduction", "add")}, g.ExpandTo(zero, weight), g.Op("Reshape", target, flat),
+		g.Op("Reshape", counts(g.Mul(d, dy)), flat))
 }
 
 // crossEntropy computes the loss and, if wanted, the log-probabilities, or the gradient.

@@ -114,11 +114,11 @@ func inputGradients(dir string) ([]*tensor.Tensor, string, error) {
 	if m, err = runtime.Expand(m); err != nil {
 		return nil, op, err
 	}
-	// What the operators say has no gradient: tables of angles, weights of classes, scores beside the answer, and what bodies look at the
+	// What the operators say has no gradient: tables of angles, scores beside the answer, and what bodies look at the
 	// rank of, which is not known before they run.
 	inputs, outputs := len(m.Graph.Inputs), len(m.Graph.Outputs)
 	switch name := filepath.Base(dir); {
-	case strings.Contains(name, "rotary"), strings.Contains(name, "nllloss"), strings.Contains(name, "sce"):
+	case strings.Contains(name, "rotary"):
 		inputs = 1
 	case strings.Contains(name, "qk_matmul"):
 		outputs--
