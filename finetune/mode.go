@@ -2,6 +2,7 @@ package finetune
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -63,6 +64,39 @@ func setMode(m *onnx.Model, infos map[*onnx.Value]ops.Info, mode Mode) ([]batchN
 		}
 	})
 	return e.norms, err
+}
+
+// insertDropout puts a dropout after each value that ratios names, where the export has left it out.
+func insertDropout(m *onnx.Model, ratios map[string]float64) error {
+	for _, name := range slices.Sorted(maps.Keys(ratios)) {
+		var v *onnx.Value
+		for w := range m.Graph.Values() {
+			if w.Name == name {
+				v = w
+			}
+		}
+		r := ratios[name]
+		switch {
+		case v == nil || v.Def() == nil:
+			return fmt.Errorf("dropout: %q is no output of a node of the model's graph", name)
+		case len(v.Users()) == 0:
+			return fmt.Errorf("dropout: nothing reads %q", name)
+		case !(r >= 0 && r < 1):
+			return fmt.Errorf("dropout: the ratio %v of %q is not in [0, 1)", r, name)
+		}
+		readers := slices.Clone(v.Users())
+		n := onnx.NewNode("Dropout", []*onnx.Value{v, m.Graph.AddInit(m.Graph.FreshName("retune::ratio"), tensor.Scalar(r))}, m.Graph.FreshName("retune::dropped"))
+		n.Name, n.Opset = name, ops.GradOpset
+		for _, reader := range readers {
+			for i, in := range reader.Inputs {
+				if in == v {
+					reader.SetInput(i, n.Outputs[0])
+				}
+			}
+		}
+		m.Graph.Nodes = slices.Insert(m.Graph.Nodes, 1+slices.Index(m.Graph.Nodes, v.Def()), n)
+	}
+	return nil
 }
 
 type modeEdit struct {

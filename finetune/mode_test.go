@@ -139,6 +139,45 @@ func dropped(t *testing.T, opset int64, training bool) *onnx.Model {
 	return m
 }
 
+// Dropout that is put in drops as that of the file does, and is not in the tuned model.
+func TestInsertedDropout(t *testing.T) {
+	ctx := context.Background()
+	b := onnx.NewBuilder("m", 17)
+	x := b.Input("x", tensor.Float32, "n", 100)
+	hidden := b.Op("Mul", x, b.Init("first", tensor.New(slices.Repeat([]float32{1}, 100), 100)))
+	b.Output("y", b.Op("Mul", hidden, b.Init("weight", tensor.New(slices.Repeat([]float32{1}, 100), 100))), tensor.Float32, "n", 100)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := Batch{"x": tensor.New(slices.Repeat([]float32{1}, 6400), 64, 100), "target": tensor.New(make([]float32, 6400), 64, 100)}
+	cfg := Config{Loss: MSE{Output: "y", Target: "target"}, Optimizer: SGD{LR: 1e-9}, Mode: Train, Dropout: map[string]float64{hidden.Name: 0.25}}
+	tr, err := New(m, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	loss, _, err := tr.Gradients(ctx, batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept := loss * 0.75 * 0.75; math.Abs(kept-0.75) > 0.025 || kept == 0.75 {
+		t.Errorf("%.4f of the elements are kept, not about 0.75", kept)
+	}
+	if loss, err := tr.Loss(ctx, batch); err != nil || loss != 1 {
+		t.Errorf("the loss is %v (%v) without dropout", loss, err)
+	}
+	if n := len(tr.Model().Graph.Nodes); n != 2 {
+		t.Errorf("the tuned model has %d nodes", n)
+	}
+	for _, bad := range []map[string]float64{{"nowhere": 0.5}, {"y": 0.5}, {"x": 0.5}, {hidden.Name: 1}} {
+		cfg.Dropout = bad
+		if _, err := New(m, cfg); err == nil || !strings.Contains(err.Error(), "dropout") {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+}
+
 func TestDropout(t *testing.T) {
 	ctx := context.Background()
 	batch := Batch{"x": tensor.New(slices.Repeat([]float32{1}, 6400), 64, 100), "target": tensor.New(make([]float32, 6400), 64, 100)}

@@ -33,6 +33,9 @@ type Config struct {
 	// training behaviour if the mode is [Train], else the mode's too. The tuned model is as exported.
 	Mode Mode
 	Seed uint64 // of dropout
+	// Dropout puts dropout of that ratio after values that it names, in the mode [Train]: for exports that have left theirs out. The
+	// tuned model has none of it.
+	Dropout map[string]float64
 	// Carry names inputs that are states, each with the output that is its state after a batch. What a batch leaves the next one
 	// begins with, without a gradient through it (truncated backpropagation through time), in [Trainer.Step] and [Trainer.Loss]
 	// alike; the first one begins with zeros, or what it brings itself. See [Trainer.ResetStates].
@@ -130,6 +133,9 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	case AsExported, Train, Eval:
 	default:
 		return nil, fmt.Errorf("finetune: mode %q is none of %s, %s, %s", cfg.Mode, AsExported, Train, Eval)
+	}
+	if len(cfg.Dropout) > 0 && cfg.Mode != Train {
+		return nil, fmt.Errorf("finetune: dropout is put in in mode %s alone, not in %s", Train, cfg.Mode)
 	}
 	if err := cfg.Optimizer.check(); err != nil {
 		return nil, fmt.Errorf("finetune: optimizer: %w", err)
@@ -293,6 +299,11 @@ func (t *Trainer) withLoss(mode Mode, ties []tie) (*lossGraph, error) {
 	}
 	for _, x := range ties {
 		x.compute(m.Graph)
+	}
+	if mode == Train {
+		if err := insertDropout(m, t.cfg.Dropout); err != nil {
+			return nil, err
+		}
 	}
 	infos, err := runtime.Infer(m)
 	if err != nil {

@@ -60,7 +60,7 @@ func (g *Grad) Info(v *onnx.Value) Info {
 func (g *Grad) Rank(v *onnx.Value) int {
 	i := g.Info(v)
 	if !i.Ranked {
-		g.fail(fmt.Errorf("gradient: the rank of %q is not known", v.Name))
+		g.fail(fmt.Errorf("the rank of %q is not known", v.Name))
 		return 0
 	}
 	return len(i.Shape)
@@ -70,7 +70,7 @@ func (g *Grad) Rank(v *onnx.Value) int {
 func (g *Grad) DType(v *onnx.Value) tensor.DType {
 	d := g.Info(v).DType
 	if d == tensor.Undefined {
-		g.fail(fmt.Errorf("gradient: the element type of %q is not known", v.Name))
+		g.fail(fmt.Errorf("the element type of %q is not known", v.Name))
 		return tensor.Float32
 	}
 	return d

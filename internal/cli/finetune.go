@@ -172,7 +172,7 @@ func (r *tuning) prepare() error {
 		}
 	}
 	r.trainer, err = finetune.New(m, finetune.Config{
-		Loss: loss, Optimizer: opt, Trainable: r.Trainable, Names: names, Mode: finetune.Mode(r.Mode), Seed: r.Data.Seed, Carry: r.Carry,
+		Loss: loss, Optimizer: opt, Trainable: r.Trainable, Names: names, Mode: finetune.Mode(r.Mode), Seed: r.Data.Seed, Carry: r.Carry, Dropout: r.Dropout,
 		Schedule: schedule, ScheduleEvery: every, L1: r.L1, L2: r.L2, ClipValue: r.ClipValue, ClipNorm: r.ClipNorm,
 		LossScale: r.LossScale, KeepBest: r.wantsBest(), Threads: r.Threads,
 	})

@@ -47,28 +47,29 @@ type config struct {
 		LRDecay     float64    `yaml:"lr_decay"`
 		Initial     float64    `yaml:"initial_accumulator_value"`
 	} `yaml:"optimizer"`
-	Schedule        schedule          `yaml:"schedule"`
-	Mode            string            `yaml:"mode"`
-	Names           string            `yaml:"names"`
-	Trainable       []string          `yaml:"trainable"`
-	Carry           map[string]string `yaml:"carry"`
-	L1              float64           `yaml:"l1"`
-	L2              float64           `yaml:"l2"`
-	ClipValue       float64           `yaml:"clip_value"`
-	ClipNorm        float64           `yaml:"clip_norm"`
-	LossScale       float64           `yaml:"loss_scale"`
-	Accumulate      int               `yaml:"accumulate"`
-	Epochs          int               `yaml:"epochs"`
-	Steps           int               `yaml:"steps"`
-	Patience        int               `yaml:"patience"`
-	RestoreBest     *bool             `yaml:"restore_best"`
-	Checkpoint      string            `yaml:"checkpoint"`
-	CheckpointEvery int               `yaml:"checkpoint_every"`
-	Resume          string            `yaml:"resume"`
-	Threads         int               `yaml:"threads"`
-	Log             string            `yaml:"log"`
-	Plot            string            `yaml:"plot"`
-	OutStateDict    string            `yaml:"out_state_dict"`
+	Schedule        schedule           `yaml:"schedule"`
+	Mode            string             `yaml:"mode"`
+	Names           string             `yaml:"names"`
+	Trainable       []string           `yaml:"trainable"`
+	Carry           map[string]string  `yaml:"carry"`
+	Dropout         map[string]float64 `yaml:"dropout"`
+	L1              float64            `yaml:"l1"`
+	L2              float64            `yaml:"l2"`
+	ClipValue       float64            `yaml:"clip_value"`
+	ClipNorm        float64            `yaml:"clip_norm"`
+	LossScale       float64            `yaml:"loss_scale"`
+	Accumulate      int                `yaml:"accumulate"`
+	Epochs          int                `yaml:"epochs"`
+	Steps           int                `yaml:"steps"`
+	Patience        int                `yaml:"patience"`
+	RestoreBest     *bool              `yaml:"restore_best"`
+	Checkpoint      string             `yaml:"checkpoint"`
+	CheckpointEvery int                `yaml:"checkpoint_every"`
+	Resume          string             `yaml:"resume"`
+	Threads         int                `yaml:"threads"`
+	Log             string             `yaml:"log"`
+	Plot            string             `yaml:"plot"`
+	OutStateDict    string             `yaml:"out_state_dict"`
 }
 
 // schedule has the keys of PyTorch's schedulers, each kind those that it knows.
@@ -112,6 +113,7 @@ var configKeys = map[string]string{
 	"optimizer.betas": "Adam's betas: [0.9, 0.999]", "optimizer.eps": "epsilon", "optimizer.alpha": "RMSprop's alpha",
 	"optimizer.centered": "centred RMSprop", "optimizer.lr_decay": "Adagrad's decay", "optimizer.initial_accumulator_value": "Adagrad's start",
 	"mode": "as_exported, train or eval: how batch norms and dropout behave", "names": "JSON that says which initializer holds which PyTorch parameter",
+	"dropout":   "ratios of dropout put in after values, by name, in mode train: {hidden: 0.1}",
 	"carry":     "inputs that are states, each with the output that it is after a batch: {h0: hn}",
 	"trainable": "globs over parameter names: [\"fc.*\"]", "l1": "weight of the sum of the weights' magnitudes", "l2": "weight of the sum of their squares",
 	"clip_value": "greatest magnitude of a gradient's element", "clip_norm": "greatest norm of the gradients",
