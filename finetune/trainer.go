@@ -390,8 +390,8 @@ func (t *Trainer) choose(may func(*onnx.Value) bool) ([]*onnx.Value, error) {
 	return chosen, nil
 }
 
-// pytorchBuffers names the weights that PyTorch has as buffers, which no optimizer sees: batch norms' running means and variances, and the
-// weights of classes in a loss.
+// pytorchBuffers names the weights that PyTorch has as buffers, which no optimizer sees: batch norms' running means and variances, the
+// weights of classes in a loss, tables of cosines and sines.
 func pytorchBuffers(m *onnx.Model) map[string]bool {
 	names := map[string]bool{}
 	m.Graph.Walk(func(g *onnx.Graph) {
@@ -403,6 +403,8 @@ func pytorchBuffers(m *onnx.Model) map[string]bool {
 				held = []*onnx.Value{n.Input(3), n.Input(4)}
 			case n.Op == "NegativeLogLikelihoodLoss", n.Op == "SoftmaxCrossEntropyLoss":
 				held = []*onnx.Value{n.Input(2)}
+			case n.Op == "RotaryEmbedding":
+				held = []*onnx.Value{n.Input(1), n.Input(2)}
 			}
 			for _, v := range held {
 				if v != nil && v.Const != nil {
