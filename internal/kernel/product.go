@@ -18,6 +18,8 @@ const (
 	depth     = 384
 	// fewColumns is up to how many columns of B the rows of A are read where they lie.
 	fewColumns = 1024
+	// cacheWay is the bytes of a way of the first-level cache: addresses so far apart compete for the same few lines.
+	cacheWay = 4 << 10
 	// serialWork is the number of multiplications below which waking another
 	// worker costs more than it saves.
 	serialWork = 1 << 18
@@ -132,8 +134,8 @@ func (pr *product[T]) plan(p *Pool) {
 	if storedB && pr.b.across && pr.panelsM == 1 {
 		pr.direct = true
 	}
-	// Rows of A that meet few columns are not worth a copy.
-	pr.inRows = kern.rowsTile != nil && pr.packedA == nil && !pr.a.across && pr.n <= fewColumns
+	// Rows of A that meet few columns are not worth a copy, unless they lie so that the first-level cache cannot hold a panel of them.
+	pr.inRows = kern.rowsTile != nil && pr.packedA == nil && !pr.a.across && pr.n <= fewColumns && (pr.m < kern.rows || pr.a.ld*int(unsafe.Sizeof(T(0)))%cacheWay != 0)
 	// A product that is one block packs both operands step by step.
 	one := threads == 1 && pr.panelsM <= pr.blockM && pr.panelsN <= pr.blockN
 	if pr.inRows && storedB && !pr.direct && !one {
