@@ -136,7 +136,7 @@ func (b *blocker) lower(n *onnx.Node) *onnx.Node {
 	case x == nil:
 	case slices.Contains(pointwise, n.Op):
 		return same()
-	case n.Op == "Clip":
+	case n.Op == "Clip", n.Op == "Max" || n.Op == "Min":
 		for _, v := range n.Inputs[1:] {
 			if _, ok := b.scalar(v); v != nil && !ok {
 				return nil

@@ -6,17 +6,16 @@ import (
 )
 
 // A blockTile is the work of one call of a tile function on images in blocks (see [Block]): a few neighbouring outputs of one to four
-// blocks. For each offset, the inputs of the outputs lie pixel bytes apart from src + offset on.
+// blocks. For each tap, the inputs of the outputs lie pixel bytes apart from src + the tap's offset on.
 //
 // The assembly knows the offsets of the fields; a test holds the two together.
 type blockTile struct {
 	src, dst     *float32
 	weights      *float32 // by tap, channel and lane
-	offsets      *int     // of the taps in src, in bytes
+	taps         *blockTap
 	bias         *float32 // of the blocks, one after the other; nil: add to what is at dst
 	residual     *float32 // in the order of dst, or nil
-	n            int      // offsets
-	chans        int      // channels at each of them
+	n            int      // taps
 	pixel        int      // in bytes, as all that follow
 	stride       int      // from one block to the next, in dst
 	weightStride int      // and in weights
@@ -25,6 +24,17 @@ type blockTile struct {
 	srcStride    int // of elements of a Winograd transform
 	scratch      *float32
 	ahead        *float32 // weights that are wanted soon
+}
+
+// A blockTap is one place of a window, in one block of channels.
+type blockTap struct {
+	offset int // in src, in bytes
+	chans  int // channels there that weights meet; of no matter but to products
+}
+
+// tap is the q-th of t's taps.
+func (t *blockTile) tap(q int) *blockTap {
+	return (*blockTap)(addr(t.taps, q*int(unsafe.Sizeof(blockTap{}))))
 }
 
 // numBlockWidths is the numbers of blocks that tiles come in: 1, 2 and 4.
@@ -79,8 +89,9 @@ func blockProductGo(t *blockTile, pixels, blocks int) {
 			}
 			w := 0
 			for q := range t.n {
-				src := addr(t.src, *(*int)(addr(t.offsets, 8*q))+i*t.pixel)
-				for c := range t.chans {
+				tap := t.tap(q)
+				src := addr(t.src, tap.offset+i*t.pixel)
+				for c := range tap.chans {
 					x := *(*float32)(addr((*float32)(src), 4*c))
 					for l, v := range lane(t.weights, k*t.weightStride+w) {
 						sum[l] += x * v
@@ -119,7 +130,7 @@ func blockDepthwiseGo(t *blockTile, pixels int) {
 		sum := *lane(t.bias, 0)
 		for q := range t.n {
 			w := lane(t.weights, q*4*goBlock)
-			for l, v := range lane(t.src, *(*int)(addr(t.offsets, 8*q))+i*t.pixel) {
+			for l, v := range lane(t.src, t.tap(q).offset+i*t.pixel) {
 				sum[l] += v * w[l]
 			}
 		}
@@ -134,7 +145,7 @@ func blockMaximumGo(t *blockTile, pixels int) {
 			top[l] = float32(math.Inf(-1))
 		}
 		for q := range t.n {
-			for l, v := range lane(t.src, *(*int)(addr(t.offsets, 8*q))+i*t.pixel) {
+			for l, v := range lane(t.src, t.tap(q).offset+i*t.pixel) {
 				top[l] = max(top[l], v)
 			}
 		}

@@ -62,17 +62,15 @@ func PackBlocks(cv Conv2D, w, bias []float32) *BlockWeights {
 	}
 	// Blocks of outputs, of inputs of a group, taps, inputs in a block, outputs in a block.
 	pack := func(chans, taps int, at func(m, c, k int) float32) []float32 {
-		units, per := ceilDiv(cv.C/cv.Group, chans), cv.C/cv.Group
-		out := make([]float32, len(bw.bias)*units*taps*chans)
+		per := cv.C / cv.Group
+		out := make([]float32, len(bw.bias)*per*taps)
 		i := 0
 		for m0 := 0; m0 < cv.M; m0 += b {
 			for c0 := 0; c0 < per; c0 += chans {
 				for k := range taps {
-					for c := c0; c < c0+chans; c++ {
-						if c < per {
-							for m := m0; m < min(m0+b, cv.M); m++ {
-								out[i+m-m0] = at(m, c, k)
-							}
+					for c := c0; c < min(c0+chans, per); c++ {
+						for m := m0; m < min(m0+b, cv.M); m++ {
+							out[i+m-m0] = at(m, c, k)
 						}
 						i += b
 					}
@@ -104,7 +102,7 @@ func PackBlocks(cv Conv2D, w, bias []float32) *BlockWeights {
 // blockSpace is memory for a worker or a convolution.
 type blockSpace struct {
 	frame, v, m   []float32
-	offsets       []int
+	taps          []blockTap
 	scratch, edge [36 * 16]float32
 	tile          blockTile
 }
@@ -280,10 +278,10 @@ func (bp blockPlanes) Part(lo, hi int) {
 	taps := cv.KH * cv.KW * b
 	ws := blockSpaces.Get().(*blockSpace)
 	defer blockSpaces.Put(ws)
-	ws.offsets = ws.offsets[:0]
+	ws.taps = ws.taps[:0]
 	for kh := range cv.KH {
 		for kw := range cv.KW {
-			ws.offsets = append(ws.offsets, 4*b*(kh*cv.DilH*width+kw*cv.DilW))
+			ws.taps = append(ws.taps, blockTap{offset: 4 * b * (kh*cv.DilH*width + kw*cv.DilW)})
 		}
 	}
 	t := &ws.tile
@@ -300,7 +298,7 @@ func (bp blockPlanes) Part(lo, hi int) {
 			fillBlockFrame(part, ws.frame, height, width, src, b, bp.pad)
 			src = ws.frame
 		}
-		*t = blockTile{offsets: &ws.offsets[0], n: len(ws.offsets), pixel: 4 * b * cv.StrideW}
+		*t = blockTile{taps: &ws.taps[0], n: len(ws.taps), pixel: 4 * b * cv.StrideW}
 		if bp.weights != nil {
 			t.weights, t.bias = &bp.weights[q*taps%len(bp.weights)], &bp.bias[q*b%len(bp.bias)]
 		}
@@ -365,7 +363,7 @@ func blockProduct(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeigh
 	}
 	blockProducts{b: b, y: y, x: src, weights: weights, bias: w.bias, ep: ep, oh: oh, ow: ow, pixel: step, row: oyStep,
 		units: units, plane: height * width * pixel, taps: cv.KH * cv.KW, tapsAcross: cv.KW, tapDown: 4 * pixel * cv.DilH * width,
-		tapRight: 4 * pixel * cv.DilW, chans: chans, groups: cv.Group, outs: len(w.bias) / b / cv.Group}.run(p)
+		tapRight: 4 * pixel * cv.DilW, per: per, chans: chans, groups: cv.Group, outs: len(w.bias) / b / cv.Group}.run(p)
 }
 
 // blockProducts is a convolution as tiles of products: outputs are oh rows of ow pixels; their inputs are pixel bytes apart, and the
@@ -376,7 +374,7 @@ type blockProducts struct {
 	ep                  Epilogue
 	oh, ow, pixel, row  int
 	units, plane        int // blocks or channels of inputs in a group, and float32s from one to the next
-	taps, chans         int
+	taps, per, chans    int // per is the channels of inputs in a group, chans those in a unit, which the last may not fill
 	tapsAcross          int // taps in a row, and bytes from a tap to the next, and from a row to the next
 	tapRight, tapDown   int
 	groups, outs        int // outs is the blocks of outputs in a group
@@ -409,7 +407,7 @@ func (bp blockProducts) run(p *Pool) {
 		bp.chunk = max(1, ceilDiv(tiles, ceilDiv(4*p.Threads(), bp.wide*bp.groups)))
 	}
 	items := ceilDiv(tiles, bp.chunk) * bp.groups * bp.wide
-	grain := max(1, serialWork/max(1, bp.chunk*most*unit*width*bp.units/b))
+	grain := max(1, serialWork/16/max(1, bp.chunk*most*unit*width*bp.units/b))
 	InParts(p, items, grain, bp)
 }
 
@@ -419,15 +417,15 @@ func (bp blockProducts) Part(lo, hi int) {
 	_, width := bp.width()
 	across := ceilDiv(bp.ow, len(blockActive.product[index])-1)
 	tiles := bp.oh * across
-	unit := bp.taps * bp.chans * b
+	unit, whole := bp.taps*bp.chans*b, bp.taps*bp.per*b // weights of a block of outputs and a unit, and of all units
 	clamped := bp.ep.clamped()
 	pix := bp.oh * bp.ow * b // float32s of a block of outputs
 	ws := blockSpaces.Get().(*blockSpace)
 	defer blockSpaces.Put(ws)
-	ws.offsets = ws.offsets[:0]
-	for u := range step {
+	ws.taps = ws.taps[:0]
+	for u := range bp.units {
 		for k := range bp.taps {
-			ws.offsets = append(ws.offsets, 4*u*bp.plane+k/bp.tapsAcross*bp.tapDown+k%bp.tapsAcross*bp.tapRight)
+			ws.taps = append(ws.taps, blockTap{4*(u%step)*bp.plane + k/bp.tapsAcross*bp.tapDown + k%bp.tapsAcross*bp.tapRight, min(bp.chans, bp.per-u*bp.chans)})
 		}
 	}
 	t := &ws.tile
@@ -444,17 +442,17 @@ func (bp blockProducts) Part(lo, hi int) {
 			out := g*bp.outs + m
 			for u := 0; u < bp.units; u += step {
 				us := min(step, bp.units-u)
-				*t = blockTile{offsets: &ws.offsets[0], n: us * bp.taps, chans: bp.chans, pixel: bp.pixel, stride: 4 * pix,
-					weightStride: 4 * unit * bp.units, weights: &bp.weights[(out*bp.units+u)*unit]}
+				*t = blockTile{taps: &ws.taps[u*bp.taps], n: us * bp.taps, pixel: bp.pixel, stride: 4 * pix, weightStride: 4 * whole,
+					weights: &bp.weights[out*whole+u*unit]}
 				if u == 0 {
 					t.bias = &bp.bias[out*b]
 				}
 				src := bp.x[(g*bp.units+u)*bp.plane:]
 				// The weights after these come while the first two tiles are made.
-				size := us * unit
-				next := (out*bp.units + u + us) * unit
+				size := min(us*unit, whole-u*unit)
+				next := out*whole + (u+us)*unit
 				if u+us == bp.units {
-					next = (out + 1<<i) * bp.units * unit
+					next = (out + 1<<i) * whole
 				}
 				next = min(next, len(bp.weights)-size)
 				for q := first; q < last; q++ {

@@ -8,7 +8,7 @@
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct1x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), CX
 	TESTQ   CX, CX
 	JZ      more
@@ -21,17 +21,16 @@ more:
 
 begin:
 	MOVQ 16(AX), DX
-	MOVQ 80(AX), CX
-	MOVQ 120(AX), BX
+	MOVQ 72(AX), CX
+	MOVQ 112(AX), BX
 	MOVQ (AX), SI
 	MOVQ 24(AX), DI
 	MOVQ 48(AX), R8
 
 tap:
 	MOVQ (DI), CX
-	ADDQ $0x08, DI
 	ADDQ SI, CX
-	MOVQ 56(AX), R9
+	MOVQ 8(DI), R9
 	SUBQ $0x04, R9
 	JL   few
 
@@ -70,6 +69,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, DI
 	DECQ   R8
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -78,12 +78,12 @@ tapEnd:
 	VADDPS (CX), Z0, Z0
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z1
+	VBROADCASTSS 88(AX), Z1
 	VMAXPS       Z0, Z1, Z0
-	VBROADCASTSS 100(AX), Z1
+	VBROADCASTSS 92(AX), Z1
 	VMINPS       Z0, Z1, Z0
 
 noClamp:
@@ -96,7 +96,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct2x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -111,17 +111,16 @@ more:
 
 begin:
 	MOVQ 16(AX), BX
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), SI
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), SI
 	MOVQ (AX), DI
 	MOVQ 24(AX), R8
 	MOVQ 48(AX), R9
 
 tap:
 	MOVQ (R8), DX
-	ADDQ $0x08, R8
 	ADDQ DI, DX
-	MOVQ 56(AX), R10
+	MOVQ 8(R8), R10
 	SUBQ $0x04, R10
 	JL   few
 
@@ -170,6 +169,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R8
 	DECQ   R9
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -179,13 +179,13 @@ tapEnd:
 	VADDPS 64(CX), Z1, Z1
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z2
+	VBROADCASTSS 88(AX), Z2
 	VMAXPS       Z0, Z2, Z0
 	VMAXPS       Z1, Z2, Z1
-	VBROADCASTSS 100(AX), Z2
+	VBROADCASTSS 92(AX), Z2
 	VMINPS       Z0, Z2, Z0
 	VMINPS       Z1, Z2, Z1
 
@@ -200,7 +200,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct3x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -217,17 +217,16 @@ more:
 
 begin:
 	MOVQ 16(AX), BX
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), SI
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), SI
 	MOVQ (AX), DI
 	MOVQ 24(AX), R8
 	MOVQ 48(AX), R9
 
 tap:
 	MOVQ (R8), DX
-	ADDQ $0x08, R8
 	ADDQ DI, DX
-	MOVQ 56(AX), R10
+	MOVQ 8(R8), R10
 	SUBQ $0x04, R10
 	JL   few
 
@@ -286,6 +285,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R8
 	DECQ   R9
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -296,14 +296,14 @@ tapEnd:
 	VADDPS 128(CX), Z2, Z2
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z3
+	VBROADCASTSS 88(AX), Z3
 	VMAXPS       Z0, Z3, Z0
 	VMAXPS       Z1, Z3, Z1
 	VMAXPS       Z2, Z3, Z2
-	VBROADCASTSS 100(AX), Z3
+	VBROADCASTSS 92(AX), Z3
 	VMINPS       Z0, Z3, Z0
 	VMINPS       Z1, Z3, Z1
 	VMINPS       Z2, Z3, Z2
@@ -320,7 +320,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct4x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -339,19 +339,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
 	MOVQ 48(AX), R10
 
 tap:
 	MOVQ (R9), DX
-	ADDQ $0x08, R9
 	ADDQ R8, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -422,6 +421,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -433,15 +433,15 @@ tapEnd:
 	VADDPS 192(CX), Z3, Z3
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z4
+	VBROADCASTSS 88(AX), Z4
 	VMAXPS       Z0, Z4, Z0
 	VMAXPS       Z1, Z4, Z1
 	VMAXPS       Z2, Z4, Z2
 	VMAXPS       Z3, Z4, Z3
-	VBROADCASTSS 100(AX), Z4
+	VBROADCASTSS 92(AX), Z4
 	VMINPS       Z0, Z4, Z0
 	VMINPS       Z1, Z4, Z1
 	VMINPS       Z2, Z4, Z2
@@ -460,7 +460,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct5x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -481,19 +481,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
 	MOVQ 48(AX), R10
 
 tap:
 	MOVQ (R9), DX
-	ADDQ $0x08, R9
 	ADDQ R8, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -574,6 +573,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -586,16 +586,16 @@ tapEnd:
 	VADDPS 256(CX), Z4, Z4
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z5
+	VBROADCASTSS 88(AX), Z5
 	VMAXPS       Z0, Z5, Z0
 	VMAXPS       Z1, Z5, Z1
 	VMAXPS       Z2, Z5, Z2
 	VMAXPS       Z3, Z5, Z3
 	VMAXPS       Z4, Z5, Z4
-	VBROADCASTSS 100(AX), Z5
+	VBROADCASTSS 92(AX), Z5
 	VMINPS       Z0, Z5, Z0
 	VMINPS       Z1, Z5, Z1
 	VMINPS       Z2, Z5, Z2
@@ -616,7 +616,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct6x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -639,19 +639,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
 	MOVQ 48(AX), R10
 
 tap:
 	MOVQ (R9), DX
-	ADDQ $0x08, R9
 	ADDQ R8, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -742,6 +741,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -755,17 +755,17 @@ tapEnd:
 	VADDPS 320(CX), Z5, Z5
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z6
+	VBROADCASTSS 88(AX), Z6
 	VMAXPS       Z0, Z6, Z0
 	VMAXPS       Z1, Z6, Z1
 	VMAXPS       Z2, Z6, Z2
 	VMAXPS       Z3, Z6, Z3
 	VMAXPS       Z4, Z6, Z4
 	VMAXPS       Z5, Z6, Z5
-	VBROADCASTSS 100(AX), Z6
+	VBROADCASTSS 92(AX), Z6
 	VMINPS       Z0, Z6, Z0
 	VMINPS       Z1, Z6, Z1
 	VMINPS       Z2, Z6, Z2
@@ -788,7 +788,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct7x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -813,21 +813,20 @@ more:
 
 begin:
 	MOVQ 16(AX), DI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
 	LEAQ (BX)(CX*2), SI
 	ADDQ CX, SI
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -930,6 +929,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -944,10 +944,10 @@ tapEnd:
 	VADDPS 384(CX), Z6, Z6
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z7
+	VBROADCASTSS 88(AX), Z7
 	VMAXPS       Z0, Z7, Z0
 	VMAXPS       Z1, Z7, Z1
 	VMAXPS       Z2, Z7, Z2
@@ -955,7 +955,7 @@ noResidual:
 	VMAXPS       Z4, Z7, Z4
 	VMAXPS       Z5, Z7, Z5
 	VMAXPS       Z6, Z7, Z6
-	VBROADCASTSS 100(AX), Z7
+	VBROADCASTSS 92(AX), Z7
 	VMINPS       Z0, Z7, Z0
 	VMINPS       Z1, Z7, Z1
 	VMINPS       Z2, Z7, Z2
@@ -980,7 +980,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct8x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -1007,21 +1007,20 @@ more:
 
 begin:
 	MOVQ 16(AX), DI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
 	LEAQ (BX)(CX*2), SI
 	ADDQ CX, SI
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -1134,6 +1133,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -1149,10 +1149,10 @@ tapEnd:
 	VADDPS 448(CX), Z7, Z7
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z8
+	VBROADCASTSS 88(AX), Z8
 	VMAXPS       Z0, Z8, Z0
 	VMAXPS       Z1, Z8, Z1
 	VMAXPS       Z2, Z8, Z2
@@ -1161,7 +1161,7 @@ noResidual:
 	VMAXPS       Z5, Z8, Z5
 	VMAXPS       Z6, Z8, Z6
 	VMAXPS       Z7, Z8, Z7
-	VBROADCASTSS 100(AX), Z8
+	VBROADCASTSS 92(AX), Z8
 	VMINPS       Z0, Z8, Z0
 	VMINPS       Z1, Z8, Z1
 	VMINPS       Z2, Z8, Z2
@@ -1188,7 +1188,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct9x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -1217,21 +1217,20 @@ more:
 
 begin:
 	MOVQ 16(AX), DI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
 	LEAQ (BX)(CX*2), SI
 	ADDQ CX, SI
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -1354,6 +1353,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -1370,10 +1370,10 @@ tapEnd:
 	VADDPS 512(CX), Z8, Z8
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z9
+	VBROADCASTSS 88(AX), Z9
 	VMAXPS       Z0, Z9, Z0
 	VMAXPS       Z1, Z9, Z1
 	VMAXPS       Z2, Z9, Z2
@@ -1383,7 +1383,7 @@ noResidual:
 	VMAXPS       Z6, Z9, Z6
 	VMAXPS       Z7, Z9, Z7
 	VMAXPS       Z8, Z9, Z8
-	VBROADCASTSS 100(AX), Z9
+	VBROADCASTSS 92(AX), Z9
 	VMINPS       Z0, Z9, Z0
 	VMINPS       Z1, Z9, Z1
 	VMINPS       Z2, Z9, Z2
@@ -1412,7 +1412,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct10x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -1443,15 +1443,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R8
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R9
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
 	MOVQ 48(AX), R12
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -1459,7 +1458,7 @@ tap:
 	ADDQ CX, SI
 	LEAQ (SI)(CX*2), DI
 	ADDQ CX, DI
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -1594,6 +1593,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -1611,10 +1611,10 @@ tapEnd:
 	VADDPS 576(CX), Z9, Z9
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z10
+	VBROADCASTSS 88(AX), Z10
 	VMAXPS       Z0, Z10, Z0
 	VMAXPS       Z1, Z10, Z1
 	VMAXPS       Z2, Z10, Z2
@@ -1625,7 +1625,7 @@ noResidual:
 	VMAXPS       Z7, Z10, Z7
 	VMAXPS       Z8, Z10, Z8
 	VMAXPS       Z9, Z10, Z9
-	VBROADCASTSS 100(AX), Z10
+	VBROADCASTSS 92(AX), Z10
 	VMINPS       Z0, Z10, Z0
 	VMINPS       Z1, Z10, Z1
 	VMINPS       Z2, Z10, Z2
@@ -1656,7 +1656,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct11x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -1689,15 +1689,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R8
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R9
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
 	MOVQ 48(AX), R12
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -1705,7 +1704,7 @@ tap:
 	ADDQ CX, SI
 	LEAQ (SI)(CX*2), DI
 	ADDQ CX, DI
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -1850,6 +1849,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -1868,10 +1868,10 @@ tapEnd:
 	VADDPS 640(CX), Z10, Z10
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z11
+	VBROADCASTSS 88(AX), Z11
 	VMAXPS       Z0, Z11, Z0
 	VMAXPS       Z1, Z11, Z1
 	VMAXPS       Z2, Z11, Z2
@@ -1883,7 +1883,7 @@ noResidual:
 	VMAXPS       Z8, Z11, Z8
 	VMAXPS       Z9, Z11, Z9
 	VMAXPS       Z10, Z11, Z10
-	VBROADCASTSS 100(AX), Z11
+	VBROADCASTSS 92(AX), Z11
 	VMINPS       Z0, Z11, Z0
 	VMINPS       Z1, Z11, Z1
 	VMINPS       Z2, Z11, Z2
@@ -1916,7 +1916,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct12x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -1951,15 +1951,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R8
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R9
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
 	MOVQ 48(AX), R12
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -1967,7 +1966,7 @@ tap:
 	ADDQ CX, SI
 	LEAQ (SI)(CX*2), DI
 	ADDQ CX, DI
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -2122,6 +2121,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -2141,10 +2141,10 @@ tapEnd:
 	VADDPS 704(CX), Z11, Z11
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z12
+	VBROADCASTSS 88(AX), Z12
 	VMAXPS       Z0, Z12, Z0
 	VMAXPS       Z1, Z12, Z1
 	VMAXPS       Z2, Z12, Z2
@@ -2157,7 +2157,7 @@ noResidual:
 	VMAXPS       Z9, Z12, Z9
 	VMAXPS       Z10, Z12, Z10
 	VMAXPS       Z11, Z12, Z11
-	VBROADCASTSS 100(AX), Z12
+	VBROADCASTSS 92(AX), Z12
 	VMINPS       Z0, Z12, Z0
 	VMINPS       Z1, Z12, Z1
 	VMINPS       Z2, Z12, Z2
@@ -2192,7 +2192,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct13x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -2229,15 +2229,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R9
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R10
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R10
 	MOVQ (AX), R11
 	MOVQ 24(AX), R12
 	MOVQ 48(AX), R13
 
 tap:
 	MOVQ (R12), DX
-	ADDQ $0x08, R12
 	ADDQ R11, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -2247,7 +2246,7 @@ tap:
 	ADDQ CX, DI
 	LEAQ (DI)(CX*2), R8
 	ADDQ CX, R8
-	MOVQ 56(AX), R14
+	MOVQ 8(R12), R14
 	SUBQ $0x04, R14
 	JL   few
 
@@ -2414,6 +2413,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R12
 	DECQ   R13
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -2434,10 +2434,10 @@ tapEnd:
 	VADDPS 768(CX), Z12, Z12
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z13
+	VBROADCASTSS 88(AX), Z13
 	VMAXPS       Z0, Z13, Z0
 	VMAXPS       Z1, Z13, Z1
 	VMAXPS       Z2, Z13, Z2
@@ -2451,7 +2451,7 @@ noResidual:
 	VMAXPS       Z10, Z13, Z10
 	VMAXPS       Z11, Z13, Z11
 	VMAXPS       Z12, Z13, Z12
-	VBROADCASTSS 100(AX), Z13
+	VBROADCASTSS 92(AX), Z13
 	VMINPS       Z0, Z13, Z0
 	VMINPS       Z1, Z13, Z1
 	VMINPS       Z2, Z13, Z2
@@ -2488,7 +2488,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct14x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -2527,15 +2527,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R9
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R10
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R10
 	MOVQ (AX), R11
 	MOVQ 24(AX), R12
 	MOVQ 48(AX), R13
 
 tap:
 	MOVQ (R12), DX
-	ADDQ $0x08, R12
 	ADDQ R11, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -2545,7 +2544,7 @@ tap:
 	ADDQ CX, DI
 	LEAQ (DI)(CX*2), R8
 	ADDQ CX, R8
-	MOVQ 56(AX), R14
+	MOVQ 8(R12), R14
 	SUBQ $0x04, R14
 	JL   few
 
@@ -2722,6 +2721,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R12
 	DECQ   R13
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -2743,10 +2743,10 @@ tapEnd:
 	VADDPS 832(CX), Z13, Z13
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z14
+	VBROADCASTSS 88(AX), Z14
 	VMAXPS       Z0, Z14, Z0
 	VMAXPS       Z1, Z14, Z1
 	VMAXPS       Z2, Z14, Z2
@@ -2761,7 +2761,7 @@ noResidual:
 	VMAXPS       Z11, Z14, Z11
 	VMAXPS       Z12, Z14, Z12
 	VMAXPS       Z13, Z14, Z13
-	VBROADCASTSS 100(AX), Z14
+	VBROADCASTSS 92(AX), Z14
 	VMINPS       Z0, Z14, Z0
 	VMINPS       Z1, Z14, Z1
 	VMINPS       Z2, Z14, Z2
@@ -2800,7 +2800,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct1x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), CX
 	TESTQ   CX, CX
 	JZ      more
@@ -2811,22 +2811,21 @@ TEXT ·blockProduct1x2AVX512(SB), NOSPLIT, $0-8
 more:
 	MOVQ    8(AX), CX
 	VMOVUPS (CX), Z0
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS (CX), Z1
 
 begin:
 	MOVQ 16(AX), DX
-	MOVQ 80(AX), BX
-	MOVQ 120(AX), SI
+	MOVQ 72(AX), BX
+	MOVQ 112(AX), SI
 	MOVQ (AX), DI
 	MOVQ 24(AX), R8
 	MOVQ 48(AX), R9
 
 tap:
 	MOVQ (R8), CX
-	ADDQ $0x08, R8
 	ADDQ DI, CX
-	MOVQ 56(AX), R10
+	MOVQ 8(R8), R10
 	SUBQ $0x04, R10
 	JL   few
 
@@ -2877,30 +2876,31 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R8
 	DECQ   R9
 	JNZ    tap
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
 	VADDPS (CX), Z0, Z0
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z1, Z1
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z2
+	VBROADCASTSS 88(AX), Z2
 	VMAXPS       Z0, Z2, Z0
 	VMAXPS       Z1, Z2, Z1
-	VBROADCASTSS 100(AX), Z2
+	VBROADCASTSS 92(AX), Z2
 	VMINPS       Z0, Z2, Z0
 	VMINPS       Z1, Z2, Z1
 
 noClamp:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z1, (CX)
 	VZEROUPPER
 	RET
@@ -2909,7 +2909,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct2x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -2923,23 +2923,22 @@ more:
 	MOVQ    8(AX), DX
 	VMOVUPS (DX), Z0
 	VMOVUPS 64(DX), Z1
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z2
 	VMOVUPS 64(DX), Z3
 
 begin:
 	MOVQ 16(AX), BX
-	MOVQ 80(AX), SI
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), SI
+	MOVQ 112(AX), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
 	MOVQ 48(AX), R10
 
 tap:
 	MOVQ (R9), DX
-	ADDQ $0x08, R9
 	ADDQ R8, DX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -3005,6 +3004,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -3012,20 +3012,20 @@ tapEnd:
 	JZ     noResidual
 	VADDPS (CX), Z0, Z0
 	VADDPS 64(CX), Z1, Z1
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z2, Z2
 	VADDPS 64(CX), Z3, Z3
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z4
+	VBROADCASTSS 88(AX), Z4
 	VMAXPS       Z0, Z4, Z0
 	VMAXPS       Z1, Z4, Z1
 	VMAXPS       Z2, Z4, Z2
 	VMAXPS       Z3, Z4, Z3
-	VBROADCASTSS 100(AX), Z4
+	VBROADCASTSS 92(AX), Z4
 	VMINPS       Z0, Z4, Z0
 	VMINPS       Z1, Z4, Z1
 	VMINPS       Z2, Z4, Z2
@@ -3035,7 +3035,7 @@ noClamp:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z2, (CX)
 	VMOVUPS Z3, 64(CX)
 	VZEROUPPER
@@ -3045,7 +3045,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct3x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -3062,24 +3062,23 @@ more:
 	VMOVUPS (DX), Z0
 	VMOVUPS 64(DX), Z1
 	VMOVUPS 128(DX), Z2
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z3
 	VMOVUPS 64(DX), Z4
 	VMOVUPS 128(DX), Z5
 
 begin:
 	MOVQ 16(AX), BX
-	MOVQ 80(AX), SI
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), SI
+	MOVQ 112(AX), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
 	MOVQ 48(AX), R10
 
 tap:
 	MOVQ (R9), DX
-	ADDQ $0x08, R9
 	ADDQ R8, DX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -3160,6 +3159,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -3168,23 +3168,23 @@ tapEnd:
 	VADDPS (CX), Z0, Z0
 	VADDPS 64(CX), Z1, Z1
 	VADDPS 128(CX), Z2, Z2
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z3, Z3
 	VADDPS 64(CX), Z4, Z4
 	VADDPS 128(CX), Z5, Z5
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z6
+	VBROADCASTSS 88(AX), Z6
 	VMAXPS       Z0, Z6, Z0
 	VMAXPS       Z1, Z6, Z1
 	VMAXPS       Z2, Z6, Z2
 	VMAXPS       Z3, Z6, Z3
 	VMAXPS       Z4, Z6, Z4
 	VMAXPS       Z5, Z6, Z5
-	VBROADCASTSS 100(AX), Z6
+	VBROADCASTSS 92(AX), Z6
 	VMINPS       Z0, Z6, Z0
 	VMINPS       Z1, Z6, Z1
 	VMINPS       Z2, Z6, Z2
@@ -3197,7 +3197,7 @@ noClamp:
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
 	VMOVUPS Z2, 128(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z3, (CX)
 	VMOVUPS Z4, 64(CX)
 	VMOVUPS Z5, 128(CX)
@@ -3208,7 +3208,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct4x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -3228,7 +3228,7 @@ more:
 	VMOVUPS 64(DX), Z1
 	VMOVUPS 128(DX), Z2
 	VMOVUPS 192(DX), Z3
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z4
 	VMOVUPS 64(DX), Z5
 	VMOVUPS 128(DX), Z6
@@ -3236,19 +3236,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DI
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DI
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -3346,6 +3345,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -3355,17 +3355,17 @@ tapEnd:
 	VADDPS 64(CX), Z1, Z1
 	VADDPS 128(CX), Z2, Z2
 	VADDPS 192(CX), Z3, Z3
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z4, Z4
 	VADDPS 64(CX), Z5, Z5
 	VADDPS 128(CX), Z6, Z6
 	VADDPS 192(CX), Z7, Z7
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z8
+	VBROADCASTSS 88(AX), Z8
 	VMAXPS       Z0, Z8, Z0
 	VMAXPS       Z1, Z8, Z1
 	VMAXPS       Z2, Z8, Z2
@@ -3374,7 +3374,7 @@ noResidual:
 	VMAXPS       Z5, Z8, Z5
 	VMAXPS       Z6, Z8, Z6
 	VMAXPS       Z7, Z8, Z7
-	VBROADCASTSS 100(AX), Z8
+	VBROADCASTSS 92(AX), Z8
 	VMINPS       Z0, Z8, Z0
 	VMINPS       Z1, Z8, Z1
 	VMINPS       Z2, Z8, Z2
@@ -3390,7 +3390,7 @@ noClamp:
 	VMOVUPS Z1, 64(CX)
 	VMOVUPS Z2, 128(CX)
 	VMOVUPS Z3, 192(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z4, (CX)
 	VMOVUPS Z5, 64(CX)
 	VMOVUPS Z6, 128(CX)
@@ -3402,7 +3402,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct5x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -3425,7 +3425,7 @@ more:
 	VMOVUPS 128(DX), Z2
 	VMOVUPS 192(DX), Z3
 	VMOVUPS 256(DX), Z4
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z5
 	VMOVUPS 64(DX), Z6
 	VMOVUPS 128(DX), Z7
@@ -3434,19 +3434,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DI
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DI
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -3559,6 +3558,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -3569,7 +3569,7 @@ tapEnd:
 	VADDPS 128(CX), Z2, Z2
 	VADDPS 192(CX), Z3, Z3
 	VADDPS 256(CX), Z4, Z4
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z5, Z5
 	VADDPS 64(CX), Z6, Z6
 	VADDPS 128(CX), Z7, Z7
@@ -3577,10 +3577,10 @@ tapEnd:
 	VADDPS 256(CX), Z9, Z9
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z10
+	VBROADCASTSS 88(AX), Z10
 	VMAXPS       Z0, Z10, Z0
 	VMAXPS       Z1, Z10, Z1
 	VMAXPS       Z2, Z10, Z2
@@ -3591,7 +3591,7 @@ noResidual:
 	VMAXPS       Z7, Z10, Z7
 	VMAXPS       Z8, Z10, Z8
 	VMAXPS       Z9, Z10, Z9
-	VBROADCASTSS 100(AX), Z10
+	VBROADCASTSS 92(AX), Z10
 	VMINPS       Z0, Z10, Z0
 	VMINPS       Z1, Z10, Z1
 	VMINPS       Z2, Z10, Z2
@@ -3610,7 +3610,7 @@ noClamp:
 	VMOVUPS Z2, 128(CX)
 	VMOVUPS Z3, 192(CX)
 	VMOVUPS Z4, 256(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z5, (CX)
 	VMOVUPS Z6, 64(CX)
 	VMOVUPS Z7, 128(CX)
@@ -3623,7 +3623,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct6x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -3649,7 +3649,7 @@ more:
 	VMOVUPS 192(DX), Z3
 	VMOVUPS 256(DX), Z4
 	VMOVUPS 320(DX), Z5
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z6
 	VMOVUPS 64(DX), Z7
 	VMOVUPS 128(DX), Z8
@@ -3659,19 +3659,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DI
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DI
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -3799,6 +3798,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -3810,7 +3810,7 @@ tapEnd:
 	VADDPS 192(CX), Z3, Z3
 	VADDPS 256(CX), Z4, Z4
 	VADDPS 320(CX), Z5, Z5
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z6, Z6
 	VADDPS 64(CX), Z7, Z7
 	VADDPS 128(CX), Z8, Z8
@@ -3819,10 +3819,10 @@ tapEnd:
 	VADDPS 320(CX), Z11, Z11
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z12
+	VBROADCASTSS 88(AX), Z12
 	VMAXPS       Z0, Z12, Z0
 	VMAXPS       Z1, Z12, Z1
 	VMAXPS       Z2, Z12, Z2
@@ -3835,7 +3835,7 @@ noResidual:
 	VMAXPS       Z9, Z12, Z9
 	VMAXPS       Z10, Z12, Z10
 	VMAXPS       Z11, Z12, Z11
-	VBROADCASTSS 100(AX), Z12
+	VBROADCASTSS 92(AX), Z12
 	VMINPS       Z0, Z12, Z0
 	VMINPS       Z1, Z12, Z1
 	VMINPS       Z2, Z12, Z2
@@ -3857,7 +3857,7 @@ noClamp:
 	VMOVUPS Z3, 192(CX)
 	VMOVUPS Z4, 256(CX)
 	VMOVUPS Z5, 320(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z6, (CX)
 	VMOVUPS Z7, 64(CX)
 	VMOVUPS Z8, 128(CX)
@@ -3871,7 +3871,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct7x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -3900,7 +3900,7 @@ more:
 	VMOVUPS 256(DX), Z4
 	VMOVUPS 320(DX), Z5
 	VMOVUPS 384(DX), Z6
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z7
 	VMOVUPS 64(DX), Z8
 	VMOVUPS 128(DX), Z9
@@ -3911,21 +3911,20 @@ more:
 
 begin:
 	MOVQ 16(AX), DI
-	MOVQ 80(AX), R8
-	MOVQ 120(AX), R9
+	MOVQ 72(AX), R8
+	MOVQ 112(AX), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
 	MOVQ 48(AX), R12
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
 	LEAQ (BX)(CX*2), SI
 	ADDQ CX, SI
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -4070,6 +4069,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -4082,7 +4082,7 @@ tapEnd:
 	VADDPS 256(CX), Z4, Z4
 	VADDPS 320(CX), Z5, Z5
 	VADDPS 384(CX), Z6, Z6
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z7, Z7
 	VADDPS 64(CX), Z8, Z8
 	VADDPS 128(CX), Z9, Z9
@@ -4092,10 +4092,10 @@ tapEnd:
 	VADDPS 384(CX), Z13, Z13
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z14
+	VBROADCASTSS 88(AX), Z14
 	VMAXPS       Z0, Z14, Z0
 	VMAXPS       Z1, Z14, Z1
 	VMAXPS       Z2, Z14, Z2
@@ -4110,7 +4110,7 @@ noResidual:
 	VMAXPS       Z11, Z14, Z11
 	VMAXPS       Z12, Z14, Z12
 	VMAXPS       Z13, Z14, Z13
-	VBROADCASTSS 100(AX), Z14
+	VBROADCASTSS 92(AX), Z14
 	VMINPS       Z0, Z14, Z0
 	VMINPS       Z1, Z14, Z1
 	VMINPS       Z2, Z14, Z2
@@ -4135,7 +4135,7 @@ noClamp:
 	VMOVUPS Z4, 256(CX)
 	VMOVUPS Z5, 320(CX)
 	VMOVUPS Z6, 384(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z7, (CX)
 	VMOVUPS Z8, 64(CX)
 	VMOVUPS Z9, 128(CX)
@@ -4150,7 +4150,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct8x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -4182,7 +4182,7 @@ more:
 	VMOVUPS 320(DX), Z5
 	VMOVUPS 384(DX), Z6
 	VMOVUPS 448(DX), Z7
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z8
 	VMOVUPS 64(DX), Z9
 	VMOVUPS 128(DX), Z10
@@ -4194,21 +4194,20 @@ more:
 
 begin:
 	MOVQ 16(AX), DI
-	MOVQ 80(AX), R8
-	MOVQ 120(AX), R9
+	MOVQ 72(AX), R8
+	MOVQ 112(AX), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
 	MOVQ 48(AX), R12
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
 	LEAQ (BX)(CX*2), SI
 	ADDQ CX, SI
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -4368,6 +4367,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -4381,7 +4381,7 @@ tapEnd:
 	VADDPS 320(CX), Z5, Z5
 	VADDPS 384(CX), Z6, Z6
 	VADDPS 448(CX), Z7, Z7
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z8, Z8
 	VADDPS 64(CX), Z9, Z9
 	VADDPS 128(CX), Z10, Z10
@@ -4392,10 +4392,10 @@ tapEnd:
 	VADDPS 448(CX), Z15, Z15
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z16
+	VBROADCASTSS 88(AX), Z16
 	VMAXPS       Z0, Z16, Z0
 	VMAXPS       Z1, Z16, Z1
 	VMAXPS       Z2, Z16, Z2
@@ -4412,7 +4412,7 @@ noResidual:
 	VMAXPS       Z13, Z16, Z13
 	VMAXPS       Z14, Z16, Z14
 	VMAXPS       Z15, Z16, Z15
-	VBROADCASTSS 100(AX), Z16
+	VBROADCASTSS 92(AX), Z16
 	VMINPS       Z0, Z16, Z0
 	VMINPS       Z1, Z16, Z1
 	VMINPS       Z2, Z16, Z2
@@ -4440,7 +4440,7 @@ noClamp:
 	VMOVUPS Z5, 320(CX)
 	VMOVUPS Z6, 384(CX)
 	VMOVUPS Z7, 448(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z8, (CX)
 	VMOVUPS Z9, 64(CX)
 	VMOVUPS Z10, 128(CX)
@@ -4456,7 +4456,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct9x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -4491,7 +4491,7 @@ more:
 	VMOVUPS 384(DX), Z6
 	VMOVUPS 448(DX), Z7
 	VMOVUPS 512(DX), Z8
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z9
 	VMOVUPS 64(DX), Z10
 	VMOVUPS 128(DX), Z11
@@ -4504,21 +4504,20 @@ more:
 
 begin:
 	MOVQ 16(AX), DI
-	MOVQ 80(AX), R8
-	MOVQ 120(AX), R9
+	MOVQ 72(AX), R8
+	MOVQ 112(AX), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
 	MOVQ 48(AX), R12
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
 	LEAQ (BX)(CX*2), SI
 	ADDQ CX, SI
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -4693,6 +4692,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -4707,7 +4707,7 @@ tapEnd:
 	VADDPS 384(CX), Z6, Z6
 	VADDPS 448(CX), Z7, Z7
 	VADDPS 512(CX), Z8, Z8
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z9, Z9
 	VADDPS 64(CX), Z10, Z10
 	VADDPS 128(CX), Z11, Z11
@@ -4719,10 +4719,10 @@ tapEnd:
 	VADDPS 512(CX), Z17, Z17
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z18
+	VBROADCASTSS 88(AX), Z18
 	VMAXPS       Z0, Z18, Z0
 	VMAXPS       Z1, Z18, Z1
 	VMAXPS       Z2, Z18, Z2
@@ -4741,7 +4741,7 @@ noResidual:
 	VMAXPS       Z15, Z18, Z15
 	VMAXPS       Z16, Z18, Z16
 	VMAXPS       Z17, Z18, Z17
-	VBROADCASTSS 100(AX), Z18
+	VBROADCASTSS 92(AX), Z18
 	VMINPS       Z0, Z18, Z0
 	VMINPS       Z1, Z18, Z1
 	VMINPS       Z2, Z18, Z2
@@ -4772,7 +4772,7 @@ noClamp:
 	VMOVUPS Z6, 384(CX)
 	VMOVUPS Z7, 448(CX)
 	VMOVUPS Z8, 512(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z9, (CX)
 	VMOVUPS Z10, 64(CX)
 	VMOVUPS Z11, 128(CX)
@@ -4789,7 +4789,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct10x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -4827,7 +4827,7 @@ more:
 	VMOVUPS 448(DX), Z7
 	VMOVUPS 512(DX), Z8
 	VMOVUPS 576(DX), Z9
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z10
 	VMOVUPS 64(DX), Z11
 	VMOVUPS 128(DX), Z12
@@ -4841,15 +4841,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R8
-	MOVQ 80(AX), R9
-	MOVQ 120(AX), R10
+	MOVQ 72(AX), R9
+	MOVQ 112(AX), R10
 	MOVQ (AX), R11
 	MOVQ 24(AX), R12
 	MOVQ 48(AX), R13
 
 tap:
 	MOVQ (R12), DX
-	ADDQ $0x08, R12
 	ADDQ R11, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -4857,7 +4856,7 @@ tap:
 	ADDQ CX, SI
 	LEAQ (SI)(CX*2), DI
 	ADDQ CX, DI
-	MOVQ 56(AX), R14
+	MOVQ 8(R12), R14
 	SUBQ $0x04, R14
 	JL   few
 
@@ -5049,6 +5048,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R12
 	DECQ   R13
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -5064,7 +5064,7 @@ tapEnd:
 	VADDPS 448(CX), Z7, Z7
 	VADDPS 512(CX), Z8, Z8
 	VADDPS 576(CX), Z9, Z9
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z10, Z10
 	VADDPS 64(CX), Z11, Z11
 	VADDPS 128(CX), Z12, Z12
@@ -5077,10 +5077,10 @@ tapEnd:
 	VADDPS 576(CX), Z19, Z19
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z20
+	VBROADCASTSS 88(AX), Z20
 	VMAXPS       Z0, Z20, Z0
 	VMAXPS       Z1, Z20, Z1
 	VMAXPS       Z2, Z20, Z2
@@ -5101,7 +5101,7 @@ noResidual:
 	VMAXPS       Z17, Z20, Z17
 	VMAXPS       Z18, Z20, Z18
 	VMAXPS       Z19, Z20, Z19
-	VBROADCASTSS 100(AX), Z20
+	VBROADCASTSS 92(AX), Z20
 	VMINPS       Z0, Z20, Z0
 	VMINPS       Z1, Z20, Z1
 	VMINPS       Z2, Z20, Z2
@@ -5135,7 +5135,7 @@ noClamp:
 	VMOVUPS Z7, 448(CX)
 	VMOVUPS Z8, 512(CX)
 	VMOVUPS Z9, 576(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z10, (CX)
 	VMOVUPS Z11, 64(CX)
 	VMOVUPS Z12, 128(CX)
@@ -5153,7 +5153,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct11x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -5194,7 +5194,7 @@ more:
 	VMOVUPS 512(DX), Z8
 	VMOVUPS 576(DX), Z9
 	VMOVUPS 640(DX), Z10
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z11
 	VMOVUPS 64(DX), Z12
 	VMOVUPS 128(DX), Z13
@@ -5209,15 +5209,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R8
-	MOVQ 80(AX), R9
-	MOVQ 120(AX), R10
+	MOVQ 72(AX), R9
+	MOVQ 112(AX), R10
 	MOVQ (AX), R11
 	MOVQ 24(AX), R12
 	MOVQ 48(AX), R13
 
 tap:
 	MOVQ (R12), DX
-	ADDQ $0x08, R12
 	ADDQ R11, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -5225,7 +5224,7 @@ tap:
 	ADDQ CX, SI
 	LEAQ (SI)(CX*2), DI
 	ADDQ CX, DI
-	MOVQ 56(AX), R14
+	MOVQ 8(R12), R14
 	SUBQ $0x04, R14
 	JL   few
 
@@ -5432,6 +5431,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R12
 	DECQ   R13
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -5448,7 +5448,7 @@ tapEnd:
 	VADDPS 512(CX), Z8, Z8
 	VADDPS 576(CX), Z9, Z9
 	VADDPS 640(CX), Z10, Z10
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z11, Z11
 	VADDPS 64(CX), Z12, Z12
 	VADDPS 128(CX), Z13, Z13
@@ -5462,10 +5462,10 @@ tapEnd:
 	VADDPS 640(CX), Z21, Z21
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z22
+	VBROADCASTSS 88(AX), Z22
 	VMAXPS       Z0, Z22, Z0
 	VMAXPS       Z1, Z22, Z1
 	VMAXPS       Z2, Z22, Z2
@@ -5488,7 +5488,7 @@ noResidual:
 	VMAXPS       Z19, Z22, Z19
 	VMAXPS       Z20, Z22, Z20
 	VMAXPS       Z21, Z22, Z21
-	VBROADCASTSS 100(AX), Z22
+	VBROADCASTSS 92(AX), Z22
 	VMINPS       Z0, Z22, Z0
 	VMINPS       Z1, Z22, Z1
 	VMINPS       Z2, Z22, Z2
@@ -5525,7 +5525,7 @@ noClamp:
 	VMOVUPS Z8, 512(CX)
 	VMOVUPS Z9, 576(CX)
 	VMOVUPS Z10, 640(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z11, (CX)
 	VMOVUPS Z12, 64(CX)
 	VMOVUPS Z13, 128(CX)
@@ -5544,7 +5544,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct12x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -5588,7 +5588,7 @@ more:
 	VMOVUPS 576(DX), Z9
 	VMOVUPS 640(DX), Z10
 	VMOVUPS 704(DX), Z11
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z12
 	VMOVUPS 64(DX), Z13
 	VMOVUPS 128(DX), Z14
@@ -5604,15 +5604,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R8
-	MOVQ 80(AX), R9
-	MOVQ 120(AX), R10
+	MOVQ 72(AX), R9
+	MOVQ 112(AX), R10
 	MOVQ (AX), R11
 	MOVQ 24(AX), R12
 	MOVQ 48(AX), R13
 
 tap:
 	MOVQ (R12), DX
-	ADDQ $0x08, R12
 	ADDQ R11, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -5620,7 +5619,7 @@ tap:
 	ADDQ CX, SI
 	LEAQ (SI)(CX*2), DI
 	ADDQ CX, DI
-	MOVQ 56(AX), R14
+	MOVQ 8(R12), R14
 	SUBQ $0x04, R14
 	JL   few
 
@@ -5842,6 +5841,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R12
 	DECQ   R13
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -5859,7 +5859,7 @@ tapEnd:
 	VADDPS 576(CX), Z9, Z9
 	VADDPS 640(CX), Z10, Z10
 	VADDPS 704(CX), Z11, Z11
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z12, Z12
 	VADDPS 64(CX), Z13, Z13
 	VADDPS 128(CX), Z14, Z14
@@ -5874,10 +5874,10 @@ tapEnd:
 	VADDPS 704(CX), Z23, Z23
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z24
+	VBROADCASTSS 88(AX), Z24
 	VMAXPS       Z0, Z24, Z0
 	VMAXPS       Z1, Z24, Z1
 	VMAXPS       Z2, Z24, Z2
@@ -5902,7 +5902,7 @@ noResidual:
 	VMAXPS       Z21, Z24, Z21
 	VMAXPS       Z22, Z24, Z22
 	VMAXPS       Z23, Z24, Z23
-	VBROADCASTSS 100(AX), Z24
+	VBROADCASTSS 92(AX), Z24
 	VMINPS       Z0, Z24, Z0
 	VMINPS       Z1, Z24, Z1
 	VMINPS       Z2, Z24, Z2
@@ -5942,7 +5942,7 @@ noClamp:
 	VMOVUPS Z9, 576(CX)
 	VMOVUPS Z10, 640(CX)
 	VMOVUPS Z11, 704(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z12, (CX)
 	VMOVUPS Z13, 64(CX)
 	VMOVUPS Z14, 128(CX)
@@ -5962,7 +5962,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct13x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -6009,7 +6009,7 @@ more:
 	VMOVUPS 640(DX), Z10
 	VMOVUPS 704(DX), Z11
 	VMOVUPS 768(DX), Z12
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z13
 	VMOVUPS 64(DX), Z14
 	VMOVUPS 128(DX), Z15
@@ -6026,15 +6026,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R9
-	MOVQ 80(AX), R10
-	MOVQ 120(AX), R11
+	MOVQ 72(AX), R10
+	MOVQ 112(AX), R11
 	MOVQ (AX), R12
 	MOVQ 24(AX), R13
 	MOVQ 48(AX), R14
 
 tap:
 	MOVQ (R13), DX
-	ADDQ $0x08, R13
 	ADDQ R12, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -6044,7 +6043,7 @@ tap:
 	ADDQ CX, DI
 	LEAQ (DI)(CX*2), R8
 	ADDQ CX, R8
-	MOVQ 56(AX), R15
+	MOVQ 8(R13), R15
 	SUBQ $0x04, R15
 	JL   few
 
@@ -6283,6 +6282,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R13
 	DECQ   R14
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -6301,7 +6301,7 @@ tapEnd:
 	VADDPS 640(CX), Z10, Z10
 	VADDPS 704(CX), Z11, Z11
 	VADDPS 768(CX), Z12, Z12
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z13, Z13
 	VADDPS 64(CX), Z14, Z14
 	VADDPS 128(CX), Z15, Z15
@@ -6317,10 +6317,10 @@ tapEnd:
 	VADDPS 768(CX), Z25, Z25
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z26
+	VBROADCASTSS 88(AX), Z26
 	VMAXPS       Z0, Z26, Z0
 	VMAXPS       Z1, Z26, Z1
 	VMAXPS       Z2, Z26, Z2
@@ -6347,7 +6347,7 @@ noResidual:
 	VMAXPS       Z23, Z26, Z23
 	VMAXPS       Z24, Z26, Z24
 	VMAXPS       Z25, Z26, Z25
-	VBROADCASTSS 100(AX), Z26
+	VBROADCASTSS 92(AX), Z26
 	VMINPS       Z0, Z26, Z0
 	VMINPS       Z1, Z26, Z1
 	VMINPS       Z2, Z26, Z2
@@ -6390,7 +6390,7 @@ noClamp:
 	VMOVUPS Z10, 640(CX)
 	VMOVUPS Z11, 704(CX)
 	VMOVUPS Z12, 768(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z13, (CX)
 	VMOVUPS Z14, 64(CX)
 	VMOVUPS Z15, 128(CX)
@@ -6411,7 +6411,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct14x2AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -6461,7 +6461,7 @@ more:
 	VMOVUPS 704(DX), Z11
 	VMOVUPS 768(DX), Z12
 	VMOVUPS 832(DX), Z13
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z14
 	VMOVUPS 64(DX), Z15
 	VMOVUPS 128(DX), Z16
@@ -6479,15 +6479,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R9
-	MOVQ 80(AX), R10
-	MOVQ 120(AX), R11
+	MOVQ 72(AX), R10
+	MOVQ 112(AX), R11
 	MOVQ (AX), R12
 	MOVQ 24(AX), R13
 	MOVQ 48(AX), R14
 
 tap:
 	MOVQ (R13), DX
-	ADDQ $0x08, R13
 	ADDQ R12, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -6497,7 +6496,7 @@ tap:
 	ADDQ CX, DI
 	LEAQ (DI)(CX*2), R8
 	ADDQ CX, R8
-	MOVQ 56(AX), R15
+	MOVQ 8(R13), R15
 	SUBQ $0x04, R15
 	JL   few
 
@@ -6751,6 +6750,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R13
 	DECQ   R14
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -6770,7 +6770,7 @@ tapEnd:
 	VADDPS 704(CX), Z11, Z11
 	VADDPS 768(CX), Z12, Z12
 	VADDPS 832(CX), Z13, Z13
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z14, Z14
 	VADDPS 64(CX), Z15, Z15
 	VADDPS 128(CX), Z16, Z16
@@ -6787,10 +6787,10 @@ tapEnd:
 	VADDPS 832(CX), Z27, Z27
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z28
+	VBROADCASTSS 88(AX), Z28
 	VMAXPS       Z0, Z28, Z0
 	VMAXPS       Z1, Z28, Z1
 	VMAXPS       Z2, Z28, Z2
@@ -6819,7 +6819,7 @@ noResidual:
 	VMAXPS       Z25, Z28, Z25
 	VMAXPS       Z26, Z28, Z26
 	VMAXPS       Z27, Z28, Z27
-	VBROADCASTSS 100(AX), Z28
+	VBROADCASTSS 92(AX), Z28
 	VMINPS       Z0, Z28, Z0
 	VMINPS       Z1, Z28, Z1
 	VMINPS       Z2, Z28, Z2
@@ -6865,7 +6865,7 @@ noClamp:
 	VMOVUPS Z11, 704(CX)
 	VMOVUPS Z12, 768(CX)
 	VMOVUPS Z13, 832(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z14, (CX)
 	VMOVUPS Z15, 64(CX)
 	VMOVUPS Z16, 128(CX)
@@ -6887,7 +6887,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct1x4AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), CX
 	TESTQ   CX, CX
 	JZ      more
@@ -6900,17 +6900,17 @@ TEXT ·blockProduct1x4AVX512(SB), NOSPLIT, $0-8
 more:
 	MOVQ    8(AX), CX
 	VMOVUPS (CX), Z0
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS (CX), Z1
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS (CX), Z2
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS (CX), Z3
 
 begin:
 	MOVQ 16(AX), DX
-	MOVQ 80(AX), BX
-	MOVQ 120(AX), SI
+	MOVQ 72(AX), BX
+	MOVQ 112(AX), SI
 	LEAQ (BX)(BX*2), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
@@ -6918,9 +6918,8 @@ begin:
 
 tap:
 	MOVQ (R9), CX
-	ADDQ $0x08, R9
 	ADDQ R8, CX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -6995,29 +6994,30 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
 	VADDPS (CX), Z0, Z0
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z1, Z1
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z2, Z2
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z3, Z3
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z4
+	VBROADCASTSS 88(AX), Z4
 	VMAXPS       Z0, Z4, Z0
 	VMAXPS       Z1, Z4, Z1
 	VMAXPS       Z2, Z4, Z2
 	VMAXPS       Z3, Z4, Z3
-	VBROADCASTSS 100(AX), Z4
+	VBROADCASTSS 92(AX), Z4
 	VMINPS       Z0, Z4, Z0
 	VMINPS       Z1, Z4, Z1
 	VMINPS       Z2, Z4, Z2
@@ -7026,11 +7026,11 @@ noResidual:
 noClamp:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z1, (CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z2, (CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z3, (CX)
 	VZEROUPPER
 	RET
@@ -7039,7 +7039,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct2x4AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -7057,20 +7057,20 @@ more:
 	MOVQ    8(AX), DX
 	VMOVUPS (DX), Z0
 	VMOVUPS 64(DX), Z1
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z2
 	VMOVUPS 64(DX), Z3
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z4
 	VMOVUPS 64(DX), Z5
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z6
 	VMOVUPS 64(DX), Z7
 
 begin:
 	MOVQ 16(AX), BX
-	MOVQ 80(AX), SI
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), SI
+	MOVQ 112(AX), DI
 	LEAQ (SI)(SI*2), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
@@ -7078,9 +7078,8 @@ begin:
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -7180,6 +7179,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -7187,21 +7187,21 @@ tapEnd:
 	JZ     noResidual
 	VADDPS (CX), Z0, Z0
 	VADDPS 64(CX), Z1, Z1
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z2, Z2
 	VADDPS 64(CX), Z3, Z3
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z4, Z4
 	VADDPS 64(CX), Z5, Z5
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z6, Z6
 	VADDPS 64(CX), Z7, Z7
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z8
+	VBROADCASTSS 88(AX), Z8
 	VMAXPS       Z0, Z8, Z0
 	VMAXPS       Z1, Z8, Z1
 	VMAXPS       Z2, Z8, Z2
@@ -7210,7 +7210,7 @@ noResidual:
 	VMAXPS       Z5, Z8, Z5
 	VMAXPS       Z6, Z8, Z6
 	VMAXPS       Z7, Z8, Z7
-	VBROADCASTSS 100(AX), Z8
+	VBROADCASTSS 92(AX), Z8
 	VMINPS       Z0, Z8, Z0
 	VMINPS       Z1, Z8, Z1
 	VMINPS       Z2, Z8, Z2
@@ -7224,13 +7224,13 @@ noClamp:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z2, (CX)
 	VMOVUPS Z3, 64(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z4, (CX)
 	VMOVUPS Z5, 64(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z6, (CX)
 	VMOVUPS Z7, 64(CX)
 	VZEROUPPER
@@ -7240,7 +7240,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct3x4AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -7263,23 +7263,23 @@ more:
 	VMOVUPS (DX), Z0
 	VMOVUPS 64(DX), Z1
 	VMOVUPS 128(DX), Z2
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z3
 	VMOVUPS 64(DX), Z4
 	VMOVUPS 128(DX), Z5
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z6
 	VMOVUPS 64(DX), Z7
 	VMOVUPS 128(DX), Z8
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z9
 	VMOVUPS 64(DX), Z10
 	VMOVUPS 128(DX), Z11
 
 begin:
 	MOVQ 16(AX), BX
-	MOVQ 80(AX), SI
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), SI
+	MOVQ 112(AX), DI
 	LEAQ (SI)(SI*2), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
@@ -7287,9 +7287,8 @@ begin:
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -7414,6 +7413,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -7422,24 +7422,24 @@ tapEnd:
 	VADDPS (CX), Z0, Z0
 	VADDPS 64(CX), Z1, Z1
 	VADDPS 128(CX), Z2, Z2
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z3, Z3
 	VADDPS 64(CX), Z4, Z4
 	VADDPS 128(CX), Z5, Z5
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z6, Z6
 	VADDPS 64(CX), Z7, Z7
 	VADDPS 128(CX), Z8, Z8
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z9, Z9
 	VADDPS 64(CX), Z10, Z10
 	VADDPS 128(CX), Z11, Z11
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z12
+	VBROADCASTSS 88(AX), Z12
 	VMAXPS       Z0, Z12, Z0
 	VMAXPS       Z1, Z12, Z1
 	VMAXPS       Z2, Z12, Z2
@@ -7452,7 +7452,7 @@ noResidual:
 	VMAXPS       Z9, Z12, Z9
 	VMAXPS       Z10, Z12, Z10
 	VMAXPS       Z11, Z12, Z11
-	VBROADCASTSS 100(AX), Z12
+	VBROADCASTSS 92(AX), Z12
 	VMINPS       Z0, Z12, Z0
 	VMINPS       Z1, Z12, Z1
 	VMINPS       Z2, Z12, Z2
@@ -7471,15 +7471,15 @@ noClamp:
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
 	VMOVUPS Z2, 128(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z3, (CX)
 	VMOVUPS Z4, 64(CX)
 	VMOVUPS Z5, 128(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z6, (CX)
 	VMOVUPS Z7, 64(CX)
 	VMOVUPS Z8, 128(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z9, (CX)
 	VMOVUPS Z10, 64(CX)
 	VMOVUPS Z11, 128(CX)
@@ -7490,7 +7490,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct4x4AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -7518,17 +7518,17 @@ more:
 	VMOVUPS 64(DX), Z1
 	VMOVUPS 128(DX), Z2
 	VMOVUPS 192(DX), Z3
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z4
 	VMOVUPS 64(DX), Z5
 	VMOVUPS 128(DX), Z6
 	VMOVUPS 192(DX), Z7
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z8
 	VMOVUPS 64(DX), Z9
 	VMOVUPS 128(DX), Z10
 	VMOVUPS 192(DX), Z11
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z12
 	VMOVUPS 64(DX), Z13
 	VMOVUPS 128(DX), Z14
@@ -7536,8 +7536,8 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DI
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DI
+	MOVQ 112(AX), R8
 	LEAQ (DI)(DI*2), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
@@ -7545,11 +7545,10 @@ begin:
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -7701,6 +7700,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -7710,27 +7710,27 @@ tapEnd:
 	VADDPS 64(CX), Z1, Z1
 	VADDPS 128(CX), Z2, Z2
 	VADDPS 192(CX), Z3, Z3
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z4, Z4
 	VADDPS 64(CX), Z5, Z5
 	VADDPS 128(CX), Z6, Z6
 	VADDPS 192(CX), Z7, Z7
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z8, Z8
 	VADDPS 64(CX), Z9, Z9
 	VADDPS 128(CX), Z10, Z10
 	VADDPS 192(CX), Z11, Z11
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z12, Z12
 	VADDPS 64(CX), Z13, Z13
 	VADDPS 128(CX), Z14, Z14
 	VADDPS 192(CX), Z15, Z15
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z16
+	VBROADCASTSS 88(AX), Z16
 	VMAXPS       Z0, Z16, Z0
 	VMAXPS       Z1, Z16, Z1
 	VMAXPS       Z2, Z16, Z2
@@ -7747,7 +7747,7 @@ noResidual:
 	VMAXPS       Z13, Z16, Z13
 	VMAXPS       Z14, Z16, Z14
 	VMAXPS       Z15, Z16, Z15
-	VBROADCASTSS 100(AX), Z16
+	VBROADCASTSS 92(AX), Z16
 	VMINPS       Z0, Z16, Z0
 	VMINPS       Z1, Z16, Z1
 	VMINPS       Z2, Z16, Z2
@@ -7771,17 +7771,17 @@ noClamp:
 	VMOVUPS Z1, 64(CX)
 	VMOVUPS Z2, 128(CX)
 	VMOVUPS Z3, 192(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z4, (CX)
 	VMOVUPS Z5, 64(CX)
 	VMOVUPS Z6, 128(CX)
 	VMOVUPS Z7, 192(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z8, (CX)
 	VMOVUPS Z9, 64(CX)
 	VMOVUPS Z10, 128(CX)
 	VMOVUPS Z11, 192(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z12, (CX)
 	VMOVUPS Z13, 64(CX)
 	VMOVUPS Z14, 128(CX)
@@ -7793,7 +7793,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct5x4AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -7826,19 +7826,19 @@ more:
 	VMOVUPS 128(DX), Z2
 	VMOVUPS 192(DX), Z3
 	VMOVUPS 256(DX), Z4
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z5
 	VMOVUPS 64(DX), Z6
 	VMOVUPS 128(DX), Z7
 	VMOVUPS 192(DX), Z8
 	VMOVUPS 256(DX), Z9
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z10
 	VMOVUPS 64(DX), Z11
 	VMOVUPS 128(DX), Z12
 	VMOVUPS 192(DX), Z13
 	VMOVUPS 256(DX), Z14
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z15
 	VMOVUPS 64(DX), Z16
 	VMOVUPS 128(DX), Z17
@@ -7847,8 +7847,8 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DI
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DI
+	MOVQ 112(AX), R8
 	LEAQ (DI)(DI*2), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
@@ -7856,11 +7856,10 @@ begin:
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -8037,6 +8036,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -8047,19 +8047,19 @@ tapEnd:
 	VADDPS 128(CX), Z2, Z2
 	VADDPS 192(CX), Z3, Z3
 	VADDPS 256(CX), Z4, Z4
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z5, Z5
 	VADDPS 64(CX), Z6, Z6
 	VADDPS 128(CX), Z7, Z7
 	VADDPS 192(CX), Z8, Z8
 	VADDPS 256(CX), Z9, Z9
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z10, Z10
 	VADDPS 64(CX), Z11, Z11
 	VADDPS 128(CX), Z12, Z12
 	VADDPS 192(CX), Z13, Z13
 	VADDPS 256(CX), Z14, Z14
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z15, Z15
 	VADDPS 64(CX), Z16, Z16
 	VADDPS 128(CX), Z17, Z17
@@ -8067,10 +8067,10 @@ tapEnd:
 	VADDPS 256(CX), Z19, Z19
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z20
+	VBROADCASTSS 88(AX), Z20
 	VMAXPS       Z0, Z20, Z0
 	VMAXPS       Z1, Z20, Z1
 	VMAXPS       Z2, Z20, Z2
@@ -8091,7 +8091,7 @@ noResidual:
 	VMAXPS       Z17, Z20, Z17
 	VMAXPS       Z18, Z20, Z18
 	VMAXPS       Z19, Z20, Z19
-	VBROADCASTSS 100(AX), Z20
+	VBROADCASTSS 92(AX), Z20
 	VMINPS       Z0, Z20, Z0
 	VMINPS       Z1, Z20, Z1
 	VMINPS       Z2, Z20, Z2
@@ -8120,19 +8120,19 @@ noClamp:
 	VMOVUPS Z2, 128(CX)
 	VMOVUPS Z3, 192(CX)
 	VMOVUPS Z4, 256(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z5, (CX)
 	VMOVUPS Z6, 64(CX)
 	VMOVUPS Z7, 128(CX)
 	VMOVUPS Z8, 192(CX)
 	VMOVUPS Z9, 256(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z10, (CX)
 	VMOVUPS Z11, 64(CX)
 	VMOVUPS Z12, 128(CX)
 	VMOVUPS Z13, 192(CX)
 	VMOVUPS Z14, 256(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z15, (CX)
 	VMOVUPS Z16, 64(CX)
 	VMOVUPS Z17, 128(CX)
@@ -8145,7 +8145,7 @@ noClamp:
 // Requires: AVX, AVX512F, MMX+
 TEXT ·blockProduct6x4AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -8183,21 +8183,21 @@ more:
 	VMOVUPS 192(DX), Z3
 	VMOVUPS 256(DX), Z4
 	VMOVUPS 320(DX), Z5
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z6
 	VMOVUPS 64(DX), Z7
 	VMOVUPS 128(DX), Z8
 	VMOVUPS 192(DX), Z9
 	VMOVUPS 256(DX), Z10
 	VMOVUPS 320(DX), Z11
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z12
 	VMOVUPS 64(DX), Z13
 	VMOVUPS 128(DX), Z14
 	VMOVUPS 192(DX), Z15
 	VMOVUPS 256(DX), Z16
 	VMOVUPS 320(DX), Z17
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Z18
 	VMOVUPS 64(DX), Z19
 	VMOVUPS 128(DX), Z20
@@ -8207,8 +8207,8 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DI
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DI
+	MOVQ 112(AX), R8
 	LEAQ (DI)(DI*2), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
@@ -8216,11 +8216,10 @@ begin:
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -8422,6 +8421,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -8433,21 +8433,21 @@ tapEnd:
 	VADDPS 192(CX), Z3, Z3
 	VADDPS 256(CX), Z4, Z4
 	VADDPS 320(CX), Z5, Z5
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z6, Z6
 	VADDPS 64(CX), Z7, Z7
 	VADDPS 128(CX), Z8, Z8
 	VADDPS 192(CX), Z9, Z9
 	VADDPS 256(CX), Z10, Z10
 	VADDPS 320(CX), Z11, Z11
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z12, Z12
 	VADDPS 64(CX), Z13, Z13
 	VADDPS 128(CX), Z14, Z14
 	VADDPS 192(CX), Z15, Z15
 	VADDPS 256(CX), Z16, Z16
 	VADDPS 320(CX), Z17, Z17
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Z18, Z18
 	VADDPS 64(CX), Z19, Z19
 	VADDPS 128(CX), Z20, Z20
@@ -8456,10 +8456,10 @@ tapEnd:
 	VADDPS 320(CX), Z23, Z23
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z24
+	VBROADCASTSS 88(AX), Z24
 	VMAXPS       Z0, Z24, Z0
 	VMAXPS       Z1, Z24, Z1
 	VMAXPS       Z2, Z24, Z2
@@ -8484,7 +8484,7 @@ noResidual:
 	VMAXPS       Z21, Z24, Z21
 	VMAXPS       Z22, Z24, Z22
 	VMAXPS       Z23, Z24, Z23
-	VBROADCASTSS 100(AX), Z24
+	VBROADCASTSS 92(AX), Z24
 	VMINPS       Z0, Z24, Z0
 	VMINPS       Z1, Z24, Z1
 	VMINPS       Z2, Z24, Z2
@@ -8518,21 +8518,21 @@ noClamp:
 	VMOVUPS Z3, 192(CX)
 	VMOVUPS Z4, 256(CX)
 	VMOVUPS Z5, 320(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z6, (CX)
 	VMOVUPS Z7, 64(CX)
 	VMOVUPS Z8, 128(CX)
 	VMOVUPS Z9, 192(CX)
 	VMOVUPS Z10, 256(CX)
 	VMOVUPS Z11, 320(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z12, (CX)
 	VMOVUPS Z13, 64(CX)
 	VMOVUPS Z14, 128(CX)
 	VMOVUPS Z15, 192(CX)
 	VMOVUPS Z16, 256(CX)
 	VMOVUPS Z17, 320(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Z18, (CX)
 	VMOVUPS Z19, 64(CX)
 	VMOVUPS Z20, 128(CX)
@@ -8546,7 +8546,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise1x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), CX
 	MOVQ    16(AX), DX
 	VMOVUPS (CX), Z0
@@ -8556,11 +8556,11 @@ TEXT ·blockDepthwise1x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (SI), CX
-	ADDQ        $0x08, SI
 	ADDQ        BX, CX
 	VMOVUPS     (DX), Z1
 	ADDQ        $+64, DX
 	VFMADD231PS (CX), Z1, Z0
+	ADDQ        $0x10, SI
 	DECQ        DI
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -8569,12 +8569,12 @@ tap:
 	VADDPS      (CX), Z0, Z0
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z1
+	VBROADCASTSS 88(AX), Z1
 	VMAXPS       Z0, Z1, Z0
-	VBROADCASTSS 100(AX), Z1
+	VBROADCASTSS 92(AX), Z1
 	VMINPS       Z0, Z1, Z0
 
 noClamp:
@@ -8587,7 +8587,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise2x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), BX
 	VMOVUPS (DX), Z0
@@ -8598,12 +8598,12 @@ TEXT ·blockDepthwise2x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (DI), DX
-	ADDQ        $0x08, DI
 	ADDQ        SI, DX
 	VMOVUPS     (BX), Z2
 	ADDQ        $+64, BX
 	VFMADD231PS (DX), Z2, Z0
 	VFMADD231PS (DX)(CX*1), Z2, Z1
+	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -8613,13 +8613,13 @@ tap:
 	VADDPS      64(CX), Z1, Z1
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z2
+	VBROADCASTSS 88(AX), Z2
 	VMAXPS       Z0, Z2, Z0
 	VMAXPS       Z1, Z2, Z1
-	VBROADCASTSS 100(AX), Z2
+	VBROADCASTSS 92(AX), Z2
 	VMINPS       Z0, Z2, Z0
 	VMINPS       Z1, Z2, Z1
 
@@ -8634,7 +8634,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise3x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), BX
 	VMOVUPS (DX), Z0
@@ -8646,13 +8646,13 @@ TEXT ·blockDepthwise3x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (DI), DX
-	ADDQ        $0x08, DI
 	ADDQ        SI, DX
 	VMOVUPS     (BX), Z3
 	ADDQ        $+64, BX
 	VFMADD231PS (DX), Z3, Z0
 	VFMADD231PS (DX)(CX*1), Z3, Z1
 	VFMADD231PS (DX)(CX*2), Z3, Z2
+	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -8663,14 +8663,14 @@ tap:
 	VADDPS      128(CX), Z2, Z2
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z3
+	VBROADCASTSS 88(AX), Z3
 	VMAXPS       Z0, Z3, Z0
 	VMAXPS       Z1, Z3, Z1
 	VMAXPS       Z2, Z3, Z2
-	VBROADCASTSS 100(AX), Z3
+	VBROADCASTSS 92(AX), Z3
 	VMINPS       Z0, Z3, Z0
 	VMINPS       Z1, Z3, Z1
 	VMINPS       Z2, Z3, Z2
@@ -8687,7 +8687,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise4x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Z0
@@ -8700,7 +8700,6 @@ TEXT ·blockDepthwise4x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R8), DX
-	ADDQ        $0x08, R8
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -8710,6 +8709,7 @@ tap:
 	VFMADD231PS (DX)(CX*1), Z4, Z1
 	VFMADD231PS (DX)(CX*2), Z4, Z2
 	VFMADD231PS (BX), Z4, Z3
+	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -8721,15 +8721,15 @@ tap:
 	VADDPS      192(CX), Z3, Z3
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z4
+	VBROADCASTSS 88(AX), Z4
 	VMAXPS       Z0, Z4, Z0
 	VMAXPS       Z1, Z4, Z1
 	VMAXPS       Z2, Z4, Z2
 	VMAXPS       Z3, Z4, Z3
-	VBROADCASTSS 100(AX), Z4
+	VBROADCASTSS 92(AX), Z4
 	VMINPS       Z0, Z4, Z0
 	VMINPS       Z1, Z4, Z1
 	VMINPS       Z2, Z4, Z2
@@ -8748,7 +8748,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise5x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Z0
@@ -8762,7 +8762,6 @@ TEXT ·blockDepthwise5x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R8), DX
-	ADDQ        $0x08, R8
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -8773,6 +8772,7 @@ tap:
 	VFMADD231PS (DX)(CX*2), Z5, Z2
 	VFMADD231PS (BX), Z5, Z3
 	VFMADD231PS (BX)(CX*1), Z5, Z4
+	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -8785,16 +8785,16 @@ tap:
 	VADDPS      256(CX), Z4, Z4
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z5
+	VBROADCASTSS 88(AX), Z5
 	VMAXPS       Z0, Z5, Z0
 	VMAXPS       Z1, Z5, Z1
 	VMAXPS       Z2, Z5, Z2
 	VMAXPS       Z3, Z5, Z3
 	VMAXPS       Z4, Z5, Z4
-	VBROADCASTSS 100(AX), Z5
+	VBROADCASTSS 92(AX), Z5
 	VMINPS       Z0, Z5, Z0
 	VMINPS       Z1, Z5, Z1
 	VMINPS       Z2, Z5, Z2
@@ -8815,7 +8815,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise6x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Z0
@@ -8830,7 +8830,6 @@ TEXT ·blockDepthwise6x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R8), DX
-	ADDQ        $0x08, R8
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -8842,6 +8841,7 @@ tap:
 	VFMADD231PS (BX), Z6, Z3
 	VFMADD231PS (BX)(CX*1), Z6, Z4
 	VFMADD231PS (BX)(CX*2), Z6, Z5
+	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -8855,17 +8855,17 @@ tap:
 	VADDPS      320(CX), Z5, Z5
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z6
+	VBROADCASTSS 88(AX), Z6
 	VMAXPS       Z0, Z6, Z0
 	VMAXPS       Z1, Z6, Z1
 	VMAXPS       Z2, Z6, Z2
 	VMAXPS       Z3, Z6, Z3
 	VMAXPS       Z4, Z6, Z4
 	VMAXPS       Z5, Z6, Z5
-	VBROADCASTSS 100(AX), Z6
+	VBROADCASTSS 92(AX), Z6
 	VMINPS       Z0, Z6, Z0
 	VMINPS       Z1, Z6, Z1
 	VMINPS       Z2, Z6, Z2
@@ -8888,7 +8888,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise7x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Z0
@@ -8904,7 +8904,6 @@ TEXT ·blockDepthwise7x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R9), DX
-	ADDQ        $0x08, R9
 	ADDQ        R8, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -8919,6 +8918,7 @@ tap:
 	VFMADD231PS (BX)(CX*1), Z7, Z4
 	VFMADD231PS (BX)(CX*2), Z7, Z5
 	VFMADD231PS (SI), Z7, Z6
+	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -8933,10 +8933,10 @@ tap:
 	VADDPS      384(CX), Z6, Z6
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z7
+	VBROADCASTSS 88(AX), Z7
 	VMAXPS       Z0, Z7, Z0
 	VMAXPS       Z1, Z7, Z1
 	VMAXPS       Z2, Z7, Z2
@@ -8944,7 +8944,7 @@ noResidual:
 	VMAXPS       Z4, Z7, Z4
 	VMAXPS       Z5, Z7, Z5
 	VMAXPS       Z6, Z7, Z6
-	VBROADCASTSS 100(AX), Z7
+	VBROADCASTSS 92(AX), Z7
 	VMINPS       Z0, Z7, Z0
 	VMINPS       Z1, Z7, Z1
 	VMINPS       Z2, Z7, Z2
@@ -8969,7 +8969,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise8x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Z0
@@ -8986,7 +8986,6 @@ TEXT ·blockDepthwise8x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R9), DX
-	ADDQ        $0x08, R9
 	ADDQ        R8, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -9002,6 +9001,7 @@ tap:
 	VFMADD231PS (BX)(CX*2), Z8, Z5
 	VFMADD231PS (SI), Z8, Z6
 	VFMADD231PS (SI)(CX*1), Z8, Z7
+	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -9017,10 +9017,10 @@ tap:
 	VADDPS      448(CX), Z7, Z7
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z8
+	VBROADCASTSS 88(AX), Z8
 	VMAXPS       Z0, Z8, Z0
 	VMAXPS       Z1, Z8, Z1
 	VMAXPS       Z2, Z8, Z2
@@ -9029,7 +9029,7 @@ noResidual:
 	VMAXPS       Z5, Z8, Z5
 	VMAXPS       Z6, Z8, Z6
 	VMAXPS       Z7, Z8, Z7
-	VBROADCASTSS 100(AX), Z8
+	VBROADCASTSS 92(AX), Z8
 	VMINPS       Z0, Z8, Z0
 	VMINPS       Z1, Z8, Z1
 	VMINPS       Z2, Z8, Z2
@@ -9056,7 +9056,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise9x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Z0
@@ -9074,7 +9074,6 @@ TEXT ·blockDepthwise9x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R9), DX
-	ADDQ        $0x08, R9
 	ADDQ        R8, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -9091,6 +9090,7 @@ tap:
 	VFMADD231PS (SI), Z9, Z6
 	VFMADD231PS (SI)(CX*1), Z9, Z7
 	VFMADD231PS (SI)(CX*2), Z9, Z8
+	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -9107,10 +9107,10 @@ tap:
 	VADDPS      512(CX), Z8, Z8
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z9
+	VBROADCASTSS 88(AX), Z9
 	VMAXPS       Z0, Z9, Z0
 	VMAXPS       Z1, Z9, Z1
 	VMAXPS       Z2, Z9, Z2
@@ -9120,7 +9120,7 @@ noResidual:
 	VMAXPS       Z6, Z9, Z6
 	VMAXPS       Z7, Z9, Z7
 	VMAXPS       Z8, Z9, Z8
-	VBROADCASTSS 100(AX), Z9
+	VBROADCASTSS 92(AX), Z9
 	VMINPS       Z0, Z9, Z0
 	VMINPS       Z1, Z9, Z1
 	VMINPS       Z2, Z9, Z2
@@ -9149,7 +9149,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise10x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Z0
@@ -9168,7 +9168,6 @@ TEXT ·blockDepthwise10x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R10), DX
-	ADDQ        $0x08, R10
 	ADDQ        R9, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -9188,6 +9187,7 @@ tap:
 	VFMADD231PS (SI)(CX*1), Z10, Z7
 	VFMADD231PS (SI)(CX*2), Z10, Z8
 	VFMADD231PS (DI), Z10, Z9
+	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -9205,10 +9205,10 @@ tap:
 	VADDPS      576(CX), Z9, Z9
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z10
+	VBROADCASTSS 88(AX), Z10
 	VMAXPS       Z0, Z10, Z0
 	VMAXPS       Z1, Z10, Z1
 	VMAXPS       Z2, Z10, Z2
@@ -9219,7 +9219,7 @@ noResidual:
 	VMAXPS       Z7, Z10, Z7
 	VMAXPS       Z8, Z10, Z8
 	VMAXPS       Z9, Z10, Z9
-	VBROADCASTSS 100(AX), Z10
+	VBROADCASTSS 92(AX), Z10
 	VMINPS       Z0, Z10, Z0
 	VMINPS       Z1, Z10, Z1
 	VMINPS       Z2, Z10, Z2
@@ -9250,7 +9250,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise11x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Z0
@@ -9270,7 +9270,6 @@ TEXT ·blockDepthwise11x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R10), DX
-	ADDQ        $0x08, R10
 	ADDQ        R9, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -9291,6 +9290,7 @@ tap:
 	VFMADD231PS (SI)(CX*2), Z11, Z8
 	VFMADD231PS (DI), Z11, Z9
 	VFMADD231PS (DI)(CX*1), Z11, Z10
+	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -9309,10 +9309,10 @@ tap:
 	VADDPS      640(CX), Z10, Z10
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z11
+	VBROADCASTSS 88(AX), Z11
 	VMAXPS       Z0, Z11, Z0
 	VMAXPS       Z1, Z11, Z1
 	VMAXPS       Z2, Z11, Z2
@@ -9324,7 +9324,7 @@ noResidual:
 	VMAXPS       Z8, Z11, Z8
 	VMAXPS       Z9, Z11, Z9
 	VMAXPS       Z10, Z11, Z10
-	VBROADCASTSS 100(AX), Z11
+	VBROADCASTSS 92(AX), Z11
 	VMINPS       Z0, Z11, Z0
 	VMINPS       Z1, Z11, Z1
 	VMINPS       Z2, Z11, Z2
@@ -9357,7 +9357,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise12x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Z0
@@ -9378,7 +9378,6 @@ TEXT ·blockDepthwise12x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R10), DX
-	ADDQ        $0x08, R10
 	ADDQ        R9, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -9400,6 +9399,7 @@ tap:
 	VFMADD231PS (DI), Z12, Z9
 	VFMADD231PS (DI)(CX*1), Z12, Z10
 	VFMADD231PS (DI)(CX*2), Z12, Z11
+	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -9419,10 +9419,10 @@ tap:
 	VADDPS      704(CX), Z11, Z11
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z12
+	VBROADCASTSS 88(AX), Z12
 	VMAXPS       Z0, Z12, Z0
 	VMAXPS       Z1, Z12, Z1
 	VMAXPS       Z2, Z12, Z2
@@ -9435,7 +9435,7 @@ noResidual:
 	VMAXPS       Z9, Z12, Z9
 	VMAXPS       Z10, Z12, Z10
 	VMAXPS       Z11, Z12, Z11
-	VBROADCASTSS 100(AX), Z12
+	VBROADCASTSS 92(AX), Z12
 	VMINPS       Z0, Z12, Z0
 	VMINPS       Z1, Z12, Z1
 	VMINPS       Z2, Z12, Z2
@@ -9470,7 +9470,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise13x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R9
 	VMOVUPS (DX), Z0
@@ -9492,7 +9492,6 @@ TEXT ·blockDepthwise13x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R11), DX
-	ADDQ        $0x08, R11
 	ADDQ        R10, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -9517,6 +9516,7 @@ tap:
 	VFMADD231PS (DI)(CX*1), Z13, Z10
 	VFMADD231PS (DI)(CX*2), Z13, Z11
 	VFMADD231PS (R8), Z13, Z12
+	ADDQ        $0x10, R11
 	DECQ        R12
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -9537,10 +9537,10 @@ tap:
 	VADDPS      768(CX), Z12, Z12
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z13
+	VBROADCASTSS 88(AX), Z13
 	VMAXPS       Z0, Z13, Z0
 	VMAXPS       Z1, Z13, Z1
 	VMAXPS       Z2, Z13, Z2
@@ -9554,7 +9554,7 @@ noResidual:
 	VMAXPS       Z10, Z13, Z10
 	VMAXPS       Z11, Z13, Z11
 	VMAXPS       Z12, Z13, Z12
-	VBROADCASTSS 100(AX), Z13
+	VBROADCASTSS 92(AX), Z13
 	VMINPS       Z0, Z13, Z0
 	VMINPS       Z1, Z13, Z1
 	VMINPS       Z2, Z13, Z2
@@ -9591,7 +9591,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockDepthwise14x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R9
 	VMOVUPS (DX), Z0
@@ -9614,7 +9614,6 @@ TEXT ·blockDepthwise14x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R11), DX
-	ADDQ        $0x08, R11
 	ADDQ        R10, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -9640,6 +9639,7 @@ tap:
 	VFMADD231PS (DI)(CX*2), Z14, Z11
 	VFMADD231PS (R8), Z14, Z12
 	VFMADD231PS (R8)(CX*1), Z14, Z13
+	ADDQ        $0x10, R11
 	DECQ        R12
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -9661,10 +9661,10 @@ tap:
 	VADDPS      832(CX), Z13, Z13
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z14
+	VBROADCASTSS 88(AX), Z14
 	VMAXPS       Z0, Z14, Z0
 	VMAXPS       Z1, Z14, Z1
 	VMAXPS       Z2, Z14, Z2
@@ -9679,7 +9679,7 @@ noResidual:
 	VMAXPS       Z11, Z14, Z11
 	VMAXPS       Z12, Z14, Z12
 	VMAXPS       Z13, Z14, Z13
-	VBROADCASTSS 100(AX), Z14
+	VBROADCASTSS 92(AX), Z14
 	VMINPS       Z0, Z14, Z0
 	VMINPS       Z1, Z14, Z1
 	VMINPS       Z2, Z14, Z2
@@ -9718,7 +9718,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum1x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	MOVQ    (AX), DX
 	MOVQ    24(AX), BX
@@ -9726,13 +9726,13 @@ TEXT ·blockMaximum1x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (BX), CX
-	ADDQ      $0x08, BX
 	ADDQ      DX, CX
 	VMOVUPS   (CX), Z1
 	VMAXPS    Z1, Z0, Z1
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z1, K1, Z2
 	VMOVAPS   Z2, Z0
+	ADDQ      $0x10, BX
 	DECQ      SI
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -9741,12 +9741,12 @@ tap:
 	VADDPS    (CX), Z0, Z0
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z1
+	VBROADCASTSS 88(AX), Z1
 	VMAXPS       Z0, Z1, Z0
-	VBROADCASTSS 100(AX), Z1
+	VBROADCASTSS 92(AX), Z1
 	VMINPS       Z0, Z1, Z0
 
 noClamp:
@@ -9777,7 +9777,7 @@ GLOBL const_ff800000<>(SB), RODATA|NOPTR, $64
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum2x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	MOVQ    (AX), BX
@@ -9786,7 +9786,6 @@ TEXT ·blockMaximum2x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (SI), DX
-	ADDQ      $0x08, SI
 	ADDQ      BX, DX
 	VMOVUPS   (DX), Z2
 	VMAXPS    Z2, Z0, Z2
@@ -9798,6 +9797,7 @@ tap:
 	VCMPPS    $0x03, Z1, Z1, K1
 	VBLENDMPS Z1, Z2, K1, Z4
 	VMOVAPS   Z4, Z1
+	ADDQ      $0x10, SI
 	DECQ      DI
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -9807,13 +9807,13 @@ tap:
 	VADDPS    64(CX), Z1, Z1
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z2
+	VBROADCASTSS 88(AX), Z2
 	VMAXPS       Z0, Z2, Z0
 	VMAXPS       Z1, Z2, Z1
-	VBROADCASTSS 100(AX), Z2
+	VBROADCASTSS 92(AX), Z2
 	VMINPS       Z0, Z2, Z0
 	VMINPS       Z1, Z2, Z1
 
@@ -9828,7 +9828,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum3x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -9838,7 +9838,6 @@ TEXT ·blockMaximum3x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (SI), DX
-	ADDQ      $0x08, SI
 	ADDQ      BX, DX
 	VMOVUPS   (DX), Z3
 	VMAXPS    Z3, Z0, Z3
@@ -9855,6 +9854,7 @@ tap:
 	VCMPPS    $0x03, Z2, Z2, K1
 	VBLENDMPS Z2, Z3, K1, Z6
 	VMOVAPS   Z6, Z2
+	ADDQ      $0x10, SI
 	DECQ      DI
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -9865,14 +9865,14 @@ tap:
 	VADDPS    128(CX), Z2, Z2
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z3
+	VBROADCASTSS 88(AX), Z3
 	VMAXPS       Z0, Z3, Z0
 	VMAXPS       Z1, Z3, Z1
 	VMAXPS       Z2, Z3, Z2
-	VBROADCASTSS 100(AX), Z3
+	VBROADCASTSS 92(AX), Z3
 	VMINPS       Z0, Z3, Z0
 	VMINPS       Z1, Z3, Z1
 	VMINPS       Z2, Z3, Z2
@@ -9889,7 +9889,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum4x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -9900,7 +9900,6 @@ TEXT ·blockMaximum4x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (DI), DX
-	ADDQ      $0x08, DI
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -9924,6 +9923,7 @@ tap:
 	VCMPPS    $0x03, Z3, Z3, K1
 	VBLENDMPS Z3, Z4, K1, Z8
 	VMOVAPS   Z8, Z3
+	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -9935,15 +9935,15 @@ tap:
 	VADDPS    192(CX), Z3, Z3
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z4
+	VBROADCASTSS 88(AX), Z4
 	VMAXPS       Z0, Z4, Z0
 	VMAXPS       Z1, Z4, Z1
 	VMAXPS       Z2, Z4, Z2
 	VMAXPS       Z3, Z4, Z3
-	VBROADCASTSS 100(AX), Z4
+	VBROADCASTSS 92(AX), Z4
 	VMINPS       Z0, Z4, Z0
 	VMINPS       Z1, Z4, Z1
 	VMINPS       Z2, Z4, Z2
@@ -9962,7 +9962,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum5x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -9974,7 +9974,6 @@ TEXT ·blockMaximum5x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (DI), DX
-	ADDQ      $0x08, DI
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -10003,6 +10002,7 @@ tap:
 	VCMPPS    $0x03, Z4, Z4, K1
 	VBLENDMPS Z4, Z5, K1, Z10
 	VMOVAPS   Z10, Z4
+	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -10015,16 +10015,16 @@ tap:
 	VADDPS    256(CX), Z4, Z4
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z5
+	VBROADCASTSS 88(AX), Z5
 	VMAXPS       Z0, Z5, Z0
 	VMAXPS       Z1, Z5, Z1
 	VMAXPS       Z2, Z5, Z2
 	VMAXPS       Z3, Z5, Z3
 	VMAXPS       Z4, Z5, Z4
-	VBROADCASTSS 100(AX), Z5
+	VBROADCASTSS 92(AX), Z5
 	VMINPS       Z0, Z5, Z0
 	VMINPS       Z1, Z5, Z1
 	VMINPS       Z2, Z5, Z2
@@ -10045,7 +10045,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum6x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10058,7 +10058,6 @@ TEXT ·blockMaximum6x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (DI), DX
-	ADDQ      $0x08, DI
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -10092,6 +10091,7 @@ tap:
 	VCMPPS    $0x03, Z5, Z5, K1
 	VBLENDMPS Z5, Z6, K1, Z12
 	VMOVAPS   Z12, Z5
+	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -10105,17 +10105,17 @@ tap:
 	VADDPS    320(CX), Z5, Z5
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z6
+	VBROADCASTSS 88(AX), Z6
 	VMAXPS       Z0, Z6, Z0
 	VMAXPS       Z1, Z6, Z1
 	VMAXPS       Z2, Z6, Z2
 	VMAXPS       Z3, Z6, Z3
 	VMAXPS       Z4, Z6, Z4
 	VMAXPS       Z5, Z6, Z5
-	VBROADCASTSS 100(AX), Z6
+	VBROADCASTSS 92(AX), Z6
 	VMINPS       Z0, Z6, Z0
 	VMINPS       Z1, Z6, Z1
 	VMINPS       Z2, Z6, Z2
@@ -10138,7 +10138,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum7x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10152,7 +10152,6 @@ TEXT ·blockMaximum7x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R8), DX
-	ADDQ      $0x08, R8
 	ADDQ      DI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -10193,6 +10192,7 @@ tap:
 	VCMPPS    $0x03, Z6, Z6, K1
 	VBLENDMPS Z6, Z7, K1, Z14
 	VMOVAPS   Z14, Z6
+	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -10207,10 +10207,10 @@ tap:
 	VADDPS    384(CX), Z6, Z6
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z7
+	VBROADCASTSS 88(AX), Z7
 	VMAXPS       Z0, Z7, Z0
 	VMAXPS       Z1, Z7, Z1
 	VMAXPS       Z2, Z7, Z2
@@ -10218,7 +10218,7 @@ noResidual:
 	VMAXPS       Z4, Z7, Z4
 	VMAXPS       Z5, Z7, Z5
 	VMAXPS       Z6, Z7, Z6
-	VBROADCASTSS 100(AX), Z7
+	VBROADCASTSS 92(AX), Z7
 	VMINPS       Z0, Z7, Z0
 	VMINPS       Z1, Z7, Z1
 	VMINPS       Z2, Z7, Z2
@@ -10243,7 +10243,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum8x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10258,7 +10258,6 @@ TEXT ·blockMaximum8x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R8), DX
-	ADDQ      $0x08, R8
 	ADDQ      DI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -10304,6 +10303,7 @@ tap:
 	VCMPPS    $0x03, Z7, Z7, K1
 	VBLENDMPS Z7, Z8, K1, Z16
 	VMOVAPS   Z16, Z7
+	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -10319,10 +10319,10 @@ tap:
 	VADDPS    448(CX), Z7, Z7
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z8
+	VBROADCASTSS 88(AX), Z8
 	VMAXPS       Z0, Z8, Z0
 	VMAXPS       Z1, Z8, Z1
 	VMAXPS       Z2, Z8, Z2
@@ -10331,7 +10331,7 @@ noResidual:
 	VMAXPS       Z5, Z8, Z5
 	VMAXPS       Z6, Z8, Z6
 	VMAXPS       Z7, Z8, Z7
-	VBROADCASTSS 100(AX), Z8
+	VBROADCASTSS 92(AX), Z8
 	VMINPS       Z0, Z8, Z0
 	VMINPS       Z1, Z8, Z1
 	VMINPS       Z2, Z8, Z2
@@ -10358,7 +10358,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum9x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10374,7 +10374,6 @@ TEXT ·blockMaximum9x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R8), DX
-	ADDQ      $0x08, R8
 	ADDQ      DI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -10425,6 +10424,7 @@ tap:
 	VCMPPS    $0x03, Z8, Z8, K1
 	VBLENDMPS Z8, Z9, K1, Z18
 	VMOVAPS   Z18, Z8
+	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -10441,10 +10441,10 @@ tap:
 	VADDPS    512(CX), Z8, Z8
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z9
+	VBROADCASTSS 88(AX), Z9
 	VMAXPS       Z0, Z9, Z0
 	VMAXPS       Z1, Z9, Z1
 	VMAXPS       Z2, Z9, Z2
@@ -10454,7 +10454,7 @@ noResidual:
 	VMAXPS       Z6, Z9, Z6
 	VMAXPS       Z7, Z9, Z7
 	VMAXPS       Z8, Z9, Z8
-	VBROADCASTSS 100(AX), Z9
+	VBROADCASTSS 92(AX), Z9
 	VMINPS       Z0, Z9, Z0
 	VMINPS       Z1, Z9, Z1
 	VMINPS       Z2, Z9, Z2
@@ -10483,7 +10483,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum10x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10500,7 +10500,6 @@ TEXT ·blockMaximum10x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R9), DX
-	ADDQ      $0x08, R9
 	ADDQ      R8, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -10558,6 +10557,7 @@ tap:
 	VCMPPS    $0x03, Z9, Z9, K1
 	VBLENDMPS Z9, Z10, K1, Z20
 	VMOVAPS   Z20, Z9
+	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -10575,10 +10575,10 @@ tap:
 	VADDPS    576(CX), Z9, Z9
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z10
+	VBROADCASTSS 88(AX), Z10
 	VMAXPS       Z0, Z10, Z0
 	VMAXPS       Z1, Z10, Z1
 	VMAXPS       Z2, Z10, Z2
@@ -10589,7 +10589,7 @@ noResidual:
 	VMAXPS       Z7, Z10, Z7
 	VMAXPS       Z8, Z10, Z8
 	VMAXPS       Z9, Z10, Z9
-	VBROADCASTSS 100(AX), Z10
+	VBROADCASTSS 92(AX), Z10
 	VMINPS       Z0, Z10, Z0
 	VMINPS       Z1, Z10, Z1
 	VMINPS       Z2, Z10, Z2
@@ -10620,7 +10620,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum11x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10638,7 +10638,6 @@ TEXT ·blockMaximum11x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R9), DX
-	ADDQ      $0x08, R9
 	ADDQ      R8, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -10701,6 +10700,7 @@ tap:
 	VCMPPS    $0x03, Z10, Z10, K1
 	VBLENDMPS Z10, Z11, K1, Z22
 	VMOVAPS   Z22, Z10
+	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -10719,10 +10719,10 @@ tap:
 	VADDPS    640(CX), Z10, Z10
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z11
+	VBROADCASTSS 88(AX), Z11
 	VMAXPS       Z0, Z11, Z0
 	VMAXPS       Z1, Z11, Z1
 	VMAXPS       Z2, Z11, Z2
@@ -10734,7 +10734,7 @@ noResidual:
 	VMAXPS       Z8, Z11, Z8
 	VMAXPS       Z9, Z11, Z9
 	VMAXPS       Z10, Z11, Z10
-	VBROADCASTSS 100(AX), Z11
+	VBROADCASTSS 92(AX), Z11
 	VMINPS       Z0, Z11, Z0
 	VMINPS       Z1, Z11, Z1
 	VMINPS       Z2, Z11, Z2
@@ -10767,7 +10767,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum12x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10786,7 +10786,6 @@ TEXT ·blockMaximum12x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R9), DX
-	ADDQ      $0x08, R9
 	ADDQ      R8, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -10854,6 +10853,7 @@ tap:
 	VCMPPS    $0x03, Z11, Z11, K1
 	VBLENDMPS Z11, Z12, K1, Z24
 	VMOVAPS   Z24, Z11
+	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -10873,10 +10873,10 @@ tap:
 	VADDPS    704(CX), Z11, Z11
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z12
+	VBROADCASTSS 88(AX), Z12
 	VMAXPS       Z0, Z12, Z0
 	VMAXPS       Z1, Z12, Z1
 	VMAXPS       Z2, Z12, Z2
@@ -10889,7 +10889,7 @@ noResidual:
 	VMAXPS       Z9, Z12, Z9
 	VMAXPS       Z10, Z12, Z10
 	VMAXPS       Z11, Z12, Z11
-	VBROADCASTSS 100(AX), Z12
+	VBROADCASTSS 92(AX), Z12
 	VMINPS       Z0, Z12, Z0
 	VMINPS       Z1, Z12, Z1
 	VMINPS       Z2, Z12, Z2
@@ -10924,7 +10924,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum13x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10944,7 +10944,6 @@ TEXT ·blockMaximum13x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R10), DX
-	ADDQ      $0x08, R10
 	ADDQ      R9, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -11019,6 +11018,7 @@ tap:
 	VCMPPS    $0x03, Z12, Z12, K1
 	VBLENDMPS Z12, Z13, K1, Z26
 	VMOVAPS   Z26, Z12
+	ADDQ      $0x10, R10
 	DECQ      R11
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -11039,10 +11039,10 @@ tap:
 	VADDPS    768(CX), Z12, Z12
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z13
+	VBROADCASTSS 88(AX), Z13
 	VMAXPS       Z0, Z13, Z0
 	VMAXPS       Z1, Z13, Z1
 	VMAXPS       Z2, Z13, Z2
@@ -11056,7 +11056,7 @@ noResidual:
 	VMAXPS       Z10, Z13, Z10
 	VMAXPS       Z11, Z13, Z11
 	VMAXPS       Z12, Z13, Z12
-	VBROADCASTSS 100(AX), Z13
+	VBROADCASTSS 92(AX), Z13
 	VMINPS       Z0, Z13, Z0
 	VMINPS       Z1, Z13, Z1
 	VMINPS       Z2, Z13, Z2
@@ -11093,7 +11093,7 @@ noClamp:
 // Requires: AVX, AVX512F
 TEXT ·blockMaximum14x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -11114,7 +11114,6 @@ TEXT ·blockMaximum14x1AVX512(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R10), DX
-	ADDQ      $0x08, R10
 	ADDQ      R9, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -11194,6 +11193,7 @@ tap:
 	VCMPPS    $0x03, Z13, Z13, K1
 	VBLENDMPS Z13, Z14, K1, Z28
 	VMOVAPS   Z28, Z13
+	ADDQ      $0x10, R10
 	DECQ      R11
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -11215,10 +11215,10 @@ tap:
 	VADDPS    832(CX), Z13, Z13
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Z14
+	VBROADCASTSS 88(AX), Z14
 	VMAXPS       Z0, Z14, Z0
 	VMAXPS       Z1, Z14, Z1
 	VMAXPS       Z2, Z14, Z2
@@ -11233,7 +11233,7 @@ noResidual:
 	VMAXPS       Z11, Z14, Z11
 	VMAXPS       Z12, Z14, Z12
 	VMAXPS       Z13, Z14, Z13
-	VBROADCASTSS 100(AX), Z14
+	VBROADCASTSS 92(AX), Z14
 	VMINPS       Z0, Z14, Z0
 	VMINPS       Z1, Z14, Z1
 	VMINPS       Z2, Z14, Z2
@@ -11853,10 +11853,10 @@ GLOBL const_40a00000<>(SB), RODATA|NOPTR, $64
 // Requires: AVX, AVX512F
 TEXT ·blockWinogradOutputAVX512(SB), NOSPLIT, $0-8
 	MOVQ         t+0(FP), AX
-	MOVQ         64(AX), CX
+	MOVQ         56(AX), CX
 	MOVQ         (AX), DX
-	MOVQ         104(AX), BX
-	MOVQ         112(AX), SI
+	MOVQ         96(AX), BX
+	MOVQ         104(AX), SI
 	VMOVUPS      (DX), Z0
 	ADDQ         BX, DX
 	VMOVUPS      (DX), Z1
@@ -12034,9 +12034,9 @@ TEXT ·blockWinogradOutputAVX512(SB), NOSPLIT, $0-8
 	MOVQ         32(AX), DX
 	MOVQ         8(AX), BX
 	MOVQ         40(AX), DI
-	MOVQ         88(AX), R8
-	VBROADCASTSS 96(AX), Z0
-	VBROADCASTSS 100(AX), Z1
+	MOVQ         80(AX), R8
+	VBROADCASTSS 88(AX), Z0
+	VBROADCASTSS 92(AX), Z1
 	VMOVUPS      (SI), Z2
 	VMOVUPS      256(SI), Z3
 	VMOVUPS      512(SI), Z4
@@ -12282,7 +12282,7 @@ GLOBL const_41000000<>(SB), RODATA|NOPTR, $64
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct1x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), CX
 	TESTQ   CX, CX
 	JZ      more
@@ -12295,17 +12295,16 @@ more:
 
 begin:
 	MOVQ 16(AX), DX
-	MOVQ 80(AX), CX
-	MOVQ 120(AX), BX
+	MOVQ 72(AX), CX
+	MOVQ 112(AX), BX
 	MOVQ (AX), SI
 	MOVQ 24(AX), DI
 	MOVQ 48(AX), R8
 
 tap:
 	MOVQ (DI), CX
-	ADDQ $0x08, DI
 	ADDQ SI, CX
-	MOVQ 56(AX), R9
+	MOVQ 8(DI), R9
 	SUBQ $0x04, R9
 	JL   few
 
@@ -12344,6 +12343,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, DI
 	DECQ   R8
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -12352,12 +12352,12 @@ tapEnd:
 	VADDPS (CX), Y0, Y0
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y1
+	VBROADCASTSS 88(AX), Y1
 	VMAXPS       Y0, Y1, Y0
-	VBROADCASTSS 100(AX), Y1
+	VBROADCASTSS 92(AX), Y1
 	VMINPS       Y0, Y1, Y0
 
 noClamp:
@@ -12370,7 +12370,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct2x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -12385,17 +12385,16 @@ more:
 
 begin:
 	MOVQ 16(AX), BX
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), SI
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), SI
 	MOVQ (AX), DI
 	MOVQ 24(AX), R8
 	MOVQ 48(AX), R9
 
 tap:
 	MOVQ (R8), DX
-	ADDQ $0x08, R8
 	ADDQ DI, DX
-	MOVQ 56(AX), R10
+	MOVQ 8(R8), R10
 	SUBQ $0x04, R10
 	JL   few
 
@@ -12444,6 +12443,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R8
 	DECQ   R9
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -12453,13 +12453,13 @@ tapEnd:
 	VADDPS 32(CX), Y1, Y1
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y2
+	VBROADCASTSS 88(AX), Y2
 	VMAXPS       Y0, Y2, Y0
 	VMAXPS       Y1, Y2, Y1
-	VBROADCASTSS 100(AX), Y2
+	VBROADCASTSS 92(AX), Y2
 	VMINPS       Y0, Y2, Y0
 	VMINPS       Y1, Y2, Y1
 
@@ -12474,7 +12474,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct3x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -12491,17 +12491,16 @@ more:
 
 begin:
 	MOVQ 16(AX), BX
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), SI
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), SI
 	MOVQ (AX), DI
 	MOVQ 24(AX), R8
 	MOVQ 48(AX), R9
 
 tap:
 	MOVQ (R8), DX
-	ADDQ $0x08, R8
 	ADDQ DI, DX
-	MOVQ 56(AX), R10
+	MOVQ 8(R8), R10
 	SUBQ $0x04, R10
 	JL   few
 
@@ -12560,6 +12559,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R8
 	DECQ   R9
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -12570,14 +12570,14 @@ tapEnd:
 	VADDPS 64(CX), Y2, Y2
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y3
+	VBROADCASTSS 88(AX), Y3
 	VMAXPS       Y0, Y3, Y0
 	VMAXPS       Y1, Y3, Y1
 	VMAXPS       Y2, Y3, Y2
-	VBROADCASTSS 100(AX), Y3
+	VBROADCASTSS 92(AX), Y3
 	VMINPS       Y0, Y3, Y0
 	VMINPS       Y1, Y3, Y1
 	VMINPS       Y2, Y3, Y2
@@ -12594,7 +12594,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct4x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -12613,19 +12613,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
 	MOVQ 48(AX), R10
 
 tap:
 	MOVQ (R9), DX
-	ADDQ $0x08, R9
 	ADDQ R8, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -12696,6 +12695,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -12707,15 +12707,15 @@ tapEnd:
 	VADDPS 96(CX), Y3, Y3
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y4
+	VBROADCASTSS 88(AX), Y4
 	VMAXPS       Y0, Y4, Y0
 	VMAXPS       Y1, Y4, Y1
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
-	VBROADCASTSS 100(AX), Y4
+	VBROADCASTSS 92(AX), Y4
 	VMINPS       Y0, Y4, Y0
 	VMINPS       Y1, Y4, Y1
 	VMINPS       Y2, Y4, Y2
@@ -12734,7 +12734,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct5x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -12755,19 +12755,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
 	MOVQ 48(AX), R10
 
 tap:
 	MOVQ (R9), DX
-	ADDQ $0x08, R9
 	ADDQ R8, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -12848,6 +12847,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -12860,16 +12860,16 @@ tapEnd:
 	VADDPS 128(CX), Y4, Y4
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y5
+	VBROADCASTSS 88(AX), Y5
 	VMAXPS       Y0, Y5, Y0
 	VMAXPS       Y1, Y5, Y1
 	VMAXPS       Y2, Y5, Y2
 	VMAXPS       Y3, Y5, Y3
 	VMAXPS       Y4, Y5, Y4
-	VBROADCASTSS 100(AX), Y5
+	VBROADCASTSS 92(AX), Y5
 	VMINPS       Y0, Y5, Y0
 	VMINPS       Y1, Y5, Y1
 	VMINPS       Y2, Y5, Y2
@@ -12890,7 +12890,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct6x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -12913,19 +12913,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
 	MOVQ 48(AX), R10
 
 tap:
 	MOVQ (R9), DX
-	ADDQ $0x08, R9
 	ADDQ R8, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -13016,6 +13015,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -13029,17 +13029,17 @@ tapEnd:
 	VADDPS 160(CX), Y5, Y5
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y6
+	VBROADCASTSS 88(AX), Y6
 	VMAXPS       Y0, Y6, Y0
 	VMAXPS       Y1, Y6, Y1
 	VMAXPS       Y2, Y6, Y2
 	VMAXPS       Y3, Y6, Y3
 	VMAXPS       Y4, Y6, Y4
 	VMAXPS       Y5, Y6, Y5
-	VBROADCASTSS 100(AX), Y6
+	VBROADCASTSS 92(AX), Y6
 	VMINPS       Y0, Y6, Y0
 	VMINPS       Y1, Y6, Y1
 	VMINPS       Y2, Y6, Y2
@@ -13062,7 +13062,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct7x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -13087,21 +13087,20 @@ more:
 
 begin:
 	MOVQ 16(AX), DI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
 	LEAQ (BX)(CX*2), SI
 	ADDQ CX, SI
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -13204,6 +13203,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -13218,10 +13218,10 @@ tapEnd:
 	VADDPS 192(CX), Y6, Y6
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y7
+	VBROADCASTSS 88(AX), Y7
 	VMAXPS       Y0, Y7, Y0
 	VMAXPS       Y1, Y7, Y1
 	VMAXPS       Y2, Y7, Y2
@@ -13229,7 +13229,7 @@ noResidual:
 	VMAXPS       Y4, Y7, Y4
 	VMAXPS       Y5, Y7, Y5
 	VMAXPS       Y6, Y7, Y6
-	VBROADCASTSS 100(AX), Y7
+	VBROADCASTSS 92(AX), Y7
 	VMINPS       Y0, Y7, Y0
 	VMINPS       Y1, Y7, Y1
 	VMINPS       Y2, Y7, Y2
@@ -13254,7 +13254,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct8x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -13281,21 +13281,20 @@ more:
 
 begin:
 	MOVQ 16(AX), DI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
 	LEAQ (BX)(CX*2), SI
 	ADDQ CX, SI
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -13408,6 +13407,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -13423,10 +13423,10 @@ tapEnd:
 	VADDPS 224(CX), Y7, Y7
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y8
+	VBROADCASTSS 88(AX), Y8
 	VMAXPS       Y0, Y8, Y0
 	VMAXPS       Y1, Y8, Y1
 	VMAXPS       Y2, Y8, Y2
@@ -13435,7 +13435,7 @@ noResidual:
 	VMAXPS       Y5, Y8, Y5
 	VMAXPS       Y6, Y8, Y6
 	VMAXPS       Y7, Y8, Y7
-	VBROADCASTSS 100(AX), Y8
+	VBROADCASTSS 92(AX), Y8
 	VMINPS       Y0, Y8, Y0
 	VMINPS       Y1, Y8, Y1
 	VMINPS       Y2, Y8, Y2
@@ -13462,7 +13462,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct9x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -13491,21 +13491,20 @@ more:
 
 begin:
 	MOVQ 16(AX), DI
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
 	LEAQ (BX)(CX*2), SI
 	ADDQ CX, SI
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -13628,6 +13627,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -13644,10 +13644,10 @@ tapEnd:
 	VADDPS 256(CX), Y8, Y8
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y9
+	VBROADCASTSS 88(AX), Y9
 	VMAXPS       Y0, Y9, Y0
 	VMAXPS       Y1, Y9, Y1
 	VMAXPS       Y2, Y9, Y2
@@ -13657,7 +13657,7 @@ noResidual:
 	VMAXPS       Y6, Y9, Y6
 	VMAXPS       Y7, Y9, Y7
 	VMAXPS       Y8, Y9, Y8
-	VBROADCASTSS 100(AX), Y9
+	VBROADCASTSS 92(AX), Y9
 	VMINPS       Y0, Y9, Y0
 	VMINPS       Y1, Y9, Y1
 	VMINPS       Y2, Y9, Y2
@@ -13686,7 +13686,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct10x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -13717,15 +13717,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R8
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R9
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
 	MOVQ 48(AX), R12
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -13733,7 +13732,7 @@ tap:
 	ADDQ CX, SI
 	LEAQ (SI)(CX*2), DI
 	ADDQ CX, DI
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -13868,6 +13867,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -13885,10 +13885,10 @@ tapEnd:
 	VADDPS 288(CX), Y9, Y9
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y10
+	VBROADCASTSS 88(AX), Y10
 	VMAXPS       Y0, Y10, Y0
 	VMAXPS       Y1, Y10, Y1
 	VMAXPS       Y2, Y10, Y2
@@ -13899,7 +13899,7 @@ noResidual:
 	VMAXPS       Y7, Y10, Y7
 	VMAXPS       Y8, Y10, Y8
 	VMAXPS       Y9, Y10, Y9
-	VBROADCASTSS 100(AX), Y10
+	VBROADCASTSS 92(AX), Y10
 	VMINPS       Y0, Y10, Y0
 	VMINPS       Y1, Y10, Y1
 	VMINPS       Y2, Y10, Y2
@@ -13930,7 +13930,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct11x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -13963,15 +13963,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R8
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R9
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
 	MOVQ 48(AX), R12
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -13979,7 +13978,7 @@ tap:
 	ADDQ CX, SI
 	LEAQ (SI)(CX*2), DI
 	ADDQ CX, DI
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -14124,6 +14123,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -14142,10 +14142,10 @@ tapEnd:
 	VADDPS 320(CX), Y10, Y10
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y11
+	VBROADCASTSS 88(AX), Y11
 	VMAXPS       Y0, Y11, Y0
 	VMAXPS       Y1, Y11, Y1
 	VMAXPS       Y2, Y11, Y2
@@ -14157,7 +14157,7 @@ noResidual:
 	VMAXPS       Y8, Y11, Y8
 	VMAXPS       Y9, Y11, Y9
 	VMAXPS       Y10, Y11, Y10
-	VBROADCASTSS 100(AX), Y11
+	VBROADCASTSS 92(AX), Y11
 	VMINPS       Y0, Y11, Y0
 	VMINPS       Y1, Y11, Y1
 	VMINPS       Y2, Y11, Y2
@@ -14190,7 +14190,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct12x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -14225,15 +14225,14 @@ more:
 
 begin:
 	MOVQ 16(AX), R8
-	MOVQ 80(AX), DX
-	MOVQ 120(AX), R9
+	MOVQ 72(AX), DX
+	MOVQ 112(AX), R9
 	MOVQ (AX), R10
 	MOVQ 24(AX), R11
 	MOVQ 48(AX), R12
 
 tap:
 	MOVQ (R11), DX
-	ADDQ $0x08, R11
 	ADDQ R10, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
@@ -14241,7 +14240,7 @@ tap:
 	ADDQ CX, SI
 	LEAQ (SI)(CX*2), DI
 	ADDQ CX, DI
-	MOVQ 56(AX), R13
+	MOVQ 8(R11), R13
 	SUBQ $0x04, R13
 	JL   few
 
@@ -14396,6 +14395,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R11
 	DECQ   R12
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -14415,10 +14415,10 @@ tapEnd:
 	VADDPS 352(CX), Y11, Y11
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y12
+	VBROADCASTSS 88(AX), Y12
 	VMAXPS       Y0, Y12, Y0
 	VMAXPS       Y1, Y12, Y1
 	VMAXPS       Y2, Y12, Y2
@@ -14431,7 +14431,7 @@ noResidual:
 	VMAXPS       Y9, Y12, Y9
 	VMAXPS       Y10, Y12, Y10
 	VMAXPS       Y11, Y12, Y11
-	VBROADCASTSS 100(AX), Y12
+	VBROADCASTSS 92(AX), Y12
 	VMINPS       Y0, Y12, Y0
 	VMINPS       Y1, Y12, Y1
 	VMINPS       Y2, Y12, Y2
@@ -14466,7 +14466,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct1x2AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), CX
 	TESTQ   CX, CX
 	JZ      more
@@ -14477,22 +14477,21 @@ TEXT ·blockProduct1x2AVX2(SB), NOSPLIT, $0-8
 more:
 	MOVQ    8(AX), CX
 	VMOVUPS (CX), Y0
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS (CX), Y1
 
 begin:
 	MOVQ 16(AX), DX
-	MOVQ 80(AX), BX
-	MOVQ 120(AX), SI
+	MOVQ 72(AX), BX
+	MOVQ 112(AX), SI
 	MOVQ (AX), DI
 	MOVQ 24(AX), R8
 	MOVQ 48(AX), R9
 
 tap:
 	MOVQ (R8), CX
-	ADDQ $0x08, R8
 	ADDQ DI, CX
-	MOVQ 56(AX), R10
+	MOVQ 8(R8), R10
 	SUBQ $0x04, R10
 	JL   few
 
@@ -14543,30 +14542,31 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R8
 	DECQ   R9
 	JNZ    tap
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
 	VADDPS (CX), Y0, Y0
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y1, Y1
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y2
+	VBROADCASTSS 88(AX), Y2
 	VMAXPS       Y0, Y2, Y0
 	VMAXPS       Y1, Y2, Y1
-	VBROADCASTSS 100(AX), Y2
+	VBROADCASTSS 92(AX), Y2
 	VMINPS       Y0, Y2, Y0
 	VMINPS       Y1, Y2, Y1
 
 noClamp:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y1, (CX)
 	VZEROUPPER
 	RET
@@ -14575,7 +14575,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct2x2AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -14589,23 +14589,22 @@ more:
 	MOVQ    8(AX), DX
 	VMOVUPS (DX), Y0
 	VMOVUPS 32(DX), Y1
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Y2
 	VMOVUPS 32(DX), Y3
 
 begin:
 	MOVQ 16(AX), BX
-	MOVQ 80(AX), SI
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), SI
+	MOVQ 112(AX), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
 	MOVQ 48(AX), R10
 
 tap:
 	MOVQ (R9), DX
-	ADDQ $0x08, R9
 	ADDQ R8, DX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -14671,6 +14670,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -14678,20 +14678,20 @@ tapEnd:
 	JZ     noResidual
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y2, Y2
 	VADDPS 32(CX), Y3, Y3
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y4
+	VBROADCASTSS 88(AX), Y4
 	VMAXPS       Y0, Y4, Y0
 	VMAXPS       Y1, Y4, Y1
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
-	VBROADCASTSS 100(AX), Y4
+	VBROADCASTSS 92(AX), Y4
 	VMINPS       Y0, Y4, Y0
 	VMINPS       Y1, Y4, Y1
 	VMINPS       Y2, Y4, Y2
@@ -14701,7 +14701,7 @@ noClamp:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
 	VMOVUPS Y1, 32(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y2, (CX)
 	VMOVUPS Y3, 32(CX)
 	VZEROUPPER
@@ -14711,7 +14711,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct3x2AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -14728,24 +14728,23 @@ more:
 	VMOVUPS (DX), Y0
 	VMOVUPS 32(DX), Y1
 	VMOVUPS 64(DX), Y2
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Y3
 	VMOVUPS 32(DX), Y4
 	VMOVUPS 64(DX), Y5
 
 begin:
 	MOVQ 16(AX), BX
-	MOVQ 80(AX), SI
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), SI
+	MOVQ 112(AX), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
 	MOVQ 48(AX), R10
 
 tap:
 	MOVQ (R9), DX
-	ADDQ $0x08, R9
 	ADDQ R8, DX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -14826,6 +14825,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -14834,23 +14834,23 @@ tapEnd:
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 	VADDPS 64(CX), Y2, Y2
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y3, Y3
 	VADDPS 32(CX), Y4, Y4
 	VADDPS 64(CX), Y5, Y5
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y6
+	VBROADCASTSS 88(AX), Y6
 	VMAXPS       Y0, Y6, Y0
 	VMAXPS       Y1, Y6, Y1
 	VMAXPS       Y2, Y6, Y2
 	VMAXPS       Y3, Y6, Y3
 	VMAXPS       Y4, Y6, Y4
 	VMAXPS       Y5, Y6, Y5
-	VBROADCASTSS 100(AX), Y6
+	VBROADCASTSS 92(AX), Y6
 	VMINPS       Y0, Y6, Y0
 	VMINPS       Y1, Y6, Y1
 	VMINPS       Y2, Y6, Y2
@@ -14863,7 +14863,7 @@ noClamp:
 	VMOVUPS Y0, (CX)
 	VMOVUPS Y1, 32(CX)
 	VMOVUPS Y2, 64(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y3, (CX)
 	VMOVUPS Y4, 32(CX)
 	VMOVUPS Y5, 64(CX)
@@ -14874,7 +14874,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct4x2AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -14894,7 +14894,7 @@ more:
 	VMOVUPS 32(DX), Y1
 	VMOVUPS 64(DX), Y2
 	VMOVUPS 96(DX), Y3
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
 	VMOVUPS 64(DX), Y6
@@ -14902,19 +14902,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DI
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DI
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -15012,6 +15011,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -15021,17 +15021,17 @@ tapEnd:
 	VADDPS 32(CX), Y1, Y1
 	VADDPS 64(CX), Y2, Y2
 	VADDPS 96(CX), Y3, Y3
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y4, Y4
 	VADDPS 32(CX), Y5, Y5
 	VADDPS 64(CX), Y6, Y6
 	VADDPS 96(CX), Y7, Y7
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y8
+	VBROADCASTSS 88(AX), Y8
 	VMAXPS       Y0, Y8, Y0
 	VMAXPS       Y1, Y8, Y1
 	VMAXPS       Y2, Y8, Y2
@@ -15040,7 +15040,7 @@ noResidual:
 	VMAXPS       Y5, Y8, Y5
 	VMAXPS       Y6, Y8, Y6
 	VMAXPS       Y7, Y8, Y7
-	VBROADCASTSS 100(AX), Y8
+	VBROADCASTSS 92(AX), Y8
 	VMINPS       Y0, Y8, Y0
 	VMINPS       Y1, Y8, Y1
 	VMINPS       Y2, Y8, Y2
@@ -15056,7 +15056,7 @@ noClamp:
 	VMOVUPS Y1, 32(CX)
 	VMOVUPS Y2, 64(CX)
 	VMOVUPS Y3, 96(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y4, (CX)
 	VMOVUPS Y5, 32(CX)
 	VMOVUPS Y6, 64(CX)
@@ -15068,7 +15068,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct5x2AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -15091,7 +15091,7 @@ more:
 	VMOVUPS 64(DX), Y2
 	VMOVUPS 96(DX), Y3
 	VMOVUPS 128(DX), Y4
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Y5
 	VMOVUPS 32(DX), Y6
 	VMOVUPS 64(DX), Y7
@@ -15100,19 +15100,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DI
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DI
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -15225,6 +15224,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -15235,7 +15235,7 @@ tapEnd:
 	VADDPS 64(CX), Y2, Y2
 	VADDPS 96(CX), Y3, Y3
 	VADDPS 128(CX), Y4, Y4
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y5, Y5
 	VADDPS 32(CX), Y6, Y6
 	VADDPS 64(CX), Y7, Y7
@@ -15243,10 +15243,10 @@ tapEnd:
 	VADDPS 128(CX), Y9, Y9
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y10
+	VBROADCASTSS 88(AX), Y10
 	VMAXPS       Y0, Y10, Y0
 	VMAXPS       Y1, Y10, Y1
 	VMAXPS       Y2, Y10, Y2
@@ -15257,7 +15257,7 @@ noResidual:
 	VMAXPS       Y7, Y10, Y7
 	VMAXPS       Y8, Y10, Y8
 	VMAXPS       Y9, Y10, Y9
-	VBROADCASTSS 100(AX), Y10
+	VBROADCASTSS 92(AX), Y10
 	VMINPS       Y0, Y10, Y0
 	VMINPS       Y1, Y10, Y1
 	VMINPS       Y2, Y10, Y2
@@ -15276,7 +15276,7 @@ noClamp:
 	VMOVUPS Y2, 64(CX)
 	VMOVUPS Y3, 96(CX)
 	VMOVUPS Y4, 128(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y5, (CX)
 	VMOVUPS Y6, 32(CX)
 	VMOVUPS Y7, 64(CX)
@@ -15289,7 +15289,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct6x2AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -15315,7 +15315,7 @@ more:
 	VMOVUPS 96(DX), Y3
 	VMOVUPS 128(DX), Y4
 	VMOVUPS 160(DX), Y5
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 	VMOVUPS 64(DX), Y8
@@ -15325,19 +15325,18 @@ more:
 
 begin:
 	MOVQ 16(AX), SI
-	MOVQ 80(AX), DI
-	MOVQ 120(AX), R8
+	MOVQ 72(AX), DI
+	MOVQ 112(AX), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
 	MOVQ 48(AX), R11
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
 	LEAQ (DX)(CX*2), BX
 	ADDQ CX, BX
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -15465,6 +15464,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -15476,7 +15476,7 @@ tapEnd:
 	VADDPS 96(CX), Y3, Y3
 	VADDPS 128(CX), Y4, Y4
 	VADDPS 160(CX), Y5, Y5
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y6, Y6
 	VADDPS 32(CX), Y7, Y7
 	VADDPS 64(CX), Y8, Y8
@@ -15485,10 +15485,10 @@ tapEnd:
 	VADDPS 160(CX), Y11, Y11
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y12
+	VBROADCASTSS 88(AX), Y12
 	VMAXPS       Y0, Y12, Y0
 	VMAXPS       Y1, Y12, Y1
 	VMAXPS       Y2, Y12, Y2
@@ -15501,7 +15501,7 @@ noResidual:
 	VMAXPS       Y9, Y12, Y9
 	VMAXPS       Y10, Y12, Y10
 	VMAXPS       Y11, Y12, Y11
-	VBROADCASTSS 100(AX), Y12
+	VBROADCASTSS 92(AX), Y12
 	VMINPS       Y0, Y12, Y0
 	VMINPS       Y1, Y12, Y1
 	VMINPS       Y2, Y12, Y2
@@ -15523,7 +15523,7 @@ noClamp:
 	VMOVUPS Y3, 96(CX)
 	VMOVUPS Y4, 128(CX)
 	VMOVUPS Y5, 160(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y6, (CX)
 	VMOVUPS Y7, 32(CX)
 	VMOVUPS Y8, 64(CX)
@@ -15537,7 +15537,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct1x4AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), CX
 	TESTQ   CX, CX
 	JZ      more
@@ -15550,17 +15550,17 @@ TEXT ·blockProduct1x4AVX2(SB), NOSPLIT, $0-8
 more:
 	MOVQ    8(AX), CX
 	VMOVUPS (CX), Y0
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS (CX), Y1
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS (CX), Y2
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS (CX), Y3
 
 begin:
 	MOVQ 16(AX), DX
-	MOVQ 80(AX), BX
-	MOVQ 120(AX), SI
+	MOVQ 72(AX), BX
+	MOVQ 112(AX), SI
 	LEAQ (BX)(BX*2), DI
 	MOVQ (AX), R8
 	MOVQ 24(AX), R9
@@ -15568,9 +15568,8 @@ begin:
 
 tap:
 	MOVQ (R9), CX
-	ADDQ $0x08, R9
 	ADDQ R8, CX
-	MOVQ 56(AX), R11
+	MOVQ 8(R9), R11
 	SUBQ $0x04, R11
 	JL   few
 
@@ -15645,29 +15644,30 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R9
 	DECQ   R10
 	JNZ    tap
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
 	VADDPS (CX), Y0, Y0
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y1, Y1
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y2, Y2
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y3, Y3
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y4
+	VBROADCASTSS 88(AX), Y4
 	VMAXPS       Y0, Y4, Y0
 	VMAXPS       Y1, Y4, Y1
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
-	VBROADCASTSS 100(AX), Y4
+	VBROADCASTSS 92(AX), Y4
 	VMINPS       Y0, Y4, Y0
 	VMINPS       Y1, Y4, Y1
 	VMINPS       Y2, Y4, Y2
@@ -15676,11 +15676,11 @@ noResidual:
 noClamp:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y1, (CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y2, (CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y3, (CX)
 	VZEROUPPER
 	RET
@@ -15689,7 +15689,7 @@ noClamp:
 // Requires: AVX, FMA3, MMX+
 TEXT ·blockProduct2x4AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	TESTQ   DX, DX
 	JZ      more
@@ -15707,20 +15707,20 @@ more:
 	MOVQ    8(AX), DX
 	VMOVUPS (DX), Y0
 	VMOVUPS 32(DX), Y1
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Y2
 	VMOVUPS 32(DX), Y3
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Y4
 	VMOVUPS 32(DX), Y5
-	ADDQ    72(AX), DX
+	ADDQ    64(AX), DX
 	VMOVUPS (DX), Y6
 	VMOVUPS 32(DX), Y7
 
 begin:
 	MOVQ 16(AX), BX
-	MOVQ 80(AX), SI
-	MOVQ 120(AX), DI
+	MOVQ 72(AX), SI
+	MOVQ 112(AX), DI
 	LEAQ (SI)(SI*2), R8
 	MOVQ (AX), R9
 	MOVQ 24(AX), R10
@@ -15728,9 +15728,8 @@ begin:
 
 tap:
 	MOVQ (R10), DX
-	ADDQ $0x08, R10
 	ADDQ R9, DX
-	MOVQ 56(AX), R12
+	MOVQ 8(R10), R12
 	SUBQ $0x04, R12
 	JL   few
 
@@ -15830,6 +15829,7 @@ one:
 	JNZ          one
 
 tapEnd:
+	ADDQ   $0x10, R10
 	DECQ   R11
 	JNZ    tap
 	MOVQ   40(AX), CX
@@ -15837,21 +15837,21 @@ tapEnd:
 	JZ     noResidual
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y2, Y2
 	VADDPS 32(CX), Y3, Y3
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y4, Y4
 	VADDPS 32(CX), Y5, Y5
-	ADDQ   72(AX), CX
+	ADDQ   64(AX), CX
 	VADDPS (CX), Y6, Y6
 	VADDPS 32(CX), Y7, Y7
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y8
+	VBROADCASTSS 88(AX), Y8
 	VMAXPS       Y0, Y8, Y0
 	VMAXPS       Y1, Y8, Y1
 	VMAXPS       Y2, Y8, Y2
@@ -15860,7 +15860,7 @@ noResidual:
 	VMAXPS       Y5, Y8, Y5
 	VMAXPS       Y6, Y8, Y6
 	VMAXPS       Y7, Y8, Y7
-	VBROADCASTSS 100(AX), Y8
+	VBROADCASTSS 92(AX), Y8
 	VMINPS       Y0, Y8, Y0
 	VMINPS       Y1, Y8, Y1
 	VMINPS       Y2, Y8, Y2
@@ -15874,13 +15874,13 @@ noClamp:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
 	VMOVUPS Y1, 32(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y2, (CX)
 	VMOVUPS Y3, 32(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y4, (CX)
 	VMOVUPS Y5, 32(CX)
-	ADDQ    72(AX), CX
+	ADDQ    64(AX), CX
 	VMOVUPS Y6, (CX)
 	VMOVUPS Y7, 32(CX)
 	VZEROUPPER
@@ -15890,7 +15890,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise1x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), CX
 	MOVQ    16(AX), DX
 	VMOVUPS (CX), Y0
@@ -15900,11 +15900,11 @@ TEXT ·blockDepthwise1x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (SI), CX
-	ADDQ        $0x08, SI
 	ADDQ        BX, CX
 	VMOVUPS     (DX), Y1
 	ADDQ        $+32, DX
 	VFMADD231PS (CX), Y1, Y0
+	ADDQ        $0x10, SI
 	DECQ        DI
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -15913,12 +15913,12 @@ tap:
 	VADDPS      (CX), Y0, Y0
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y1
+	VBROADCASTSS 88(AX), Y1
 	VMAXPS       Y0, Y1, Y0
-	VBROADCASTSS 100(AX), Y1
+	VBROADCASTSS 92(AX), Y1
 	VMINPS       Y0, Y1, Y0
 
 noClamp:
@@ -15931,7 +15931,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise2x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), BX
 	VMOVUPS (DX), Y0
@@ -15942,12 +15942,12 @@ TEXT ·blockDepthwise2x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (DI), DX
-	ADDQ        $0x08, DI
 	ADDQ        SI, DX
 	VMOVUPS     (BX), Y2
 	ADDQ        $+32, BX
 	VFMADD231PS (DX), Y2, Y0
 	VFMADD231PS (DX)(CX*1), Y2, Y1
+	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -15957,13 +15957,13 @@ tap:
 	VADDPS      32(CX), Y1, Y1
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y2
+	VBROADCASTSS 88(AX), Y2
 	VMAXPS       Y0, Y2, Y0
 	VMAXPS       Y1, Y2, Y1
-	VBROADCASTSS 100(AX), Y2
+	VBROADCASTSS 92(AX), Y2
 	VMINPS       Y0, Y2, Y0
 	VMINPS       Y1, Y2, Y1
 
@@ -15978,7 +15978,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise3x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), BX
 	VMOVUPS (DX), Y0
@@ -15990,13 +15990,13 @@ TEXT ·blockDepthwise3x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (DI), DX
-	ADDQ        $0x08, DI
 	ADDQ        SI, DX
 	VMOVUPS     (BX), Y3
 	ADDQ        $+32, BX
 	VFMADD231PS (DX), Y3, Y0
 	VFMADD231PS (DX)(CX*1), Y3, Y1
 	VFMADD231PS (DX)(CX*2), Y3, Y2
+	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -16007,14 +16007,14 @@ tap:
 	VADDPS      64(CX), Y2, Y2
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y3
+	VBROADCASTSS 88(AX), Y3
 	VMAXPS       Y0, Y3, Y0
 	VMAXPS       Y1, Y3, Y1
 	VMAXPS       Y2, Y3, Y2
-	VBROADCASTSS 100(AX), Y3
+	VBROADCASTSS 92(AX), Y3
 	VMINPS       Y0, Y3, Y0
 	VMINPS       Y1, Y3, Y1
 	VMINPS       Y2, Y3, Y2
@@ -16031,7 +16031,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise4x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Y0
@@ -16044,7 +16044,6 @@ TEXT ·blockDepthwise4x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R8), DX
-	ADDQ        $0x08, R8
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -16054,6 +16053,7 @@ tap:
 	VFMADD231PS (DX)(CX*1), Y4, Y1
 	VFMADD231PS (DX)(CX*2), Y4, Y2
 	VFMADD231PS (BX), Y4, Y3
+	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -16065,15 +16065,15 @@ tap:
 	VADDPS      96(CX), Y3, Y3
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y4
+	VBROADCASTSS 88(AX), Y4
 	VMAXPS       Y0, Y4, Y0
 	VMAXPS       Y1, Y4, Y1
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
-	VBROADCASTSS 100(AX), Y4
+	VBROADCASTSS 92(AX), Y4
 	VMINPS       Y0, Y4, Y0
 	VMINPS       Y1, Y4, Y1
 	VMINPS       Y2, Y4, Y2
@@ -16092,7 +16092,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise5x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Y0
@@ -16106,7 +16106,6 @@ TEXT ·blockDepthwise5x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R8), DX
-	ADDQ        $0x08, R8
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -16117,6 +16116,7 @@ tap:
 	VFMADD231PS (DX)(CX*2), Y5, Y2
 	VFMADD231PS (BX), Y5, Y3
 	VFMADD231PS (BX)(CX*1), Y5, Y4
+	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -16129,16 +16129,16 @@ tap:
 	VADDPS      128(CX), Y4, Y4
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y5
+	VBROADCASTSS 88(AX), Y5
 	VMAXPS       Y0, Y5, Y0
 	VMAXPS       Y1, Y5, Y1
 	VMAXPS       Y2, Y5, Y2
 	VMAXPS       Y3, Y5, Y3
 	VMAXPS       Y4, Y5, Y4
-	VBROADCASTSS 100(AX), Y5
+	VBROADCASTSS 92(AX), Y5
 	VMINPS       Y0, Y5, Y0
 	VMINPS       Y1, Y5, Y1
 	VMINPS       Y2, Y5, Y2
@@ -16159,7 +16159,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise6x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Y0
@@ -16174,7 +16174,6 @@ TEXT ·blockDepthwise6x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R8), DX
-	ADDQ        $0x08, R8
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -16186,6 +16185,7 @@ tap:
 	VFMADD231PS (BX), Y6, Y3
 	VFMADD231PS (BX)(CX*1), Y6, Y4
 	VFMADD231PS (BX)(CX*2), Y6, Y5
+	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -16199,17 +16199,17 @@ tap:
 	VADDPS      160(CX), Y5, Y5
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y6
+	VBROADCASTSS 88(AX), Y6
 	VMAXPS       Y0, Y6, Y0
 	VMAXPS       Y1, Y6, Y1
 	VMAXPS       Y2, Y6, Y2
 	VMAXPS       Y3, Y6, Y3
 	VMAXPS       Y4, Y6, Y4
 	VMAXPS       Y5, Y6, Y5
-	VBROADCASTSS 100(AX), Y6
+	VBROADCASTSS 92(AX), Y6
 	VMINPS       Y0, Y6, Y0
 	VMINPS       Y1, Y6, Y1
 	VMINPS       Y2, Y6, Y2
@@ -16232,7 +16232,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise7x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Y0
@@ -16248,7 +16248,6 @@ TEXT ·blockDepthwise7x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R9), DX
-	ADDQ        $0x08, R9
 	ADDQ        R8, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -16263,6 +16262,7 @@ tap:
 	VFMADD231PS (BX)(CX*1), Y7, Y4
 	VFMADD231PS (BX)(CX*2), Y7, Y5
 	VFMADD231PS (SI), Y7, Y6
+	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -16277,10 +16277,10 @@ tap:
 	VADDPS      192(CX), Y6, Y6
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y7
+	VBROADCASTSS 88(AX), Y7
 	VMAXPS       Y0, Y7, Y0
 	VMAXPS       Y1, Y7, Y1
 	VMAXPS       Y2, Y7, Y2
@@ -16288,7 +16288,7 @@ noResidual:
 	VMAXPS       Y4, Y7, Y4
 	VMAXPS       Y5, Y7, Y5
 	VMAXPS       Y6, Y7, Y6
-	VBROADCASTSS 100(AX), Y7
+	VBROADCASTSS 92(AX), Y7
 	VMINPS       Y0, Y7, Y0
 	VMINPS       Y1, Y7, Y1
 	VMINPS       Y2, Y7, Y2
@@ -16313,7 +16313,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise8x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Y0
@@ -16330,7 +16330,6 @@ TEXT ·blockDepthwise8x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R9), DX
-	ADDQ        $0x08, R9
 	ADDQ        R8, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -16346,6 +16345,7 @@ tap:
 	VFMADD231PS (BX)(CX*2), Y8, Y5
 	VFMADD231PS (SI), Y8, Y6
 	VFMADD231PS (SI)(CX*1), Y8, Y7
+	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -16361,10 +16361,10 @@ tap:
 	VADDPS      224(CX), Y7, Y7
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y8
+	VBROADCASTSS 88(AX), Y8
 	VMAXPS       Y0, Y8, Y0
 	VMAXPS       Y1, Y8, Y1
 	VMAXPS       Y2, Y8, Y2
@@ -16373,7 +16373,7 @@ noResidual:
 	VMAXPS       Y5, Y8, Y5
 	VMAXPS       Y6, Y8, Y6
 	VMAXPS       Y7, Y8, Y7
-	VBROADCASTSS 100(AX), Y8
+	VBROADCASTSS 92(AX), Y8
 	VMINPS       Y0, Y8, Y0
 	VMINPS       Y1, Y8, Y1
 	VMINPS       Y2, Y8, Y2
@@ -16400,7 +16400,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise9x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Y0
@@ -16418,7 +16418,6 @@ TEXT ·blockDepthwise9x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R9), DX
-	ADDQ        $0x08, R9
 	ADDQ        R8, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -16435,6 +16434,7 @@ tap:
 	VFMADD231PS (SI), Y9, Y6
 	VFMADD231PS (SI)(CX*1), Y9, Y7
 	VFMADD231PS (SI)(CX*2), Y9, Y8
+	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -16451,10 +16451,10 @@ tap:
 	VADDPS      256(CX), Y8, Y8
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y9
+	VBROADCASTSS 88(AX), Y9
 	VMAXPS       Y0, Y9, Y0
 	VMAXPS       Y1, Y9, Y1
 	VMAXPS       Y2, Y9, Y2
@@ -16464,7 +16464,7 @@ noResidual:
 	VMAXPS       Y6, Y9, Y6
 	VMAXPS       Y7, Y9, Y7
 	VMAXPS       Y8, Y9, Y8
-	VBROADCASTSS 100(AX), Y9
+	VBROADCASTSS 92(AX), Y9
 	VMINPS       Y0, Y9, Y0
 	VMINPS       Y1, Y9, Y1
 	VMINPS       Y2, Y9, Y2
@@ -16493,7 +16493,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise10x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Y0
@@ -16512,7 +16512,6 @@ TEXT ·blockDepthwise10x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R10), DX
-	ADDQ        $0x08, R10
 	ADDQ        R9, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -16532,6 +16531,7 @@ tap:
 	VFMADD231PS (SI)(CX*1), Y10, Y7
 	VFMADD231PS (SI)(CX*2), Y10, Y8
 	VFMADD231PS (DI), Y10, Y9
+	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -16549,10 +16549,10 @@ tap:
 	VADDPS      288(CX), Y9, Y9
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y10
+	VBROADCASTSS 88(AX), Y10
 	VMAXPS       Y0, Y10, Y0
 	VMAXPS       Y1, Y10, Y1
 	VMAXPS       Y2, Y10, Y2
@@ -16563,7 +16563,7 @@ noResidual:
 	VMAXPS       Y7, Y10, Y7
 	VMAXPS       Y8, Y10, Y8
 	VMAXPS       Y9, Y10, Y9
-	VBROADCASTSS 100(AX), Y10
+	VBROADCASTSS 92(AX), Y10
 	VMINPS       Y0, Y10, Y0
 	VMINPS       Y1, Y10, Y1
 	VMINPS       Y2, Y10, Y2
@@ -16594,7 +16594,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise11x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Y0
@@ -16614,7 +16614,6 @@ TEXT ·blockDepthwise11x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R10), DX
-	ADDQ        $0x08, R10
 	ADDQ        R9, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -16635,6 +16634,7 @@ tap:
 	VFMADD231PS (SI)(CX*2), Y11, Y8
 	VFMADD231PS (DI), Y11, Y9
 	VFMADD231PS (DI)(CX*1), Y11, Y10
+	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -16653,10 +16653,10 @@ tap:
 	VADDPS      320(CX), Y10, Y10
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y11
+	VBROADCASTSS 88(AX), Y11
 	VMAXPS       Y0, Y11, Y0
 	VMAXPS       Y1, Y11, Y1
 	VMAXPS       Y2, Y11, Y2
@@ -16668,7 +16668,7 @@ noResidual:
 	VMAXPS       Y8, Y11, Y8
 	VMAXPS       Y9, Y11, Y9
 	VMAXPS       Y10, Y11, Y10
-	VBROADCASTSS 100(AX), Y11
+	VBROADCASTSS 92(AX), Y11
 	VMINPS       Y0, Y11, Y0
 	VMINPS       Y1, Y11, Y1
 	VMINPS       Y2, Y11, Y2
@@ -16701,7 +16701,7 @@ noClamp:
 // Requires: AVX, FMA3
 TEXT ·blockDepthwise12x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Y0
@@ -16722,7 +16722,6 @@ TEXT ·blockDepthwise12x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ        (R10), DX
-	ADDQ        $0x08, R10
 	ADDQ        R9, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
@@ -16744,6 +16743,7 @@ tap:
 	VFMADD231PS (DI), Y12, Y9
 	VFMADD231PS (DI)(CX*1), Y12, Y10
 	VFMADD231PS (DI)(CX*2), Y12, Y11
+	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
 	MOVQ        40(AX), CX
@@ -16763,10 +16763,10 @@ tap:
 	VADDPS      352(CX), Y11, Y11
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y12
+	VBROADCASTSS 88(AX), Y12
 	VMAXPS       Y0, Y12, Y0
 	VMAXPS       Y1, Y12, Y1
 	VMAXPS       Y2, Y12, Y2
@@ -16779,7 +16779,7 @@ noResidual:
 	VMAXPS       Y9, Y12, Y9
 	VMAXPS       Y10, Y12, Y10
 	VMAXPS       Y11, Y12, Y11
-	VBROADCASTSS 100(AX), Y12
+	VBROADCASTSS 92(AX), Y12
 	VMINPS       Y0, Y12, Y0
 	VMINPS       Y1, Y12, Y1
 	VMINPS       Y2, Y12, Y2
@@ -16814,7 +16814,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum1x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	MOVQ    (AX), DX
 	MOVQ    24(AX), BX
@@ -16822,13 +16822,13 @@ TEXT ·blockMaximum1x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (BX), CX
-	ADDQ      $0x08, BX
 	ADDQ      DX, CX
 	VMOVUPS   (CX), Y1
 	VMAXPS    Y1, Y0, Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
 	VBLENDVPS Y2, Y0, Y1, Y0
 	VMOVAPS   Y0, Y0
+	ADDQ      $0x10, BX
 	DECQ      SI
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -16837,12 +16837,12 @@ tap:
 	VADDPS    (CX), Y0, Y0
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y1
+	VBROADCASTSS 88(AX), Y1
 	VMAXPS       Y0, Y1, Y0
-	VBROADCASTSS 100(AX), Y1
+	VBROADCASTSS 92(AX), Y1
 	VMINPS       Y0, Y1, Y0
 
 noClamp:
@@ -16855,7 +16855,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum2x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	MOVQ    (AX), BX
@@ -16864,7 +16864,6 @@ TEXT ·blockMaximum2x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (SI), DX
-	ADDQ      $0x08, SI
 	ADDQ      BX, DX
 	VMOVUPS   (DX), Y2
 	VMAXPS    Y2, Y0, Y2
@@ -16876,6 +16875,7 @@ tap:
 	VCMPPS    $0x03, Y1, Y1, Y3
 	VBLENDVPS Y3, Y1, Y2, Y1
 	VMOVAPS   Y1, Y1
+	ADDQ      $0x10, SI
 	DECQ      DI
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -16885,13 +16885,13 @@ tap:
 	VADDPS    32(CX), Y1, Y1
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y2
+	VBROADCASTSS 88(AX), Y2
 	VMAXPS       Y0, Y2, Y0
 	VMAXPS       Y1, Y2, Y1
-	VBROADCASTSS 100(AX), Y2
+	VBROADCASTSS 92(AX), Y2
 	VMINPS       Y0, Y2, Y0
 	VMINPS       Y1, Y2, Y1
 
@@ -16906,7 +16906,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum3x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -16916,7 +16916,6 @@ TEXT ·blockMaximum3x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (SI), DX
-	ADDQ      $0x08, SI
 	ADDQ      BX, DX
 	VMOVUPS   (DX), Y3
 	VMAXPS    Y3, Y0, Y3
@@ -16933,6 +16932,7 @@ tap:
 	VCMPPS    $0x03, Y2, Y2, Y4
 	VBLENDVPS Y4, Y2, Y3, Y2
 	VMOVAPS   Y2, Y2
+	ADDQ      $0x10, SI
 	DECQ      DI
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -16943,14 +16943,14 @@ tap:
 	VADDPS    64(CX), Y2, Y2
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y3
+	VBROADCASTSS 88(AX), Y3
 	VMAXPS       Y0, Y3, Y0
 	VMAXPS       Y1, Y3, Y1
 	VMAXPS       Y2, Y3, Y2
-	VBROADCASTSS 100(AX), Y3
+	VBROADCASTSS 92(AX), Y3
 	VMINPS       Y0, Y3, Y0
 	VMINPS       Y1, Y3, Y1
 	VMINPS       Y2, Y3, Y2
@@ -16967,7 +16967,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum4x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -16978,7 +16978,6 @@ TEXT ·blockMaximum4x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (DI), DX
-	ADDQ      $0x08, DI
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -17002,6 +17001,7 @@ tap:
 	VCMPPS    $0x03, Y3, Y3, Y5
 	VBLENDVPS Y5, Y3, Y4, Y3
 	VMOVAPS   Y3, Y3
+	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -17013,15 +17013,15 @@ tap:
 	VADDPS    96(CX), Y3, Y3
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y4
+	VBROADCASTSS 88(AX), Y4
 	VMAXPS       Y0, Y4, Y0
 	VMAXPS       Y1, Y4, Y1
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
-	VBROADCASTSS 100(AX), Y4
+	VBROADCASTSS 92(AX), Y4
 	VMINPS       Y0, Y4, Y0
 	VMINPS       Y1, Y4, Y1
 	VMINPS       Y2, Y4, Y2
@@ -17040,7 +17040,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum5x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17052,7 +17052,6 @@ TEXT ·blockMaximum5x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (DI), DX
-	ADDQ      $0x08, DI
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -17081,6 +17080,7 @@ tap:
 	VCMPPS    $0x03, Y4, Y4, Y6
 	VBLENDVPS Y6, Y4, Y5, Y4
 	VMOVAPS   Y4, Y4
+	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -17093,16 +17093,16 @@ tap:
 	VADDPS    128(CX), Y4, Y4
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y5
+	VBROADCASTSS 88(AX), Y5
 	VMAXPS       Y0, Y5, Y0
 	VMAXPS       Y1, Y5, Y1
 	VMAXPS       Y2, Y5, Y2
 	VMAXPS       Y3, Y5, Y3
 	VMAXPS       Y4, Y5, Y4
-	VBROADCASTSS 100(AX), Y5
+	VBROADCASTSS 92(AX), Y5
 	VMINPS       Y0, Y5, Y0
 	VMINPS       Y1, Y5, Y1
 	VMINPS       Y2, Y5, Y2
@@ -17123,7 +17123,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum6x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17136,7 +17136,6 @@ TEXT ·blockMaximum6x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (DI), DX
-	ADDQ      $0x08, DI
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -17170,6 +17169,7 @@ tap:
 	VCMPPS    $0x03, Y5, Y5, Y7
 	VBLENDVPS Y7, Y5, Y6, Y5
 	VMOVAPS   Y5, Y5
+	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -17183,17 +17183,17 @@ tap:
 	VADDPS    160(CX), Y5, Y5
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y6
+	VBROADCASTSS 88(AX), Y6
 	VMAXPS       Y0, Y6, Y0
 	VMAXPS       Y1, Y6, Y1
 	VMAXPS       Y2, Y6, Y2
 	VMAXPS       Y3, Y6, Y3
 	VMAXPS       Y4, Y6, Y4
 	VMAXPS       Y5, Y6, Y5
-	VBROADCASTSS 100(AX), Y6
+	VBROADCASTSS 92(AX), Y6
 	VMINPS       Y0, Y6, Y0
 	VMINPS       Y1, Y6, Y1
 	VMINPS       Y2, Y6, Y2
@@ -17216,7 +17216,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum7x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17230,7 +17230,6 @@ TEXT ·blockMaximum7x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R8), DX
-	ADDQ      $0x08, R8
 	ADDQ      DI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -17271,6 +17270,7 @@ tap:
 	VCMPPS    $0x03, Y6, Y6, Y8
 	VBLENDVPS Y8, Y6, Y7, Y6
 	VMOVAPS   Y6, Y6
+	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -17285,10 +17285,10 @@ tap:
 	VADDPS    192(CX), Y6, Y6
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y7
+	VBROADCASTSS 88(AX), Y7
 	VMAXPS       Y0, Y7, Y0
 	VMAXPS       Y1, Y7, Y1
 	VMAXPS       Y2, Y7, Y2
@@ -17296,7 +17296,7 @@ noResidual:
 	VMAXPS       Y4, Y7, Y4
 	VMAXPS       Y5, Y7, Y5
 	VMAXPS       Y6, Y7, Y6
-	VBROADCASTSS 100(AX), Y7
+	VBROADCASTSS 92(AX), Y7
 	VMINPS       Y0, Y7, Y0
 	VMINPS       Y1, Y7, Y1
 	VMINPS       Y2, Y7, Y2
@@ -17321,7 +17321,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum8x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17336,7 +17336,6 @@ TEXT ·blockMaximum8x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R8), DX
-	ADDQ      $0x08, R8
 	ADDQ      DI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -17382,6 +17381,7 @@ tap:
 	VCMPPS    $0x03, Y7, Y7, Y9
 	VBLENDVPS Y9, Y7, Y8, Y7
 	VMOVAPS   Y7, Y7
+	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -17397,10 +17397,10 @@ tap:
 	VADDPS    224(CX), Y7, Y7
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y8
+	VBROADCASTSS 88(AX), Y8
 	VMAXPS       Y0, Y8, Y0
 	VMAXPS       Y1, Y8, Y1
 	VMAXPS       Y2, Y8, Y2
@@ -17409,7 +17409,7 @@ noResidual:
 	VMAXPS       Y5, Y8, Y5
 	VMAXPS       Y6, Y8, Y6
 	VMAXPS       Y7, Y8, Y7
-	VBROADCASTSS 100(AX), Y8
+	VBROADCASTSS 92(AX), Y8
 	VMINPS       Y0, Y8, Y0
 	VMINPS       Y1, Y8, Y1
 	VMINPS       Y2, Y8, Y2
@@ -17436,7 +17436,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum9x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17452,7 +17452,6 @@ TEXT ·blockMaximum9x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R8), DX
-	ADDQ      $0x08, R8
 	ADDQ      DI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -17503,6 +17502,7 @@ tap:
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
 	VMOVAPS   Y8, Y8
+	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -17519,10 +17519,10 @@ tap:
 	VADDPS    256(CX), Y8, Y8
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y9
+	VBROADCASTSS 88(AX), Y9
 	VMAXPS       Y0, Y9, Y0
 	VMAXPS       Y1, Y9, Y1
 	VMAXPS       Y2, Y9, Y2
@@ -17532,7 +17532,7 @@ noResidual:
 	VMAXPS       Y6, Y9, Y6
 	VMAXPS       Y7, Y9, Y7
 	VMAXPS       Y8, Y9, Y8
-	VBROADCASTSS 100(AX), Y9
+	VBROADCASTSS 92(AX), Y9
 	VMINPS       Y0, Y9, Y0
 	VMINPS       Y1, Y9, Y1
 	VMINPS       Y2, Y9, Y2
@@ -17561,7 +17561,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum10x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17578,7 +17578,6 @@ TEXT ·blockMaximum10x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R9), DX
-	ADDQ      $0x08, R9
 	ADDQ      R8, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -17636,6 +17635,7 @@ tap:
 	VCMPPS    $0x03, Y9, Y9, Y11
 	VBLENDVPS Y11, Y9, Y10, Y9
 	VMOVAPS   Y9, Y9
+	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -17653,10 +17653,10 @@ tap:
 	VADDPS    288(CX), Y9, Y9
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y10
+	VBROADCASTSS 88(AX), Y10
 	VMAXPS       Y0, Y10, Y0
 	VMAXPS       Y1, Y10, Y1
 	VMAXPS       Y2, Y10, Y2
@@ -17667,7 +17667,7 @@ noResidual:
 	VMAXPS       Y7, Y10, Y7
 	VMAXPS       Y8, Y10, Y8
 	VMAXPS       Y9, Y10, Y9
-	VBROADCASTSS 100(AX), Y10
+	VBROADCASTSS 92(AX), Y10
 	VMINPS       Y0, Y10, Y0
 	VMINPS       Y1, Y10, Y1
 	VMINPS       Y2, Y10, Y2
@@ -17698,7 +17698,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum11x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17716,7 +17716,6 @@ TEXT ·blockMaximum11x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R9), DX
-	ADDQ      $0x08, R9
 	ADDQ      R8, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -17779,6 +17778,7 @@ tap:
 	VCMPPS    $0x03, Y10, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
 	VMOVAPS   Y10, Y10
+	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -17797,10 +17797,10 @@ tap:
 	VADDPS    320(CX), Y10, Y10
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y11
+	VBROADCASTSS 88(AX), Y11
 	VMAXPS       Y0, Y11, Y0
 	VMAXPS       Y1, Y11, Y1
 	VMAXPS       Y2, Y11, Y2
@@ -17812,7 +17812,7 @@ noResidual:
 	VMAXPS       Y8, Y11, Y8
 	VMAXPS       Y9, Y11, Y9
 	VMAXPS       Y10, Y11, Y10
-	VBROADCASTSS 100(AX), Y11
+	VBROADCASTSS 92(AX), Y11
 	VMINPS       Y0, Y11, Y0
 	VMINPS       Y1, Y11, Y1
 	VMINPS       Y2, Y11, Y2
@@ -17845,7 +17845,7 @@ noClamp:
 // Requires: AVX
 TEXT ·blockMaximum12x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    t+0(FP), AX
-	MOVQ    64(AX), CX
+	MOVQ    56(AX), CX
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17864,7 +17864,6 @@ TEXT ·blockMaximum12x1AVX2(SB), NOSPLIT, $0-8
 
 tap:
 	MOVQ      (R9), DX
-	ADDQ      $0x08, R9
 	ADDQ      R8, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
@@ -17932,6 +17931,7 @@ tap:
 	VCMPPS    $0x03, Y11, Y11, Y13
 	VBLENDVPS Y13, Y11, Y12, Y11
 	VMOVAPS   Y11, Y11
+	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
 	MOVQ      40(AX), CX
@@ -17951,10 +17951,10 @@ tap:
 	VADDPS    352(CX), Y11, Y11
 
 noResidual:
-	MOVQ         88(AX), CX
+	MOVQ         80(AX), CX
 	TESTQ        CX, CX
 	JZ           noClamp
-	VBROADCASTSS 96(AX), Y12
+	VBROADCASTSS 88(AX), Y12
 	VMAXPS       Y0, Y12, Y0
 	VMAXPS       Y1, Y12, Y1
 	VMAXPS       Y2, Y12, Y2
@@ -17967,7 +17967,7 @@ noResidual:
 	VMAXPS       Y9, Y12, Y9
 	VMAXPS       Y10, Y12, Y10
 	VMAXPS       Y11, Y12, Y11
-	VBROADCASTSS 100(AX), Y12
+	VBROADCASTSS 92(AX), Y12
 	VMINPS       Y0, Y12, Y0
 	VMINPS       Y1, Y12, Y1
 	VMINPS       Y2, Y12, Y2
@@ -18511,10 +18511,10 @@ TEXT ·blockWinogradInputAVX2(SB), NOSPLIT, $0-40
 // Requires: AVX, FMA3
 TEXT ·blockWinogradOutputAVX2(SB), NOSPLIT, $0-8
 	MOVQ         t+0(FP), AX
-	MOVQ         64(AX), CX
+	MOVQ         56(AX), CX
 	MOVQ         (AX), DX
-	MOVQ         104(AX), BX
-	MOVQ         112(AX), SI
+	MOVQ         96(AX), BX
+	MOVQ         104(AX), SI
 	VMOVUPS      (DX), Y0
 	ADDQ         BX, DX
 	VMOVUPS      (DX), Y1
@@ -18692,9 +18692,9 @@ TEXT ·blockWinogradOutputAVX2(SB), NOSPLIT, $0-8
 	MOVQ         32(AX), DX
 	MOVQ         8(AX), BX
 	MOVQ         40(AX), DI
-	MOVQ         88(AX), R8
-	VBROADCASTSS 96(AX), Y0
-	VBROADCASTSS 100(AX), Y1
+	MOVQ         80(AX), R8
+	VBROADCASTSS 88(AX), Y0
+	VBROADCASTSS 92(AX), Y1
 	VMOVUPS      (SI), Y2
 	VMOVUPS      128(SI), Y3
 	VMOVUPS      256(SI), Y4

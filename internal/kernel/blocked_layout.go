@@ -87,10 +87,10 @@ func BlockedScale(p *Pool, y, x, scale, bias []float32, blocks, pixels int, ep *
 	p.For(blocks, max(1, serialWork/8/(pixels*b)), func(lo, hi int) {
 		ws := blockSpaces.Get().(*blockSpace)
 		defer blockSpaces.Put(ws)
-		ws.offsets = append(ws.offsets[:0], 0)
+		ws.taps = append(ws.taps[:0], blockTap{})
 		t := &ws.tile
 		for q := lo; q < hi; q++ {
-			*t = blockTile{offsets: &ws.offsets[0], n: 1, pixel: 4 * b, weights: pick(scale, unit, q), bias: pick(bias, unit[b:], q)}
+			*t = blockTile{taps: &ws.taps[0], n: 1, pixel: 4 * b, weights: pick(scale, unit, q), bias: pick(bias, unit[b:], q)}
 			t.ending(ep, 0)
 			for i := range across {
 				at, n := share(pixels, i, across)

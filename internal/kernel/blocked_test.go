@@ -6,17 +6,22 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"testing"
+	"unsafe"
 )
 
 // The assembly's offsets are those of the fields.
 func TestBlockTileOffsets(t *testing.T) {
-	want := map[string]uintptr{"src": 0, "dst": 8, "weights": 16, "offsets": 24, "bias": 32, "residual": 40, "n": 48, "chans": 56, "pixel": 64,
-		"stride": 72, "weightStride": 80, "clamp": 88, "lo": 96, "hi": 100, "srcStride": 104, "scratch": 112, "ahead": 120}
-	typ := reflect.TypeFor[blockTile]()
-	for i := range typ.NumField() {
-		if f := typ.Field(i); f.Offset != want[f.Name] {
-			t.Errorf("%s is at %d, not %d", f.Name, f.Offset, want[f.Name])
+	want := map[string]uintptr{"src": 0, "dst": 8, "weights": 16, "taps": 24, "bias": 32, "residual": 40, "n": 48, "pixel": 56, "stride": 64,
+		"weightStride": 72, "clamp": 80, "lo": 88, "hi": 92, "srcStride": 96, "scratch": 104, "ahead": 112, "offset": 0, "chans": 8}
+	for _, typ := range []reflect.Type{reflect.TypeFor[blockTile](), reflect.TypeFor[blockTap]()} {
+		for i := range typ.NumField() {
+			if f := typ.Field(i); f.Offset != want[f.Name] {
+				t.Errorf("%s is at %d, not %d", f.Name, f.Offset, want[f.Name])
+			}
 		}
+	}
+	if size := unsafe.Sizeof(blockTap{}); size != 16 {
+		t.Errorf("a tap has %d bytes, not 16", size)
 	}
 }
 

@@ -88,7 +88,7 @@ func (wp winogradPart) Part(lo, hi int) {
 		p.For(36, 1, func(lo, hi int) {
 			for e := lo; e < hi; e++ {
 				bp := blockProducts{b: b, y: m[e*planeM:][:planeM], x: v[e*planeV:][:planeV], weights: u[e], bias: w.zero, oh: 1, ow: tiles,
-					pixel: 4 * b, units: ins, plane: tiles * b, taps: 1, chans: b, tapsAcross: 1, groups: 1, outs: outs}
+					pixel: 4 * b, units: ins, plane: tiles * b, taps: 1, per: cv.C, chans: b, tapsAcross: 1, groups: 1, outs: outs}
 				bp.run(nil)
 			}
 		})

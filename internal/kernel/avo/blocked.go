@@ -11,13 +11,14 @@ import (
 // Offsets in kernel.blockTile, which a test there holds to.
 const (
 	blockSrc, blockDst, blockWeights             = 0, 8, 16
-	blockOffsets, blockBias, blockResidual       = 24, 32, 40
-	blockN, blockChans                           = 48, 56
-	blockPixel, blockStride, blockWeightStride   = 64, 72, 80
-	blockClamp, blockLo, blockHi, blockSrcStride = 88, 96, 100, 104
-	blockScratch                                 = 112
-	blockAhead                                   = 120
-	numBlockWidths                               = 3 // tiles of 1, 2 and 4 blocks
+	blockTaps, blockBias, blockResidual          = 24, 32, 40
+	blockN                                       = 48
+	blockPixel, blockStride, blockWeightStride   = 56, 64, 72
+	blockClamp, blockLo, blockHi, blockSrcStride = 80, 88, 92, 96
+	blockScratch                                 = 104
+	blockAhead                                   = 112
+	tapOffset, tapChans, tapSize                 = 0, 8, 16 // in kernel.blockTap
+	numBlockWidths                               = 3        // tiles of 1, 2 and 4 blocks
 )
 
 // blockPixels is how many outputs a tile of that many blocks has at most: what the registers hold.
@@ -84,10 +85,9 @@ func (b *blockUnit) field(off int) reg.GPVirtual {
 	return r
 }
 
-// seek points the bases at the inputs of the tap whose offset is next.
-func (b *blockUnit) seek(src, offsets reg.GPVirtual) {
-	b.MOVQ(operand.Mem{Base: offsets}, b.bases[0])
-	b.ADDQ(operand.Imm(8), offsets)
+// seek points the bases at the inputs of the tap at taps.
+func (b *blockUnit) seek(src, taps reg.GPVirtual) {
+	b.MOVQ(operand.Mem{Base: taps, Disp: tapOffset}, b.bases[0])
 	b.ADDQ(src, b.bases[0])
 	for i := 1; i < len(b.bases); i++ {
 		b.LEAQ(operand.Mem{Base: b.bases[i-1], Index: b.pixel, Scale: 2}, b.bases[i])
@@ -104,12 +104,13 @@ func (b *blockUnit) input(i, disp int) operand.Mem {
 	return m
 }
 
-// overTaps runs body for each offset.
-func (b *blockUnit) overTaps(body func()) {
-	src, offsets, n := b.field(blockSrc), b.field(blockOffsets), b.field(blockN)
+// overTaps runs body for each tap.
+func (b *blockUnit) overTaps(body func(tap reg.GPVirtual)) {
+	src, tap, n := b.field(blockSrc), b.field(blockTaps), b.field(blockN)
 	b.Label("tap")
-	b.seek(src, offsets)
-	body()
+	b.seek(src, tap)
+	body(tap)
+	b.ADDQ(operand.Imm(tapSize), tap)
 	b.DECQ(n)
 	b.JNZ(operand.LabelRef("tap"))
 }
@@ -222,8 +223,9 @@ func (v vec) blockProduct(pixels, blocks int) {
 			v.ADDQ(operand.Imm(uint64(4*n)), r)
 		}
 	}
-	b.overTaps(func() {
-		c := b.field(blockChans)
+	b.overTaps(func(tap reg.GPVirtual) {
+		c := v.GP64()
+		v.MOVQ(operand.Mem{Base: tap, Disp: tapChans}, c)
 		v.SUBQ(operand.Imm(unroll), c)
 		v.JL(operand.LabelRef("few"))
 		v.Label("four")
@@ -259,7 +261,7 @@ func (v vec) blockDepthwise(pixels int) {
 	for i := range sums {
 		sums[i] = v.load(operand.Mem{Base: bias})
 	}
-	b.overTaps(func() {
+	b.overTaps(func(reg.GPVirtual) {
 		x := v.load(operand.Mem{Base: w})
 		v.ADDQ(operand.I32(v.s.bytes), w)
 		for i, sum := range sums {
@@ -276,7 +278,7 @@ func (v vec) blockMaximum(pixels int) {
 	for i := range top {
 		top[i] = v.load(v.bits(negInf))
 	}
-	b.overTaps(func() {
+	b.overTaps(func(reg.GPVirtual) {
 		for i, most := range top {
 			x := v.load(b.input(i, 0))
 			y := v.new()
