@@ -1,9 +1,6 @@
 package kernel
 
-import (
-	"math"
-	"sync"
-)
+import "sync"
 
 // Images whose channels lie in blocks: N×C×H×W is stored as N×⌈C/B⌉×H×W×B, B being the float32s of a register. What convolutions and
 // poolings read and write are then whole registers, with nothing to gather. The lanes past C hold any
@@ -103,6 +100,8 @@ func PackBlocks(cv Conv2D, w, bias []float32) *BlockWeights {
 type blockSpace struct {
 	frame, v, m   []float32
 	taps          []blockTap
+	spans         []blockSpan
+	weights       []float32
 	scratch, edge [36 * 16]float32
 	tile          blockTile
 }
@@ -121,25 +120,20 @@ func (cv Conv2D) framed() bool {
 	return cv.PadTop|cv.PadLeft != 0 || h > cv.H || w > cv.W
 }
 
-// fillBlockFrame copies an H×W image of pixels of that many float32s into dst, height×width, and pad around it.
-func fillBlockFrame(cv Conv2D, dst []float32, height, width int, src []float32, pixel int, pad float32) {
+// fillBlockFrame copies an H×W image of pixels of that many float32s into dst, height×width, and zeros around it.
+func fillBlockFrame(cv Conv2D, dst []float32, height, width int, src []float32, pixel int) {
 	left := min(cv.PadLeft, width) * pixel
 	n := min(cv.W, max(0, width-cv.PadLeft)) * pixel
 	row := width * pixel
-	fill := func(s []float32) {
-		for i := range s {
-			s[i] = pad
-		}
-	}
 	for r := range height {
 		to, h := dst[r*row:][:row], r-cv.PadTop
 		if h < 0 || h >= cv.H {
-			fill(to)
+			clear(to)
 			continue
 		}
-		fill(to[:left])
+		clear(to[:left])
 		copy(to[left:left+n], src[h*cv.W*pixel:])
-		fill(to[left+n:])
+		clear(to[left+n:])
 	}
 }
 
@@ -152,7 +146,7 @@ func fillBlockFrames(p *Pool, cv Conv2D, dst []float32, height, width int, src [
 		return
 	}
 	for u := range n {
-		fillBlockFrame(cv, dst[u*height*width*pixel:], height, width, src[u*cv.H*cv.W*pixel:], pixel, 0)
+		fillBlockFrame(cv, dst[u*height*width*pixel:], height, width, src[u*cv.H*cv.W*pixel:], pixel)
 	}
 }
 
@@ -195,7 +189,7 @@ func BlockedConv(p *Pool, cv Conv2D, y, x []float32, planar bool, w *BlockWeight
 
 // BlockedMaxPool computes maxima over windows, of which cv gives the geometry (C = M, Group 1), in blocks; padding is less than any number.
 func BlockedMaxPool(p *Pool, cv Conv2D, y, x []float32) {
-	blockPooled(p, cv.norm(), y, x, blockPlanes{pad: float32(math.Inf(-1)), tiles: blockActive.maximum})
+	blockPooled(p, cv.norm(), y, x, blockPlanes{tiles: blockActive.maximum})
 }
 
 // blockPooled runs bp's tiles over each image.
@@ -245,70 +239,103 @@ type blockPlanes struct {
 	cv      Conv2D
 	b       int
 	y, x    []float32
-	pad     float32
 	tiles   []func(*blockTile)
 	weights []float32 // of each block a register for each tap, or of all blocks; nil if the tiles take none
 	bias    []float32 // and one register for it
 	ep      Epilogue
 
-	width, rows, bands int // of a frame, and how the rows of outputs are cut
-	framed             bool
+	rows, bands int // how the rows of outputs are cut
 }
 
 func (bp blockPlanes) run(p *Pool) {
 	cv := bp.cv
 	oh, ow := cv.OutSize()
-	bp.width, bp.framed = cv.W, cv.framed()
-	if bp.framed {
-		_, bp.width = cv.extent()
-	}
-	// Bands of rows whose frames stay in the first cache.
-	bp.rows = min(oh, max(1, blockFrameBytes/(4*bp.b*bp.width*cv.StrideH)))
+	// Bands of rows whose inputs stay in the first cache.
+	bp.rows = min(oh, max(1, blockBandBytes/(4*bp.b*cv.W*cv.StrideH)))
 	bp.bands = ceilDiv(oh, bp.rows)
 	items, grain := len(bp.y)/(oh*ow*bp.b)*bp.bands, max(1, serialWork/16/max(1, bp.rows*ow*cv.KH*cv.KW))
 	InParts(p, items, grain, bp)
 }
 
+// A blockSpan is outputs of a row, [at, end), whose windows have the same taps across, [from, to), in the image; those of all rows of
+// a window that is whole up and down begin at first in [blockSpace.taps].
+type blockSpan struct{ at, end, from, to, first int }
+
+// span lists the spans of cv's rows and their taps in ws.
+func (ws *blockSpace) span(cv Conv2D, b int) {
+	_, ow := cv.OutSize()
+	ws.spans, ws.taps = ws.spans[:0], ws.taps[:0]
+	for w := 0; w < ow; {
+		s := blockSpan{at: w, end: w + 1, first: len(ws.taps)}
+		if s.from, s.to = tapsInside(w*cv.StrideW-cv.PadLeft, cv.DilW, cv.KW, cv.W); s.to-s.from == cv.KW {
+			s.end = max(s.end, min(ow, (cv.W-1-(cv.KW-1)*cv.DilW+cv.PadLeft)/cv.StrideW+1))
+		}
+		for kh := range cv.KH {
+			for kw := range s.to - s.from {
+				ws.taps = append(ws.taps, blockTap{offset: 4 * b * (kh*cv.DilH*cv.W + kw*cv.DilW)})
+			}
+		}
+		ws.spans = append(ws.spans, s)
+		w = s.end
+	}
+	ws.taps = append(ws.taps, blockTap{}) // for windows with none to point to
+}
+
+// tapsInside is the taps i of k, [from, to), whose place first + i·dilation is in [0, size).
+func tapsInside(first, dilation, k, size int) (from, to int) {
+	if first < 0 {
+		from = min(k, ceilDiv(-first, dilation))
+	}
+	return from, max(from, min(k, ceilDiv(max(0, size-first), dilation)))
+}
+
 // Part computes the items [lo, hi).
 func (bp blockPlanes) Part(lo, hi int) {
-	cv, b, y, width := bp.cv, bp.b, bp.y, bp.width
+	cv, b, y := bp.cv, bp.b, bp.y
 	oh, ow := cv.OutSize()
-	across := ceilDiv(ow, len(bp.tiles)-1)
 	clamped := bp.ep.clamped()
-	taps := cv.KH * cv.KW * b
+	row := cv.KW * b // weights of a row of taps
 	ws := blockSpaces.Get().(*blockSpace)
 	defer blockSpaces.Put(ws)
-	ws.taps = ws.taps[:0]
-	for kh := range cv.KH {
-		for kw := range cv.KW {
-			ws.taps = append(ws.taps, blockTap{offset: 4 * b * (kh*cv.DilH*width + kw*cv.DilW)})
-		}
-	}
+	ws.span(cv, b)
 	t := &ws.tile
 	for item := lo; item < hi; item++ {
 		q, first := item/bp.bands, item%bp.bands*bp.rows
 		last := min(first+bp.rows, oh)
-		src, top := bp.x[q*cv.H*cv.W*b:][:cv.H*cv.W*b], 0
-		if bp.framed {
-			part := cv
-			top = first
-			part.PadTop -= first * cv.StrideH
-			height := (last-first-1)*cv.StrideH + (cv.KH-1)*cv.DilH + 1
-			ws.frame = grow(ws.frame, height*width*b)
-			fillBlockFrame(part, ws.frame, height, width, src, b, bp.pad)
-			src = ws.frame
-		}
-		*t = blockTile{taps: &ws.taps[0], n: len(ws.taps), pixel: 4 * b * cv.StrideW}
+		src := bp.x[q*cv.H*cv.W*b:][:cv.H*cv.W*b]
+		*t = blockTile{pixel: 4 * b * cv.StrideW}
+		var weights []float32
 		if bp.weights != nil {
-			t.weights, t.bias = &bp.weights[q*taps%len(bp.weights)], &bp.bias[q*b%len(bp.bias)]
+			weights, t.bias = bp.weights[q*cv.KH*row%len(bp.weights):][:cv.KH*row], &bp.bias[q*b%len(bp.bias)]
 		}
-		for h := first; h < last; h++ {
-			for i := range across {
-				at, n := share(ow, i, across)
-				off := ((q*oh+h)*ow + at) * b
-				t.src, t.dst = &src[((h-top)*cv.StrideH*width+at*cv.StrideW)*b], &y[off]
-				t.ending(&bp.ep, off)
-				bp.tiles[n](t)
+		for _, s := range ws.spans {
+			n, of := s.to-s.from, weights
+			if n < cv.KW && of != nil { // those of the taps that are left lie one after the other
+				of = ws.weights[:0]
+				for kh := range cv.KH {
+					of = append(of, weights[kh*row+s.from*b:kh*row+s.to*b]...)
+				}
+				ws.weights = of
+			}
+			parts := ceilDiv(s.end-s.at, len(bp.tiles)-1)
+			for h := first; h < last; h++ {
+				top := h*cv.StrideH - cv.PadTop
+				from, to := tapsInside(top, cv.DilH, cv.KH, cv.H)
+				t.taps, t.n = &ws.taps[s.first], (to-from)*n
+				if t.n > 0 && of != nil {
+					t.weights = &of[from*n*b]
+				}
+				for i := range parts {
+					at, width := share(s.end-s.at, i, parts)
+					at += s.at
+					off := ((q*oh+h)*ow + at) * b
+					t.src, t.dst = &src[0], &y[off]
+					if t.n > 0 {
+						t.src = &src[((top+from*cv.DilH)*cv.W+at*cv.StrideW-cv.PadLeft+s.from*cv.DilW)*b]
+					}
+					t.ending(&bp.ep, off)
+					bp.tiles[width](t)
+				}
 			}
 		}
 		if !clamped {
@@ -328,7 +355,7 @@ func share(row, i, n int) (at, length int) {
 const (
 	blockWeightBytes = 48 << 10
 	blockImageBytes  = 384 << 10
-	blockFrameBytes  = 24 << 10
+	blockBandBytes   = 24 << 10
 )
 
 // blockProduct computes one image.

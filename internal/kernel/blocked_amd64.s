@@ -20,12 +20,14 @@ more:
 	VMOVUPS (CX), Z0
 
 begin:
-	MOVQ 16(AX), DX
-	MOVQ 72(AX), CX
-	MOVQ 112(AX), BX
-	MOVQ (AX), SI
-	MOVQ 24(AX), DI
-	MOVQ 48(AX), R8
+	MOVQ  16(AX), DX
+	MOVQ  72(AX), CX
+	MOVQ  112(AX), BX
+	MOVQ  (AX), SI
+	MOVQ  24(AX), DI
+	MOVQ  48(AX), R8
+	TESTQ R8, R8
+	JZ    noTaps
 
 tap:
 	MOVQ (DI), CX
@@ -69,9 +71,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, DI
-	DECQ   R8
-	JNZ    tap
+	ADDQ $0x10, DI
+	DECQ R8
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -110,12 +114,14 @@ more:
 	VMOVUPS 64(DX), Z1
 
 begin:
-	MOVQ 16(AX), BX
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), SI
-	MOVQ (AX), DI
-	MOVQ 24(AX), R8
-	MOVQ 48(AX), R9
+	MOVQ  16(AX), BX
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), SI
+	MOVQ  (AX), DI
+	MOVQ  24(AX), R8
+	MOVQ  48(AX), R9
+	TESTQ R9, R9
+	JZ    noTaps
 
 tap:
 	MOVQ (R8), DX
@@ -169,9 +175,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R8
-	DECQ   R9
-	JNZ    tap
+	ADDQ $0x10, R8
+	DECQ R9
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -216,12 +224,14 @@ more:
 	VMOVUPS 128(DX), Z2
 
 begin:
-	MOVQ 16(AX), BX
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), SI
-	MOVQ (AX), DI
-	MOVQ 24(AX), R8
-	MOVQ 48(AX), R9
+	MOVQ  16(AX), BX
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), SI
+	MOVQ  (AX), DI
+	MOVQ  24(AX), R8
+	MOVQ  48(AX), R9
+	TESTQ R9, R9
+	JZ    noTaps
 
 tap:
 	MOVQ (R8), DX
@@ -285,9 +295,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R8
-	DECQ   R9
-	JNZ    tap
+	ADDQ $0x10, R8
+	DECQ R9
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -338,12 +350,14 @@ more:
 	VMOVUPS 192(DX), Z3
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), DX
@@ -421,9 +435,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -480,12 +496,14 @@ more:
 	VMOVUPS 256(DX), Z4
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), DX
@@ -573,9 +591,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -638,12 +658,14 @@ more:
 	VMOVUPS 320(DX), Z5
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), DX
@@ -741,9 +763,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -812,12 +836,14 @@ more:
 	VMOVUPS 384(DX), Z6
 
 begin:
-	MOVQ 16(AX), DI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), DI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -929,9 +955,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -1006,12 +1034,14 @@ more:
 	VMOVUPS 448(DX), Z7
 
 begin:
-	MOVQ 16(AX), DI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), DI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -1133,9 +1163,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -1216,12 +1248,14 @@ more:
 	VMOVUPS 512(DX), Z8
 
 begin:
-	MOVQ 16(AX), DI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), DI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -1353,9 +1387,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -1442,12 +1478,14 @@ more:
 	VMOVUPS 576(DX), Z9
 
 begin:
-	MOVQ 16(AX), R8
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), R8
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -1593,9 +1631,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -1688,12 +1728,14 @@ more:
 	VMOVUPS 640(DX), Z10
 
 begin:
-	MOVQ 16(AX), R8
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), R8
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -1849,9 +1891,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -1950,12 +1994,14 @@ more:
 	VMOVUPS 704(DX), Z11
 
 begin:
-	MOVQ 16(AX), R8
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), R8
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -2121,9 +2167,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -2228,12 +2276,14 @@ more:
 	VMOVUPS 768(DX), Z12
 
 begin:
-	MOVQ 16(AX), R9
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R10
-	MOVQ (AX), R11
-	MOVQ 24(AX), R12
-	MOVQ 48(AX), R13
+	MOVQ  16(AX), R9
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R10
+	MOVQ  (AX), R11
+	MOVQ  24(AX), R12
+	MOVQ  48(AX), R13
+	TESTQ R13, R13
+	JZ    noTaps
 
 tap:
 	MOVQ (R12), DX
@@ -2413,9 +2463,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R12
-	DECQ   R13
-	JNZ    tap
+	ADDQ $0x10, R12
+	DECQ R13
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -2526,12 +2578,14 @@ more:
 	VMOVUPS 832(DX), Z13
 
 begin:
-	MOVQ 16(AX), R9
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R10
-	MOVQ (AX), R11
-	MOVQ 24(AX), R12
-	MOVQ 48(AX), R13
+	MOVQ  16(AX), R9
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R10
+	MOVQ  (AX), R11
+	MOVQ  24(AX), R12
+	MOVQ  48(AX), R13
+	TESTQ R13, R13
+	JZ    noTaps
 
 tap:
 	MOVQ (R12), DX
@@ -2721,9 +2775,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R12
-	DECQ   R13
-	JNZ    tap
+	ADDQ $0x10, R12
+	DECQ R13
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -2815,12 +2871,14 @@ more:
 	VMOVUPS (CX), Z1
 
 begin:
-	MOVQ 16(AX), DX
-	MOVQ 72(AX), BX
-	MOVQ 112(AX), SI
-	MOVQ (AX), DI
-	MOVQ 24(AX), R8
-	MOVQ 48(AX), R9
+	MOVQ  16(AX), DX
+	MOVQ  72(AX), BX
+	MOVQ  112(AX), SI
+	MOVQ  (AX), DI
+	MOVQ  24(AX), R8
+	MOVQ  48(AX), R9
+	TESTQ R9, R9
+	JZ    noTaps
 
 tap:
 	MOVQ (R8), CX
@@ -2876,9 +2934,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R8
-	DECQ   R9
-	JNZ    tap
+	ADDQ $0x10, R8
+	DECQ R9
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -2928,12 +2988,14 @@ more:
 	VMOVUPS 64(DX), Z3
 
 begin:
-	MOVQ 16(AX), BX
-	MOVQ 72(AX), SI
-	MOVQ 112(AX), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), BX
+	MOVQ  72(AX), SI
+	MOVQ  112(AX), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), DX
@@ -3004,9 +3066,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -3068,12 +3132,14 @@ more:
 	VMOVUPS 128(DX), Z5
 
 begin:
-	MOVQ 16(AX), BX
-	MOVQ 72(AX), SI
-	MOVQ 112(AX), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), BX
+	MOVQ  72(AX), SI
+	MOVQ  112(AX), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), DX
@@ -3159,9 +3225,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -3235,12 +3303,14 @@ more:
 	VMOVUPS 192(DX), Z7
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DI
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DI
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -3345,9 +3415,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -3433,12 +3505,14 @@ more:
 	VMOVUPS 256(DX), Z9
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DI
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DI
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -3558,9 +3632,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -3658,12 +3734,14 @@ more:
 	VMOVUPS 320(DX), Z11
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DI
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DI
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -3798,9 +3876,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -3910,12 +3990,14 @@ more:
 	VMOVUPS 384(DX), Z13
 
 begin:
-	MOVQ 16(AX), DI
-	MOVQ 72(AX), R8
-	MOVQ 112(AX), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), DI
+	MOVQ  72(AX), R8
+	MOVQ  112(AX), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -4069,9 +4151,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -4193,12 +4277,14 @@ more:
 	VMOVUPS 448(DX), Z15
 
 begin:
-	MOVQ 16(AX), DI
-	MOVQ 72(AX), R8
-	MOVQ 112(AX), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), DI
+	MOVQ  72(AX), R8
+	MOVQ  112(AX), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -4367,9 +4453,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -4503,12 +4591,14 @@ more:
 	VMOVUPS 512(DX), Z17
 
 begin:
-	MOVQ 16(AX), DI
-	MOVQ 72(AX), R8
-	MOVQ 112(AX), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), DI
+	MOVQ  72(AX), R8
+	MOVQ  112(AX), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -4692,9 +4782,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -4840,12 +4932,14 @@ more:
 	VMOVUPS 576(DX), Z19
 
 begin:
-	MOVQ 16(AX), R8
-	MOVQ 72(AX), R9
-	MOVQ 112(AX), R10
-	MOVQ (AX), R11
-	MOVQ 24(AX), R12
-	MOVQ 48(AX), R13
+	MOVQ  16(AX), R8
+	MOVQ  72(AX), R9
+	MOVQ  112(AX), R10
+	MOVQ  (AX), R11
+	MOVQ  24(AX), R12
+	MOVQ  48(AX), R13
+	TESTQ R13, R13
+	JZ    noTaps
 
 tap:
 	MOVQ (R12), DX
@@ -5048,9 +5142,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R12
-	DECQ   R13
-	JNZ    tap
+	ADDQ $0x10, R12
+	DECQ R13
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -5208,12 +5304,14 @@ more:
 	VMOVUPS 640(DX), Z21
 
 begin:
-	MOVQ 16(AX), R8
-	MOVQ 72(AX), R9
-	MOVQ 112(AX), R10
-	MOVQ (AX), R11
-	MOVQ 24(AX), R12
-	MOVQ 48(AX), R13
+	MOVQ  16(AX), R8
+	MOVQ  72(AX), R9
+	MOVQ  112(AX), R10
+	MOVQ  (AX), R11
+	MOVQ  24(AX), R12
+	MOVQ  48(AX), R13
+	TESTQ R13, R13
+	JZ    noTaps
 
 tap:
 	MOVQ (R12), DX
@@ -5431,9 +5529,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R12
-	DECQ   R13
-	JNZ    tap
+	ADDQ $0x10, R12
+	DECQ R13
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -5603,12 +5703,14 @@ more:
 	VMOVUPS 704(DX), Z23
 
 begin:
-	MOVQ 16(AX), R8
-	MOVQ 72(AX), R9
-	MOVQ 112(AX), R10
-	MOVQ (AX), R11
-	MOVQ 24(AX), R12
-	MOVQ 48(AX), R13
+	MOVQ  16(AX), R8
+	MOVQ  72(AX), R9
+	MOVQ  112(AX), R10
+	MOVQ  (AX), R11
+	MOVQ  24(AX), R12
+	MOVQ  48(AX), R13
+	TESTQ R13, R13
+	JZ    noTaps
 
 tap:
 	MOVQ (R12), DX
@@ -5841,9 +5943,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R12
-	DECQ   R13
-	JNZ    tap
+	ADDQ $0x10, R12
+	DECQ R13
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -6025,12 +6129,14 @@ more:
 	VMOVUPS 768(DX), Z25
 
 begin:
-	MOVQ 16(AX), R9
-	MOVQ 72(AX), R10
-	MOVQ 112(AX), R11
-	MOVQ (AX), R12
-	MOVQ 24(AX), R13
-	MOVQ 48(AX), R14
+	MOVQ  16(AX), R9
+	MOVQ  72(AX), R10
+	MOVQ  112(AX), R11
+	MOVQ  (AX), R12
+	MOVQ  24(AX), R13
+	MOVQ  48(AX), R14
+	TESTQ R14, R14
+	JZ    noTaps
 
 tap:
 	MOVQ (R13), DX
@@ -6282,9 +6388,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R13
-	DECQ   R14
-	JNZ    tap
+	ADDQ $0x10, R13
+	DECQ R14
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -6478,12 +6586,14 @@ more:
 	VMOVUPS 832(DX), Z27
 
 begin:
-	MOVQ 16(AX), R9
-	MOVQ 72(AX), R10
-	MOVQ 112(AX), R11
-	MOVQ (AX), R12
-	MOVQ 24(AX), R13
-	MOVQ 48(AX), R14
+	MOVQ  16(AX), R9
+	MOVQ  72(AX), R10
+	MOVQ  112(AX), R11
+	MOVQ  (AX), R12
+	MOVQ  24(AX), R13
+	MOVQ  48(AX), R14
+	TESTQ R14, R14
+	JZ    noTaps
 
 tap:
 	MOVQ (R13), DX
@@ -6750,9 +6860,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R13
-	DECQ   R14
-	JNZ    tap
+	ADDQ $0x10, R13
+	DECQ R14
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -6908,13 +7020,15 @@ more:
 	VMOVUPS (CX), Z3
 
 begin:
-	MOVQ 16(AX), DX
-	MOVQ 72(AX), BX
-	MOVQ 112(AX), SI
-	LEAQ (BX)(BX*2), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), DX
+	MOVQ  72(AX), BX
+	MOVQ  112(AX), SI
+	LEAQ  (BX)(BX*2), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), CX
@@ -6994,9 +7108,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -7068,13 +7184,15 @@ more:
 	VMOVUPS 64(DX), Z7
 
 begin:
-	MOVQ 16(AX), BX
-	MOVQ 72(AX), SI
-	MOVQ 112(AX), DI
-	LEAQ (SI)(SI*2), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), BX
+	MOVQ  72(AX), SI
+	MOVQ  112(AX), DI
+	LEAQ  (SI)(SI*2), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -7179,9 +7297,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -7277,13 +7397,15 @@ more:
 	VMOVUPS 128(DX), Z11
 
 begin:
-	MOVQ 16(AX), BX
-	MOVQ 72(AX), SI
-	MOVQ 112(AX), DI
-	LEAQ (SI)(SI*2), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), BX
+	MOVQ  72(AX), SI
+	MOVQ  112(AX), DI
+	LEAQ  (SI)(SI*2), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -7413,9 +7535,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -7535,13 +7659,15 @@ more:
 	VMOVUPS 192(DX), Z15
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DI
-	MOVQ 112(AX), R8
-	LEAQ (DI)(DI*2), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DI
+	MOVQ  112(AX), R8
+	LEAQ  (DI)(DI*2), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -7700,9 +7826,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -7846,13 +7974,15 @@ more:
 	VMOVUPS 256(DX), Z19
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DI
-	MOVQ 112(AX), R8
-	LEAQ (DI)(DI*2), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DI
+	MOVQ  112(AX), R8
+	LEAQ  (DI)(DI*2), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -8036,9 +8166,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -8206,13 +8338,15 @@ more:
 	VMOVUPS 320(DX), Z23
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DI
-	MOVQ 112(AX), R8
-	LEAQ (DI)(DI*2), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DI
+	MOVQ  112(AX), R8
+	LEAQ  (DI)(DI*2), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -8421,9 +8555,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -8553,6 +8689,8 @@ TEXT ·blockDepthwise1x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	TESTQ   DI, DI
+	JZ      noTaps
 
 tap:
 	MOVQ        (SI), CX
@@ -8563,10 +8701,12 @@ tap:
 	ADDQ        $0x10, SI
 	DECQ        DI
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -8595,6 +8735,8 @@ TEXT ·blockDepthwise2x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	TESTQ   R8, R8
+	JZ      noTaps
 
 tap:
 	MOVQ        (DI), DX
@@ -8606,11 +8748,13 @@ tap:
 	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -8643,6 +8787,8 @@ TEXT ·blockDepthwise3x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	TESTQ   R8, R8
+	JZ      noTaps
 
 tap:
 	MOVQ        (DI), DX
@@ -8655,12 +8801,14 @@ tap:
 	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -8697,6 +8845,8 @@ TEXT ·blockDepthwise4x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ        (R8), DX
@@ -8712,13 +8862,15 @@ tap:
 	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
-	VADDPS      192(CX), Z3, Z3
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -8759,6 +8911,8 @@ TEXT ·blockDepthwise5x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ        (R8), DX
@@ -8775,14 +8929,16 @@ tap:
 	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
-	VADDPS      192(CX), Z3, Z3
-	VADDPS      256(CX), Z4, Z4
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -8827,6 +8983,8 @@ TEXT ·blockDepthwise6x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ        (R8), DX
@@ -8844,15 +9002,17 @@ tap:
 	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
-	VADDPS      192(CX), Z3, Z3
-	VADDPS      256(CX), Z4, Z4
-	VADDPS      320(CX), Z5, Z5
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -8901,6 +9061,8 @@ TEXT ·blockDepthwise7x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ        (R9), DX
@@ -8921,16 +9083,18 @@ tap:
 	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
-	VADDPS      192(CX), Z3, Z3
-	VADDPS      256(CX), Z4, Z4
-	VADDPS      320(CX), Z5, Z5
-	VADDPS      384(CX), Z6, Z6
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -8983,6 +9147,8 @@ TEXT ·blockDepthwise8x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ        (R9), DX
@@ -9004,17 +9170,19 @@ tap:
 	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
-	VADDPS      192(CX), Z3, Z3
-	VADDPS      256(CX), Z4, Z4
-	VADDPS      320(CX), Z5, Z5
-	VADDPS      384(CX), Z6, Z6
-	VADDPS      448(CX), Z7, Z7
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -9071,6 +9239,8 @@ TEXT ·blockDepthwise9x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ        (R9), DX
@@ -9093,18 +9263,20 @@ tap:
 	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
-	VADDPS      192(CX), Z3, Z3
-	VADDPS      256(CX), Z4, Z4
-	VADDPS      320(CX), Z5, Z5
-	VADDPS      384(CX), Z6, Z6
-	VADDPS      448(CX), Z7, Z7
-	VADDPS      512(CX), Z8, Z8
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -9165,6 +9337,8 @@ TEXT ·blockDepthwise10x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	TESTQ   R11, R11
+	JZ      noTaps
 
 tap:
 	MOVQ        (R10), DX
@@ -9190,19 +9364,21 @@ tap:
 	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
-	VADDPS      192(CX), Z3, Z3
-	VADDPS      256(CX), Z4, Z4
-	VADDPS      320(CX), Z5, Z5
-	VADDPS      384(CX), Z6, Z6
-	VADDPS      448(CX), Z7, Z7
-	VADDPS      512(CX), Z8, Z8
-	VADDPS      576(CX), Z9, Z9
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
+	VADDPS 576(CX), Z9, Z9
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -9267,6 +9443,8 @@ TEXT ·blockDepthwise11x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	TESTQ   R11, R11
+	JZ      noTaps
 
 tap:
 	MOVQ        (R10), DX
@@ -9293,20 +9471,22 @@ tap:
 	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
-	VADDPS      192(CX), Z3, Z3
-	VADDPS      256(CX), Z4, Z4
-	VADDPS      320(CX), Z5, Z5
-	VADDPS      384(CX), Z6, Z6
-	VADDPS      448(CX), Z7, Z7
-	VADDPS      512(CX), Z8, Z8
-	VADDPS      576(CX), Z9, Z9
-	VADDPS      640(CX), Z10, Z10
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
+	VADDPS 576(CX), Z9, Z9
+	VADDPS 640(CX), Z10, Z10
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -9375,6 +9555,8 @@ TEXT ·blockDepthwise12x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	TESTQ   R11, R11
+	JZ      noTaps
 
 tap:
 	MOVQ        (R10), DX
@@ -9402,21 +9584,23 @@ tap:
 	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
-	VADDPS      192(CX), Z3, Z3
-	VADDPS      256(CX), Z4, Z4
-	VADDPS      320(CX), Z5, Z5
-	VADDPS      384(CX), Z6, Z6
-	VADDPS      448(CX), Z7, Z7
-	VADDPS      512(CX), Z8, Z8
-	VADDPS      576(CX), Z9, Z9
-	VADDPS      640(CX), Z10, Z10
-	VADDPS      704(CX), Z11, Z11
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
+	VADDPS 576(CX), Z9, Z9
+	VADDPS 640(CX), Z10, Z10
+	VADDPS 704(CX), Z11, Z11
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -9489,6 +9673,8 @@ TEXT ·blockDepthwise13x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R10
 	MOVQ    24(AX), R11
 	MOVQ    48(AX), R12
+	TESTQ   R12, R12
+	JZ      noTaps
 
 tap:
 	MOVQ        (R11), DX
@@ -9519,22 +9705,24 @@ tap:
 	ADDQ        $0x10, R11
 	DECQ        R12
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
-	VADDPS      192(CX), Z3, Z3
-	VADDPS      256(CX), Z4, Z4
-	VADDPS      320(CX), Z5, Z5
-	VADDPS      384(CX), Z6, Z6
-	VADDPS      448(CX), Z7, Z7
-	VADDPS      512(CX), Z8, Z8
-	VADDPS      576(CX), Z9, Z9
-	VADDPS      640(CX), Z10, Z10
-	VADDPS      704(CX), Z11, Z11
-	VADDPS      768(CX), Z12, Z12
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
+	VADDPS 576(CX), Z9, Z9
+	VADDPS 640(CX), Z10, Z10
+	VADDPS 704(CX), Z11, Z11
+	VADDPS 768(CX), Z12, Z12
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -9611,6 +9799,8 @@ TEXT ·blockDepthwise14x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R10
 	MOVQ    24(AX), R11
 	MOVQ    48(AX), R12
+	TESTQ   R12, R12
+	JZ      noTaps
 
 tap:
 	MOVQ        (R11), DX
@@ -9642,23 +9832,25 @@ tap:
 	ADDQ        $0x10, R11
 	DECQ        R12
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Z0, Z0
-	VADDPS      64(CX), Z1, Z1
-	VADDPS      128(CX), Z2, Z2
-	VADDPS      192(CX), Z3, Z3
-	VADDPS      256(CX), Z4, Z4
-	VADDPS      320(CX), Z5, Z5
-	VADDPS      384(CX), Z6, Z6
-	VADDPS      448(CX), Z7, Z7
-	VADDPS      512(CX), Z8, Z8
-	VADDPS      576(CX), Z9, Z9
-	VADDPS      640(CX), Z10, Z10
-	VADDPS      704(CX), Z11, Z11
-	VADDPS      768(CX), Z12, Z12
-	VADDPS      832(CX), Z13, Z13
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
+	VADDPS 576(CX), Z9, Z9
+	VADDPS 640(CX), Z10, Z10
+	VADDPS 704(CX), Z11, Z11
+	VADDPS 768(CX), Z12, Z12
+	VADDPS 832(CX), Z13, Z13
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -9723,6 +9915,8 @@ TEXT ·blockMaximum1x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DX
 	MOVQ    24(AX), BX
 	MOVQ    48(AX), SI
+	TESTQ   SI, SI
+	JZ      noTaps
 
 tap:
 	MOVQ      (BX), CX
@@ -9735,10 +9929,12 @@ tap:
 	ADDQ      $0x10, BX
 	DECQ      SI
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -9783,6 +9979,8 @@ TEXT ·blockMaximum2x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	TESTQ   DI, DI
+	JZ      noTaps
 
 tap:
 	MOVQ      (SI), DX
@@ -9800,11 +9998,13 @@ tap:
 	ADDQ      $0x10, SI
 	DECQ      DI
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -9835,6 +10035,8 @@ TEXT ·blockMaximum3x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	TESTQ   DI, DI
+	JZ      noTaps
 
 tap:
 	MOVQ      (SI), DX
@@ -9857,12 +10059,14 @@ tap:
 	ADDQ      $0x10, SI
 	DECQ      DI
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -9897,6 +10101,8 @@ TEXT ·blockMaximum4x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	TESTQ   R8, R8
+	JZ      noTaps
 
 tap:
 	MOVQ      (DI), DX
@@ -9926,13 +10132,15 @@ tap:
 	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
-	VADDPS    192(CX), Z3, Z3
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -9971,6 +10179,8 @@ TEXT ·blockMaximum5x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	TESTQ   R8, R8
+	JZ      noTaps
 
 tap:
 	MOVQ      (DI), DX
@@ -10005,14 +10215,16 @@ tap:
 	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
-	VADDPS    192(CX), Z3, Z3
-	VADDPS    256(CX), Z4, Z4
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -10055,6 +10267,8 @@ TEXT ·blockMaximum6x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	TESTQ   R8, R8
+	JZ      noTaps
 
 tap:
 	MOVQ      (DI), DX
@@ -10094,15 +10308,17 @@ tap:
 	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
-	VADDPS    192(CX), Z3, Z3
-	VADDPS    256(CX), Z4, Z4
-	VADDPS    320(CX), Z5, Z5
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -10149,6 +10365,8 @@ TEXT ·blockMaximum7x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ      (R8), DX
@@ -10195,16 +10413,18 @@ tap:
 	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
-	VADDPS    192(CX), Z3, Z3
-	VADDPS    256(CX), Z4, Z4
-	VADDPS    320(CX), Z5, Z5
-	VADDPS    384(CX), Z6, Z6
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -10255,6 +10475,8 @@ TEXT ·blockMaximum8x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ      (R8), DX
@@ -10306,17 +10528,19 @@ tap:
 	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
-	VADDPS    192(CX), Z3, Z3
-	VADDPS    256(CX), Z4, Z4
-	VADDPS    320(CX), Z5, Z5
-	VADDPS    384(CX), Z6, Z6
-	VADDPS    448(CX), Z7, Z7
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -10371,6 +10595,8 @@ TEXT ·blockMaximum9x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ      (R8), DX
@@ -10427,18 +10653,20 @@ tap:
 	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
-	VADDPS    192(CX), Z3, Z3
-	VADDPS    256(CX), Z4, Z4
-	VADDPS    320(CX), Z5, Z5
-	VADDPS    384(CX), Z6, Z6
-	VADDPS    448(CX), Z7, Z7
-	VADDPS    512(CX), Z8, Z8
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -10497,6 +10725,8 @@ TEXT ·blockMaximum10x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ      (R9), DX
@@ -10560,19 +10790,21 @@ tap:
 	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
-	VADDPS    192(CX), Z3, Z3
-	VADDPS    256(CX), Z4, Z4
-	VADDPS    320(CX), Z5, Z5
-	VADDPS    384(CX), Z6, Z6
-	VADDPS    448(CX), Z7, Z7
-	VADDPS    512(CX), Z8, Z8
-	VADDPS    576(CX), Z9, Z9
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
+	VADDPS 576(CX), Z9, Z9
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -10635,6 +10867,8 @@ TEXT ·blockMaximum11x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ      (R9), DX
@@ -10703,20 +10937,22 @@ tap:
 	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
-	VADDPS    192(CX), Z3, Z3
-	VADDPS    256(CX), Z4, Z4
-	VADDPS    320(CX), Z5, Z5
-	VADDPS    384(CX), Z6, Z6
-	VADDPS    448(CX), Z7, Z7
-	VADDPS    512(CX), Z8, Z8
-	VADDPS    576(CX), Z9, Z9
-	VADDPS    640(CX), Z10, Z10
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
+	VADDPS 576(CX), Z9, Z9
+	VADDPS 640(CX), Z10, Z10
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -10783,6 +11019,8 @@ TEXT ·blockMaximum12x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ      (R9), DX
@@ -10856,21 +11094,23 @@ tap:
 	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
-	VADDPS    192(CX), Z3, Z3
-	VADDPS    256(CX), Z4, Z4
-	VADDPS    320(CX), Z5, Z5
-	VADDPS    384(CX), Z6, Z6
-	VADDPS    448(CX), Z7, Z7
-	VADDPS    512(CX), Z8, Z8
-	VADDPS    576(CX), Z9, Z9
-	VADDPS    640(CX), Z10, Z10
-	VADDPS    704(CX), Z11, Z11
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
+	VADDPS 576(CX), Z9, Z9
+	VADDPS 640(CX), Z10, Z10
+	VADDPS 704(CX), Z11, Z11
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -10941,6 +11181,8 @@ TEXT ·blockMaximum13x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	TESTQ   R11, R11
+	JZ      noTaps
 
 tap:
 	MOVQ      (R10), DX
@@ -11021,22 +11263,24 @@ tap:
 	ADDQ      $0x10, R10
 	DECQ      R11
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
-	VADDPS    192(CX), Z3, Z3
-	VADDPS    256(CX), Z4, Z4
-	VADDPS    320(CX), Z5, Z5
-	VADDPS    384(CX), Z6, Z6
-	VADDPS    448(CX), Z7, Z7
-	VADDPS    512(CX), Z8, Z8
-	VADDPS    576(CX), Z9, Z9
-	VADDPS    640(CX), Z10, Z10
-	VADDPS    704(CX), Z11, Z11
-	VADDPS    768(CX), Z12, Z12
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
+	VADDPS 576(CX), Z9, Z9
+	VADDPS 640(CX), Z10, Z10
+	VADDPS 704(CX), Z11, Z11
+	VADDPS 768(CX), Z12, Z12
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -11111,6 +11355,8 @@ TEXT ·blockMaximum14x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	TESTQ   R11, R11
+	JZ      noTaps
 
 tap:
 	MOVQ      (R10), DX
@@ -11196,23 +11442,25 @@ tap:
 	ADDQ      $0x10, R10
 	DECQ      R11
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Z0, Z0
-	VADDPS    64(CX), Z1, Z1
-	VADDPS    128(CX), Z2, Z2
-	VADDPS    192(CX), Z3, Z3
-	VADDPS    256(CX), Z4, Z4
-	VADDPS    320(CX), Z5, Z5
-	VADDPS    384(CX), Z6, Z6
-	VADDPS    448(CX), Z7, Z7
-	VADDPS    512(CX), Z8, Z8
-	VADDPS    576(CX), Z9, Z9
-	VADDPS    640(CX), Z10, Z10
-	VADDPS    704(CX), Z11, Z11
-	VADDPS    768(CX), Z12, Z12
-	VADDPS    832(CX), Z13, Z13
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Z0, Z0
+	VADDPS 64(CX), Z1, Z1
+	VADDPS 128(CX), Z2, Z2
+	VADDPS 192(CX), Z3, Z3
+	VADDPS 256(CX), Z4, Z4
+	VADDPS 320(CX), Z5, Z5
+	VADDPS 384(CX), Z6, Z6
+	VADDPS 448(CX), Z7, Z7
+	VADDPS 512(CX), Z8, Z8
+	VADDPS 576(CX), Z9, Z9
+	VADDPS 640(CX), Z10, Z10
+	VADDPS 704(CX), Z11, Z11
+	VADDPS 768(CX), Z12, Z12
+	VADDPS 832(CX), Z13, Z13
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -12294,12 +12542,14 @@ more:
 	VMOVUPS (CX), Y0
 
 begin:
-	MOVQ 16(AX), DX
-	MOVQ 72(AX), CX
-	MOVQ 112(AX), BX
-	MOVQ (AX), SI
-	MOVQ 24(AX), DI
-	MOVQ 48(AX), R8
+	MOVQ  16(AX), DX
+	MOVQ  72(AX), CX
+	MOVQ  112(AX), BX
+	MOVQ  (AX), SI
+	MOVQ  24(AX), DI
+	MOVQ  48(AX), R8
+	TESTQ R8, R8
+	JZ    noTaps
 
 tap:
 	MOVQ (DI), CX
@@ -12343,9 +12593,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, DI
-	DECQ   R8
-	JNZ    tap
+	ADDQ $0x10, DI
+	DECQ R8
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -12384,12 +12636,14 @@ more:
 	VMOVUPS 32(DX), Y1
 
 begin:
-	MOVQ 16(AX), BX
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), SI
-	MOVQ (AX), DI
-	MOVQ 24(AX), R8
-	MOVQ 48(AX), R9
+	MOVQ  16(AX), BX
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), SI
+	MOVQ  (AX), DI
+	MOVQ  24(AX), R8
+	MOVQ  48(AX), R9
+	TESTQ R9, R9
+	JZ    noTaps
 
 tap:
 	MOVQ (R8), DX
@@ -12443,9 +12697,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R8
-	DECQ   R9
-	JNZ    tap
+	ADDQ $0x10, R8
+	DECQ R9
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -12490,12 +12746,14 @@ more:
 	VMOVUPS 64(DX), Y2
 
 begin:
-	MOVQ 16(AX), BX
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), SI
-	MOVQ (AX), DI
-	MOVQ 24(AX), R8
-	MOVQ 48(AX), R9
+	MOVQ  16(AX), BX
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), SI
+	MOVQ  (AX), DI
+	MOVQ  24(AX), R8
+	MOVQ  48(AX), R9
+	TESTQ R9, R9
+	JZ    noTaps
 
 tap:
 	MOVQ (R8), DX
@@ -12559,9 +12817,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R8
-	DECQ   R9
-	JNZ    tap
+	ADDQ $0x10, R8
+	DECQ R9
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -12612,12 +12872,14 @@ more:
 	VMOVUPS 96(DX), Y3
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), DX
@@ -12695,9 +12957,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -12754,12 +13018,14 @@ more:
 	VMOVUPS 128(DX), Y4
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), DX
@@ -12847,9 +13113,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -12912,12 +13180,14 @@ more:
 	VMOVUPS 160(DX), Y5
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), DX
@@ -13015,9 +13285,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -13086,12 +13358,14 @@ more:
 	VMOVUPS 192(DX), Y6
 
 begin:
-	MOVQ 16(AX), DI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), DI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -13203,9 +13477,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -13280,12 +13556,14 @@ more:
 	VMOVUPS 224(DX), Y7
 
 begin:
-	MOVQ 16(AX), DI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), DI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -13407,9 +13685,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -13490,12 +13770,14 @@ more:
 	VMOVUPS 256(DX), Y8
 
 begin:
-	MOVQ 16(AX), DI
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), DI
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -13627,9 +13909,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -13716,12 +14000,14 @@ more:
 	VMOVUPS 288(DX), Y9
 
 begin:
-	MOVQ 16(AX), R8
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), R8
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -13867,9 +14153,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -13962,12 +14250,14 @@ more:
 	VMOVUPS 320(DX), Y10
 
 begin:
-	MOVQ 16(AX), R8
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), R8
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -14123,9 +14413,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -14224,12 +14516,14 @@ more:
 	VMOVUPS 352(DX), Y11
 
 begin:
-	MOVQ 16(AX), R8
-	MOVQ 72(AX), DX
-	MOVQ 112(AX), R9
-	MOVQ (AX), R10
-	MOVQ 24(AX), R11
-	MOVQ 48(AX), R12
+	MOVQ  16(AX), R8
+	MOVQ  72(AX), DX
+	MOVQ  112(AX), R9
+	MOVQ  (AX), R10
+	MOVQ  24(AX), R11
+	MOVQ  48(AX), R12
+	TESTQ R12, R12
+	JZ    noTaps
 
 tap:
 	MOVQ (R11), DX
@@ -14395,9 +14689,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R11
-	DECQ   R12
-	JNZ    tap
+	ADDQ $0x10, R11
+	DECQ R12
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -14481,12 +14777,14 @@ more:
 	VMOVUPS (CX), Y1
 
 begin:
-	MOVQ 16(AX), DX
-	MOVQ 72(AX), BX
-	MOVQ 112(AX), SI
-	MOVQ (AX), DI
-	MOVQ 24(AX), R8
-	MOVQ 48(AX), R9
+	MOVQ  16(AX), DX
+	MOVQ  72(AX), BX
+	MOVQ  112(AX), SI
+	MOVQ  (AX), DI
+	MOVQ  24(AX), R8
+	MOVQ  48(AX), R9
+	TESTQ R9, R9
+	JZ    noTaps
 
 tap:
 	MOVQ (R8), CX
@@ -14542,9 +14840,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R8
-	DECQ   R9
-	JNZ    tap
+	ADDQ $0x10, R8
+	DECQ R9
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -14594,12 +14894,14 @@ more:
 	VMOVUPS 32(DX), Y3
 
 begin:
-	MOVQ 16(AX), BX
-	MOVQ 72(AX), SI
-	MOVQ 112(AX), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), BX
+	MOVQ  72(AX), SI
+	MOVQ  112(AX), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), DX
@@ -14670,9 +14972,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -14734,12 +15038,14 @@ more:
 	VMOVUPS 64(DX), Y5
 
 begin:
-	MOVQ 16(AX), BX
-	MOVQ 72(AX), SI
-	MOVQ 112(AX), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), BX
+	MOVQ  72(AX), SI
+	MOVQ  112(AX), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), DX
@@ -14825,9 +15131,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -14901,12 +15209,14 @@ more:
 	VMOVUPS 96(DX), Y7
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DI
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DI
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -15011,9 +15321,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -15099,12 +15411,14 @@ more:
 	VMOVUPS 128(DX), Y9
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DI
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DI
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -15224,9 +15538,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -15324,12 +15640,14 @@ more:
 	VMOVUPS 160(DX), Y11
 
 begin:
-	MOVQ 16(AX), SI
-	MOVQ 72(AX), DI
-	MOVQ 112(AX), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), SI
+	MOVQ  72(AX), DI
+	MOVQ  112(AX), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -15464,9 +15782,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -15558,13 +15878,15 @@ more:
 	VMOVUPS (CX), Y3
 
 begin:
-	MOVQ 16(AX), DX
-	MOVQ 72(AX), BX
-	MOVQ 112(AX), SI
-	LEAQ (BX)(BX*2), DI
-	MOVQ (AX), R8
-	MOVQ 24(AX), R9
-	MOVQ 48(AX), R10
+	MOVQ  16(AX), DX
+	MOVQ  72(AX), BX
+	MOVQ  112(AX), SI
+	LEAQ  (BX)(BX*2), DI
+	MOVQ  (AX), R8
+	MOVQ  24(AX), R9
+	MOVQ  48(AX), R10
+	TESTQ R10, R10
+	JZ    noTaps
 
 tap:
 	MOVQ (R9), CX
@@ -15644,9 +15966,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    tap
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -15718,13 +16042,15 @@ more:
 	VMOVUPS 32(DX), Y7
 
 begin:
-	MOVQ 16(AX), BX
-	MOVQ 72(AX), SI
-	MOVQ 112(AX), DI
-	LEAQ (SI)(SI*2), R8
-	MOVQ (AX), R9
-	MOVQ 24(AX), R10
-	MOVQ 48(AX), R11
+	MOVQ  16(AX), BX
+	MOVQ  72(AX), SI
+	MOVQ  112(AX), DI
+	LEAQ  (SI)(SI*2), R8
+	MOVQ  (AX), R9
+	MOVQ  24(AX), R10
+	MOVQ  48(AX), R11
+	TESTQ R11, R11
+	JZ    noTaps
 
 tap:
 	MOVQ (R10), DX
@@ -15829,9 +16155,11 @@ one:
 	JNZ          one
 
 tapEnd:
-	ADDQ   $0x10, R10
-	DECQ   R11
-	JNZ    tap
+	ADDQ $0x10, R10
+	DECQ R11
+	JNZ  tap
+
+noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
@@ -15897,6 +16225,8 @@ TEXT ·blockDepthwise1x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	TESTQ   DI, DI
+	JZ      noTaps
 
 tap:
 	MOVQ        (SI), CX
@@ -15907,10 +16237,12 @@ tap:
 	ADDQ        $0x10, SI
 	DECQ        DI
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -15939,6 +16271,8 @@ TEXT ·blockDepthwise2x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	TESTQ   R8, R8
+	JZ      noTaps
 
 tap:
 	MOVQ        (DI), DX
@@ -15950,11 +16284,13 @@ tap:
 	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
-	VADDPS      32(CX), Y1, Y1
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -15987,6 +16323,8 @@ TEXT ·blockDepthwise3x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	TESTQ   R8, R8
+	JZ      noTaps
 
 tap:
 	MOVQ        (DI), DX
@@ -15999,12 +16337,14 @@ tap:
 	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
-	VADDPS      32(CX), Y1, Y1
-	VADDPS      64(CX), Y2, Y2
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16041,6 +16381,8 @@ TEXT ·blockDepthwise4x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ        (R8), DX
@@ -16056,13 +16398,15 @@ tap:
 	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
-	VADDPS      32(CX), Y1, Y1
-	VADDPS      64(CX), Y2, Y2
-	VADDPS      96(CX), Y3, Y3
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16103,6 +16447,8 @@ TEXT ·blockDepthwise5x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ        (R8), DX
@@ -16119,14 +16465,16 @@ tap:
 	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
-	VADDPS      32(CX), Y1, Y1
-	VADDPS      64(CX), Y2, Y2
-	VADDPS      96(CX), Y3, Y3
-	VADDPS      128(CX), Y4, Y4
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16171,6 +16519,8 @@ TEXT ·blockDepthwise6x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ        (R8), DX
@@ -16188,15 +16538,17 @@ tap:
 	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
-	VADDPS      32(CX), Y1, Y1
-	VADDPS      64(CX), Y2, Y2
-	VADDPS      96(CX), Y3, Y3
-	VADDPS      128(CX), Y4, Y4
-	VADDPS      160(CX), Y5, Y5
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16245,6 +16597,8 @@ TEXT ·blockDepthwise7x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ        (R9), DX
@@ -16265,16 +16619,18 @@ tap:
 	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
-	VADDPS      32(CX), Y1, Y1
-	VADDPS      64(CX), Y2, Y2
-	VADDPS      96(CX), Y3, Y3
-	VADDPS      128(CX), Y4, Y4
-	VADDPS      160(CX), Y5, Y5
-	VADDPS      192(CX), Y6, Y6
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16327,6 +16683,8 @@ TEXT ·blockDepthwise8x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ        (R9), DX
@@ -16348,17 +16706,19 @@ tap:
 	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
-	VADDPS      32(CX), Y1, Y1
-	VADDPS      64(CX), Y2, Y2
-	VADDPS      96(CX), Y3, Y3
-	VADDPS      128(CX), Y4, Y4
-	VADDPS      160(CX), Y5, Y5
-	VADDPS      192(CX), Y6, Y6
-	VADDPS      224(CX), Y7, Y7
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
+	VADDPS 224(CX), Y7, Y7
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16415,6 +16775,8 @@ TEXT ·blockDepthwise9x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ        (R9), DX
@@ -16437,18 +16799,20 @@ tap:
 	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
-	VADDPS      32(CX), Y1, Y1
-	VADDPS      64(CX), Y2, Y2
-	VADDPS      96(CX), Y3, Y3
-	VADDPS      128(CX), Y4, Y4
-	VADDPS      160(CX), Y5, Y5
-	VADDPS      192(CX), Y6, Y6
-	VADDPS      224(CX), Y7, Y7
-	VADDPS      256(CX), Y8, Y8
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
+	VADDPS 224(CX), Y7, Y7
+	VADDPS 256(CX), Y8, Y8
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16509,6 +16873,8 @@ TEXT ·blockDepthwise10x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	TESTQ   R11, R11
+	JZ      noTaps
 
 tap:
 	MOVQ        (R10), DX
@@ -16534,19 +16900,21 @@ tap:
 	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
-	VADDPS      32(CX), Y1, Y1
-	VADDPS      64(CX), Y2, Y2
-	VADDPS      96(CX), Y3, Y3
-	VADDPS      128(CX), Y4, Y4
-	VADDPS      160(CX), Y5, Y5
-	VADDPS      192(CX), Y6, Y6
-	VADDPS      224(CX), Y7, Y7
-	VADDPS      256(CX), Y8, Y8
-	VADDPS      288(CX), Y9, Y9
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
+	VADDPS 224(CX), Y7, Y7
+	VADDPS 256(CX), Y8, Y8
+	VADDPS 288(CX), Y9, Y9
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16611,6 +16979,8 @@ TEXT ·blockDepthwise11x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	TESTQ   R11, R11
+	JZ      noTaps
 
 tap:
 	MOVQ        (R10), DX
@@ -16637,20 +17007,22 @@ tap:
 	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
-	VADDPS      32(CX), Y1, Y1
-	VADDPS      64(CX), Y2, Y2
-	VADDPS      96(CX), Y3, Y3
-	VADDPS      128(CX), Y4, Y4
-	VADDPS      160(CX), Y5, Y5
-	VADDPS      192(CX), Y6, Y6
-	VADDPS      224(CX), Y7, Y7
-	VADDPS      256(CX), Y8, Y8
-	VADDPS      288(CX), Y9, Y9
-	VADDPS      320(CX), Y10, Y10
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
+	VADDPS 224(CX), Y7, Y7
+	VADDPS 256(CX), Y8, Y8
+	VADDPS 288(CX), Y9, Y9
+	VADDPS 320(CX), Y10, Y10
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16719,6 +17091,8 @@ TEXT ·blockDepthwise12x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	TESTQ   R11, R11
+	JZ      noTaps
 
 tap:
 	MOVQ        (R10), DX
@@ -16746,21 +17120,23 @@ tap:
 	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
-	MOVQ        40(AX), CX
-	TESTQ       CX, CX
-	JZ          noResidual
-	VADDPS      (CX), Y0, Y0
-	VADDPS      32(CX), Y1, Y1
-	VADDPS      64(CX), Y2, Y2
-	VADDPS      96(CX), Y3, Y3
-	VADDPS      128(CX), Y4, Y4
-	VADDPS      160(CX), Y5, Y5
-	VADDPS      192(CX), Y6, Y6
-	VADDPS      224(CX), Y7, Y7
-	VADDPS      256(CX), Y8, Y8
-	VADDPS      288(CX), Y9, Y9
-	VADDPS      320(CX), Y10, Y10
-	VADDPS      352(CX), Y11, Y11
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
+	VADDPS 224(CX), Y7, Y7
+	VADDPS 256(CX), Y8, Y8
+	VADDPS 288(CX), Y9, Y9
+	VADDPS 320(CX), Y10, Y10
+	VADDPS 352(CX), Y11, Y11
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16819,6 +17195,8 @@ TEXT ·blockMaximum1x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DX
 	MOVQ    24(AX), BX
 	MOVQ    48(AX), SI
+	TESTQ   SI, SI
+	JZ      noTaps
 
 tap:
 	MOVQ      (BX), CX
@@ -16831,10 +17209,12 @@ tap:
 	ADDQ      $0x10, BX
 	DECQ      SI
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16861,6 +17241,8 @@ TEXT ·blockMaximum2x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	TESTQ   DI, DI
+	JZ      noTaps
 
 tap:
 	MOVQ      (SI), DX
@@ -16878,11 +17260,13 @@ tap:
 	ADDQ      $0x10, SI
 	DECQ      DI
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
-	VADDPS    32(CX), Y1, Y1
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16913,6 +17297,8 @@ TEXT ·blockMaximum3x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	TESTQ   DI, DI
+	JZ      noTaps
 
 tap:
 	MOVQ      (SI), DX
@@ -16935,12 +17321,14 @@ tap:
 	ADDQ      $0x10, SI
 	DECQ      DI
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
-	VADDPS    32(CX), Y1, Y1
-	VADDPS    64(CX), Y2, Y2
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -16975,6 +17363,8 @@ TEXT ·blockMaximum4x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	TESTQ   R8, R8
+	JZ      noTaps
 
 tap:
 	MOVQ      (DI), DX
@@ -17004,13 +17394,15 @@ tap:
 	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
-	VADDPS    32(CX), Y1, Y1
-	VADDPS    64(CX), Y2, Y2
-	VADDPS    96(CX), Y3, Y3
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -17049,6 +17441,8 @@ TEXT ·blockMaximum5x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	TESTQ   R8, R8
+	JZ      noTaps
 
 tap:
 	MOVQ      (DI), DX
@@ -17083,14 +17477,16 @@ tap:
 	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
-	VADDPS    32(CX), Y1, Y1
-	VADDPS    64(CX), Y2, Y2
-	VADDPS    96(CX), Y3, Y3
-	VADDPS    128(CX), Y4, Y4
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -17133,6 +17529,8 @@ TEXT ·blockMaximum6x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	TESTQ   R8, R8
+	JZ      noTaps
 
 tap:
 	MOVQ      (DI), DX
@@ -17172,15 +17570,17 @@ tap:
 	ADDQ      $0x10, DI
 	DECQ      R8
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
-	VADDPS    32(CX), Y1, Y1
-	VADDPS    64(CX), Y2, Y2
-	VADDPS    96(CX), Y3, Y3
-	VADDPS    128(CX), Y4, Y4
-	VADDPS    160(CX), Y5, Y5
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -17227,6 +17627,8 @@ TEXT ·blockMaximum7x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ      (R8), DX
@@ -17273,16 +17675,18 @@ tap:
 	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
-	VADDPS    32(CX), Y1, Y1
-	VADDPS    64(CX), Y2, Y2
-	VADDPS    96(CX), Y3, Y3
-	VADDPS    128(CX), Y4, Y4
-	VADDPS    160(CX), Y5, Y5
-	VADDPS    192(CX), Y6, Y6
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -17333,6 +17737,8 @@ TEXT ·blockMaximum8x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ      (R8), DX
@@ -17384,17 +17790,19 @@ tap:
 	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
-	VADDPS    32(CX), Y1, Y1
-	VADDPS    64(CX), Y2, Y2
-	VADDPS    96(CX), Y3, Y3
-	VADDPS    128(CX), Y4, Y4
-	VADDPS    160(CX), Y5, Y5
-	VADDPS    192(CX), Y6, Y6
-	VADDPS    224(CX), Y7, Y7
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
+	VADDPS 224(CX), Y7, Y7
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -17449,6 +17857,8 @@ TEXT ·blockMaximum9x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	TESTQ   R9, R9
+	JZ      noTaps
 
 tap:
 	MOVQ      (R8), DX
@@ -17505,18 +17915,20 @@ tap:
 	ADDQ      $0x10, R8
 	DECQ      R9
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
-	VADDPS    32(CX), Y1, Y1
-	VADDPS    64(CX), Y2, Y2
-	VADDPS    96(CX), Y3, Y3
-	VADDPS    128(CX), Y4, Y4
-	VADDPS    160(CX), Y5, Y5
-	VADDPS    192(CX), Y6, Y6
-	VADDPS    224(CX), Y7, Y7
-	VADDPS    256(CX), Y8, Y8
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
+	VADDPS 224(CX), Y7, Y7
+	VADDPS 256(CX), Y8, Y8
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -17575,6 +17987,8 @@ TEXT ·blockMaximum10x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ      (R9), DX
@@ -17638,19 +18052,21 @@ tap:
 	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
-	VADDPS    32(CX), Y1, Y1
-	VADDPS    64(CX), Y2, Y2
-	VADDPS    96(CX), Y3, Y3
-	VADDPS    128(CX), Y4, Y4
-	VADDPS    160(CX), Y5, Y5
-	VADDPS    192(CX), Y6, Y6
-	VADDPS    224(CX), Y7, Y7
-	VADDPS    256(CX), Y8, Y8
-	VADDPS    288(CX), Y9, Y9
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
+	VADDPS 224(CX), Y7, Y7
+	VADDPS 256(CX), Y8, Y8
+	VADDPS 288(CX), Y9, Y9
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -17713,6 +18129,8 @@ TEXT ·blockMaximum11x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ      (R9), DX
@@ -17781,20 +18199,22 @@ tap:
 	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
-	VADDPS    32(CX), Y1, Y1
-	VADDPS    64(CX), Y2, Y2
-	VADDPS    96(CX), Y3, Y3
-	VADDPS    128(CX), Y4, Y4
-	VADDPS    160(CX), Y5, Y5
-	VADDPS    192(CX), Y6, Y6
-	VADDPS    224(CX), Y7, Y7
-	VADDPS    256(CX), Y8, Y8
-	VADDPS    288(CX), Y9, Y9
-	VADDPS    320(CX), Y10, Y10
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
+	VADDPS 224(CX), Y7, Y7
+	VADDPS 256(CX), Y8, Y8
+	VADDPS 288(CX), Y9, Y9
+	VADDPS 320(CX), Y10, Y10
 
 noResidual:
 	MOVQ         80(AX), CX
@@ -17861,6 +18281,8 @@ TEXT ·blockMaximum12x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	TESTQ   R10, R10
+	JZ      noTaps
 
 tap:
 	MOVQ      (R9), DX
@@ -17934,21 +18356,23 @@ tap:
 	ADDQ      $0x10, R9
 	DECQ      R10
 	JNZ       tap
-	MOVQ      40(AX), CX
-	TESTQ     CX, CX
-	JZ        noResidual
-	VADDPS    (CX), Y0, Y0
-	VADDPS    32(CX), Y1, Y1
-	VADDPS    64(CX), Y2, Y2
-	VADDPS    96(CX), Y3, Y3
-	VADDPS    128(CX), Y4, Y4
-	VADDPS    160(CX), Y5, Y5
-	VADDPS    192(CX), Y6, Y6
-	VADDPS    224(CX), Y7, Y7
-	VADDPS    256(CX), Y8, Y8
-	VADDPS    288(CX), Y9, Y9
-	VADDPS    320(CX), Y10, Y10
-	VADDPS    352(CX), Y11, Y11
+
+noTaps:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     noResidual
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+	VADDPS 64(CX), Y2, Y2
+	VADDPS 96(CX), Y3, Y3
+	VADDPS 128(CX), Y4, Y4
+	VADDPS 160(CX), Y5, Y5
+	VADDPS 192(CX), Y6, Y6
+	VADDPS 224(CX), Y7, Y7
+	VADDPS 256(CX), Y8, Y8
+	VADDPS 288(CX), Y9, Y9
+	VADDPS 320(CX), Y10, Y10
+	VADDPS 352(CX), Y11, Y11
 
 noResidual:
 	MOVQ         80(AX), CX

@@ -107,12 +107,15 @@ func (b *blockUnit) input(i, disp int) operand.Mem {
 // overTaps runs body for each tap.
 func (b *blockUnit) overTaps(body func(tap reg.GPVirtual)) {
 	src, tap, n := b.field(blockSrc), b.field(blockTaps), b.field(blockN)
+	b.TESTQ(n, n)
+	b.JZ(operand.LabelRef("noTaps"))
 	b.Label("tap")
 	b.seek(src, tap)
 	body(tap)
 	b.ADDQ(operand.Imm(tapSize), tap)
 	b.DECQ(n)
 	b.JNZ(operand.LabelRef("tap"))
+	b.Label("noTaps")
 }
 
 // blocks calls body for each block of the matrix at off, whose blocks lie blockStride apart; p is clobbered.
