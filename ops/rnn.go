@@ -384,12 +384,16 @@ type rnnProblem[T kernel.Float] struct {
 	x, w, r, b, h0, c0, p []T
 	lens                  []int
 
-	turns [2]rnnTurn[T] // by direction
+	// Of a run without a tape.
+	parts     int // of each direction
+	units     []rnnUnits
+	turns     []rnnTurn[T] // of each part
+	y, yh, yc []T          // or nil
 }
 
 func newRNNProblem[T kernel.Float](c *Ctx, s *rnnSpec) (*rnnProblem[T], error) {
 	x, q := c.In(0), Scratch[rnnProblem[T]](c)
-	*q = rnnProblem[T]{rnnSpec: s, pool: c.Pool, x: tensor.Data[T](x), lens: q.lens[:0]}
+	*q = rnnProblem[T]{rnnSpec: s, pool: c.Pool, x: tensor.Data[T](x), lens: q.lens[:0], units: q.units[:0], turns: q.turns[:0]}
 	if c.In(1).DType() == tensor.TypeOf[T]() { // DynamicQuantizeLSTM's are bytes
 		q.w, q.r = tensor.Data[T](c.In(1)), tensor.Data[T](c.In(2))
 	}
@@ -618,9 +622,9 @@ func (q *rnnProblem[T]) forward(d int, buf []T) *rnnTape[T] {
 	return tp
 }
 
-// lstm is one row's step; g holds the pre-activations and gets the gates.
+// lstm is the step of a row, or of a part of its units; g holds the pre-activations and gets the gates.
 func (q *rnnProblem[T]) lstm(g, peep, c, cn, h, hc []T, acts []activation, pre []T, at int) {
-	H := q.hidden
+	H := len(h)
 	if q.defaultActs {
 		kernel.LSTMCell(H, g, peep, c, cn, h, hc)
 		return

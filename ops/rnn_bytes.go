@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -58,28 +59,36 @@ type byteSteps struct {
 	by  kernel.ByteScale
 }
 
-func byteFactors(c *Ctx, q *rnnProblem[float32], d int) (f rnnFactors[float32], err error) {
-	if f.w, err = newByteFactor(c, q, d, 1, 8, q.I); err != nil {
+func byteFactors(c *Ctx, q *rnnProblem[float32], u rnnUnits) (f rnnFactors[float32], err error) {
+	if f.w, err = newByteFactor(c, q, u, 1, 8, q.I); err != nil {
 		return f, err
 	}
-	f.r, err = newByteFactor(c, q, d, 2, 10, q.hidden)
+	f.r, err = newByteFactor(c, q, u, 2, 10, q.hidden)
 	return f, err
 }
 
-// newByteFactor packs direction d of input i, whose scales are input at and whose zero points are the one after it.
-func newByteFactor(c *Ctx, q *rnnProblem[float32], d, i, at, k int) (*byteFactor, error) {
+// newByteFactor packs the columns of u of input i, k×4·hidden for each direction, whose scales are input at and whose zero points are the
+// one after it.
+func newByteFactor(c *Ctx, q *rnnProblem[float32], u rnnUnits, i, at, k int) (*byteFactor, error) {
 	b, scale, zero, n := c.In(i), c.In(at), c.In(at+1), 4*q.hidden
 	if scale.Len() != q.dirs && scale.Len() != q.dirs*n || zero.Len() != q.dirs && zero.Len() != q.dirs*n || zero.DType() != b.DType() {
 		return nil, fmt.Errorf("scales %s and zero points %s do not suit weights %s", scale, zero, b)
 	}
-	part := func(n int) (int, int) { return d * n / q.dirs, (d + 1) * n / q.dirs }
-	lo, hi := part(b.Len())
-	f := &byteFactor{PackedS8: kernel.PackS8(false, k, n, asSigned(b)[lo:hi], n)}
-	lo, hi = part(zero.Len())
-	f.zero = asSigned(zero)[lo:hi]
-	lo, hi = part(scale.Len())
-	for j := range n {
-		f.scale = append(f.scale, tensor.Data[float32](scale)[lo+j%(hi-lo)])
+	all, own := asSigned(b)[u.d*k*n:(u.d+1)*k*n], make([]int8, 0, k*4*u.n)
+	for row := range k {
+		own = gather(own, all[row*n:(row+1)*n], rnnUnits{0, u.first, u.n}, 4, q.hidden, 1)
+	}
+	f := &byteFactor{PackedS8: kernel.PackS8(false, k, 4*u.n, own, 4*u.n)}
+	// One number for a direction, or one for each of its columns.
+	if zeros := asSigned(zero); zero.Len() == q.dirs {
+		f.zero = zeros[u.d : u.d+1]
+	} else {
+		f.zero = gather(f.zero, zeros, u, 4, q.hidden, 1)
+	}
+	if scales := tensor.Data[float32](scale); scale.Len() == q.dirs {
+		f.scale = slices.Repeat(scales[u.d:u.d+1], 4*u.n)
+	} else {
+		f.scale = gather(f.scale, scales, u, 4, q.hidden, 1)
 	}
 	return f, nil
 }

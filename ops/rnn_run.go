@@ -7,14 +7,50 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-// rnnWeights is a direction's weights as factors, made once where they are constants.
+// rnnWeights is the weights as factors, made once where they are constants.
 type rnnWeights[T kernel.Float] struct {
 	constant bool
-	make     func(c *Ctx, q *rnnProblem[T], d int) (rnnFactors[T], error)
+	make     func(c *Ctx, q *rnnProblem[T], u rnnUnits) (rnnFactors[T], error)
 	once     sync.Once
-	factors  [2]rnnFactors[T]
+	factors  []rnnFactors[T]
 	err      error
 	scratch  sync.Pool // of *[]T
+}
+
+// rnnUnits is a part of a direction's hidden units: n of them from first on. It is a layer of its own, but that it reads the state of all.
+type rnnUnits struct{ d, first, n int }
+
+// cut is the units of all directions in parts, as many in each direction as threads can share.
+func (q *rnnProblem[T]) cut() {
+	q.parts = max(1, min(q.pool.Threads()/q.dirs, q.hidden/rnnPart))
+	q.units = q.units[:0]
+	for d := range q.dirs {
+		for k := range q.parts {
+			// Parts begin where registers do.
+			at := func(k int) int { return k * (q.hidden / rnnPart) / q.parts * rnnPart }
+			first, end := at(k), at(k+1)
+			if k == q.parts-1 {
+				end = q.hidden
+			}
+			q.units = append(q.units, rnnUnits{d, first, end - first})
+		}
+	}
+}
+
+const (
+	// rnnPart is the units that parts are multiples of.
+	rnnPart = 32
+	// rnnTeamWork is the multiplications from which on a layer is shared out among a team.
+	rnnTeamWork = 1 << 22
+)
+
+// gather copies, of a matrix with a row for each unit of each gate of a direction, those of u, gate by gate.
+func gather[E any](dst, src []E, u rnnUnits, gates, hidden, row int) []E {
+	for g := range gates {
+		at := (u.d*gates+g)*hidden + u.first
+		dst = append(dst, src[at*row:(at+u.n)*row]...)
+	}
+	return dst
 }
 
 // rnnFactors: w is W transposed, I×GH; r is R transposed, H×GH, or its first two gates where the third's product comes
@@ -45,46 +81,51 @@ func newRNNWeights[T kernel.Float](n *Node) *rnnWeights[T] {
 	return &rnnWeights[T]{constant: constant(1) && constant(2), make: packRNN[T]}
 }
 
-// of gives the factors of direction d.
-func (ws *rnnWeights[T]) of(c *Ctx, q *rnnProblem[T], d int) (rnnFactors[T], error) {
-	if !ws.constant {
-		return ws.make(c, q, d)
-	}
-	ws.once.Do(func() {
-		for d := range q.dirs {
-			if ws.factors[d], ws.err = ws.make(c, q, d); ws.err != nil {
-				return
+// of gives the factors of all parts.
+func (ws *rnnWeights[T]) of(c *Ctx, q *rnnProblem[T]) ([]rnnFactors[T], error) {
+	pack := func() (fs []rnnFactors[T], err error) {
+		for _, u := range q.units {
+			f, err := ws.make(c, q, u)
+			if err != nil {
+				return nil, err
 			}
+			fs = append(fs, f)
 		}
-	})
-	return ws.factors[d], ws.err
+		return fs, nil
+	}
+	if !ws.constant {
+		return pack()
+	}
+	ws.once.Do(func() { ws.factors, ws.err = pack() })
+	return ws.factors, ws.err
 }
 
-func packRNN[T kernel.Float](_ *Ctx, q *rnnProblem[T], d int) (rnnFactors[T], error) {
-	H, GH, I := q.hidden, q.gates*q.hidden, q.I
-	w, r := q.w[d*GH*I:(d+1)*GH*I], q.r[d*GH*H:(d+1)*GH*H]
+func packRNN[T kernel.Float](_ *Ctx, q *rnnProblem[T], u rnnUnits) (rnnFactors[T], error) {
+	H, I := q.hidden, q.I
+	w, r := gather[T](nil, q.w, u, q.gates, H, I), gather[T](nil, q.r, u, q.gates, H, H)
 	pack := func(k, n int, b []T) rnnFactor[T] { return rnnPanels[T]{kernel.PackB(true, k, n, b, k)} }
-	f := rnnFactors[T]{w: pack(I, GH, w)}
+	f := rnnFactors[T]{w: pack(I, q.gates*u.n, w)}
 	if q.kind == "GRU" && !q.linearReset {
-		f.r, f.late = pack(H, 2*H, r), pack(H, H, r[2*H*H:])
+		f.r, f.late = pack(H, 2*u.n, r), pack(H, u.n, r[2*u.n*H:])
 	} else {
-		f.r = pack(H, GH, r)
+		f.r = pack(H, q.gates*u.n, r)
 	}
 	return f, nil
 }
 
-// rnnTurn is one direction's way through the steps, and operands of all rows in the step at hand, with how far apart those of one row and
+// rnnTurn is a part's way through the steps, and operands of all rows in the step at hand, with how far apart those of one row and
 // the next are.
 type rnnTurn[T kernel.Float] struct {
 	*rnnProblem[T]
-	d     int
+	rnnUnits
+	by    rnnFactors[T]
 	pool  *kernel.Pool
-	all   []T // the gates of all steps
-	state [2][]T
+	all   []T    // the gates of all steps
+	state [2][]T // of all units of the direction
 	bias  []T
 	ep    kernel.EpilogueOf[T]
 
-	gates, prev, next, cell, hc, rec []T // rec is the product with R where it is not part of gates
+	gates, prev, next, cell, hc, rec []T // rec is the product with R where it is not part of gates; prev, next and hc are of all units
 	peep, recBias                    []T
 	gatesLD, prevLD, nextLD          int
 	acts                             []activation
@@ -92,21 +133,15 @@ type rnnTurn[T kernel.Float] struct {
 
 // run is the forward pass of which nothing is kept for a backward pass. y, yh and yc may be nil.
 func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
-	var factors [2]rnnFactors[T]
-	for d := range q.dirs {
-		var err error
-		if factors[d], err = ws.of(c, q, d); err != nil {
-			return err
-		}
+	q.cut()
+	factors, err := ws.of(c, q)
+	if err != nil {
+		return err
 	}
 	H, B := q.hidden, q.B
 	GH := q.gates * H
-	abreast := q.dirs == 2 && q.pool.Threads() > 1
-	// Room for the gates of all steps, two states, a cell state, a row of h(c), and the products of one step.
-	need := q.T*B*GH + 4*B*H + B*GH + GH
-	if abreast {
-		need *= 2
-	}
+	// Room for the gates of all steps, two states, a cell state, h(c), the products of one step, a bias and peepholes.
+	need := q.dirs * (q.T*B*GH + 4*B*H + B*GH + GH + 3*H)
 	if err := c.Mem.Take(int64(need) * int64(tensor.TypeOf[T]().Bits()/8)); err != nil {
 		return err
 	}
@@ -122,148 +157,225 @@ func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
 		rest = rest[n:]
 		return s
 	}
-	for d := range q.dirs {
-		u := &q.turns[d]
-		if d == 1 && !abreast {
-			rest = (*buf)[:need]
+	q.y, q.yh, q.yc = y, yh, yc
+	q.turns = grown(q.turns, len(q.units))
+	for i, u := range q.units {
+		gh, t := q.gates*u.n, &q.turns[i]
+		*t = rnnTurn[T]{rnnProblem: q, rnnUnits: u, by: factors[i], acts: q.acts[u.d], all: cut(q.T * B * gh), cell: cut(B * u.n),
+			rec: cut(B * gh), bias: cut(gh), peep: cut(3 * u.n)[:0]}
+		if u.first > 0 {
+			t.state, t.hc = q.turns[i-1].state, q.turns[i-1].hc
+		} else {
+			t.state, t.hc = [2][]T{cut(B * H), cut(B * H)}, cut(B*H)
 		}
-		*u = rnnTurn[T]{rnnProblem: q, d: d, pool: q.pool, acts: q.acts[d], all: cut(q.T * B * GH), state: [2][]T{cut(B * H), cut(B * H)},
-			cell: cut(B * H), hc: cut(B * H), rec: cut(B * GH), bias: cut(GH)}
-		if abreast && q.pool.Threads() == 2 {
-			u.pool = nil // both are taken
-		}
 	}
-	if abreast {
-		q.pool.For(2, 1, func(lo, hi int) {
-			for d := lo; d < hi; d++ {
-				q.turns[d].run(factors[d], y, yh, yc)
-			}
-		})
-		return nil
+	members := len(q.turns)
+	if q.T == 1 || q.T*B*(q.I+H)*GH < rnnTeamWork || q.parts > 1 && q.ragged() {
+		members = 1
 	}
-	for d := range q.dirs {
-		q.turns[d].run(factors[d], y, yh, yc)
-	}
+	q.pool.Together(members, q)
 	return nil
 }
 
-// run computes every row for all T steps. What a row gives outside its own length means nothing: it is cleared in the end.
-func (u *rnnTurn[T]) run(w rnnFactors[T], y, yh, yc []T) {
-	q, d, bias := u.rnnProblem, u.d, u.bias
-	H, B, GH := q.hidden, q.B, q.gates*q.hidden
+// ragged reports whether rows have unlike lengths.
+func (q *rnnProblem[T]) ragged() bool {
+	for _, n := range q.lens {
+		if n != q.T {
+			return true
+		}
+	}
+	return false
+}
+
+// Member takes every size-th turn.
+func (q *rnnProblem[T]) Member(t *kernel.Team, i int) {
+	turns, size := q.turns, t.Size()
+	for k := i; k < len(turns); k += size {
+		if turns[k].pool = nil; size == 1 {
+			turns[k].pool = q.pool
+		}
+		turns[k].begin()
+	}
+	if size > 1 && q.parts > 1 {
+		t.Wait()
+		for s := range q.T {
+			for phase := range q.phases() {
+				for k := i; k < len(turns); k += size {
+					turns[k].step(s, phase)
+				}
+				t.Wait()
+			}
+		}
+	} else {
+		// Directions have nothing to do with each other.
+		n := q.parts
+		for k := i * n; k < len(turns); k += size * n {
+			own := turns[k : k+n]
+			for s := range q.T {
+				for p := range own {
+					own[p].enter(s)
+				}
+				for phase := range q.phases() {
+					for p := range own {
+						own[p].step(s, phase)
+					}
+				}
+			}
+		}
+	}
+	for k := i; k < len(turns); k += size {
+		turns[k].end()
+	}
+}
+
+// phases is how many parts a step has, between which the parts of a direction wait for each other.
+func (q *rnnProblem[T]) phases() int {
+	if q.kind == "GRU" && !q.linearReset {
+		return 2
+	}
+	return 1
+}
+
+// begin computes the input's share of all steps' gates, which is one product, in the order of X, and sets the states.
+func (u *rnnTurn[T]) begin() {
+	q, bias := u.rnnProblem, u.bias
 	clear(bias)
 	if q.b != nil {
-		wb, rb := q.b[d*2*GH:d*2*GH+GH], q.b[d*2*GH+GH:(d+1)*2*GH]
-		copy(bias, wb)
-		n := GH
+		// B is the gates of W and then those of R.
+		both := rnnUnits{2 * u.d, u.first, u.n}
+		gather(bias[:0], q.b, both, q.gates, q.hidden, 1)
+		both.d++
+		n := len(bias)
 		if q.kind == "GRU" && q.linearReset {
-			n, u.recBias = 2*H, rb[2*H:]
+			n, u.recBias = 2*u.n, q.b[(both.d*3+2)*q.hidden+u.first:][:u.n]
 		}
-		for i := range n {
-			bias[i] += rb[i]
+		for g := range n / u.n {
+			for i, v := range q.b[(both.d*q.gates+g)*q.hidden+u.first:][:u.n] {
+				bias[g*u.n+i] += v
+			}
 		}
 	}
 	if q.p != nil {
-		u.peep = q.p[d*3*H : (d+1)*3*H]
+		u.peep = gather(u.peep, q.p, u.rnnUnits, 3, q.hidden, 1)
+	} else {
+		u.peep = nil
 	}
-	// The input's share of all steps' gates is one product, in the order of X.
 	u.ep = kernel.EpilogueOf[T]{ColBias: bias}
-	w.w.times(u.pool, false, q.T*B, q.x, q.I, 0, u.all, GH, &u.ep)
-	u.prev, u.prevLD = u.state[0], H
-	for b := range B {
+	u.by.w.times(u.pool, false, q.T*q.B, q.x, q.I, 0, u.all, len(bias), &u.ep)
+	u.prev, u.prevLD = u.state[0], q.hidden
+	for b := range q.B {
 		u.start(b)
 		if q.lens[b] == 0 {
-			u.leave(b, u.prev[b*H:], yh, yc)
+			u.leave(b, u.prev[b*q.hidden:])
 		}
 	}
-	for s := range q.T {
-		t := s
-		if q.reverse[d] {
-			t = q.T - 1 - s
+}
+
+// enter sets the states of rows that begin with step s and not with the first one.
+func (u *rnnTurn[T]) enter(s int) {
+	if t := u.T - 1 - s; u.reverse[u.d] && s > 0 {
+		for b, n := range u.lens {
+			if n == t+1 {
+				u.start(b)
+			}
 		}
+	}
+}
+
+// step computes a phase of step s for every row. What a row gives outside its own length means nothing: it is cleared in the end.
+func (u *rnnTurn[T]) step(s, phase int) {
+	q, d := u.rnnProblem, u.d
+	H, B, gh := q.hidden, q.B, q.gates*u.n
+	t := s
+	if q.reverse[d] {
+		t = q.T - 1 - s
+	}
+	back := s%2 == 1
+	if phase == 0 {
 		// Row b's gates, and where its state goes: into Y, or one of two buffers by turns.
-		u.gates, u.gatesLD = u.all[t*B*GH:], GH
+		u.gates, u.gatesLD = u.all[t*B*gh:], gh
 		if q.batchFirst {
-			u.gates, u.gatesLD = u.all[t*GH:], q.T*GH
+			u.gates, u.gatesLD = u.all[t*gh:], q.T*gh
 		}
 		u.next, u.nextLD = u.state[(s+1)%2], H
-		if y != nil {
-			u.next = y[q.yAt(t, d, 0):]
+		if q.y != nil {
+			u.next = q.y[q.yAt(t, d, 0):]
 			if q.batchFirst {
 				u.nextLD = q.T * q.dirs * H
 			}
 		}
-		if q.reverse[d] && s > 0 {
-			for b, n := range q.lens {
-				if n == t+1 {
-					u.start(b)
-				}
-			}
-		}
-		back := s%2 == 1
 		if q.kind == "GRU" && q.linearReset {
-			w.r.times(u.pool, back, B, u.prev, u.prevLD, 0, u.rec, GH, nil)
+			u.by.r.times(u.pool, back, B, u.prev, u.prevLD, 0, u.rec, gh, nil)
 		} else {
-			w.r.times(u.pool, back, B, u.prev, u.prevLD, 1, u.gates, u.gatesLD, nil)
+			u.by.r.times(u.pool, back, B, u.prev, u.prevLD, 1, u.gates, u.gatesLD, nil)
 		}
-		if grain := 1 + 16384/GH; u.pool.Alone(B, grain) {
+		if grain := 1 + 16384/gh; u.pool.Alone(B, grain) {
 			u.cells(0, B)
 		} else {
 			u.pool.For(B, grain, u.cells)
 		}
-		if q.kind == "GRU" && !q.linearReset {
-			w.late.times(u.pool, back, B, u.hc, H, 1, u.gates[2*H:], u.gatesLD, nil)
-			for b := range B {
-				q.gruOutput(u.gates[b*u.gatesLD:][:GH], u.prev[b*u.prevLD:][:H], u.next[b*u.nextLD:][:H], u.acts)
-			}
+		if q.phases() > 1 {
+			return
 		}
-		for b, n := range q.lens {
-			if n > 0 && q.time(d, n-1, b) == t {
-				u.leave(b, u.next[b*u.nextLD:], yh, yc)
-			}
+	} else {
+		u.by.late.times(u.pool, back, B, u.hc, H, 1, u.gates[2*u.n:], u.gatesLD, nil)
+		for b := range B {
+			q.gruOutput(u.gates[b*u.gatesLD:][:gh], u.of(u.prev, b, u.prevLD), u.of(u.next, b, u.nextLD), u.acts)
 		}
-		u.prev, u.prevLD = u.next, u.nextLD
 	}
-	if y != nil {
-		for b, n := range q.lens {
-			for t := n; t < q.T; t++ {
-				clear(y[q.yAt(t, d, b):][:H])
-			}
+	for b, n := range q.lens {
+		if n > 0 && q.time(d, n-1, b) == t {
+			u.leave(b, u.next[b*u.nextLD:])
+		}
+	}
+	u.prev, u.prevLD = u.next, u.nextLD
+}
+
+// of is the turn's units in row b of x.
+func (u *rnnTurn[T]) of(x []T, b, ld int) []T { return x[b*ld+u.first:][:u.n] }
+
+// end clears what lies past the rows' ends.
+func (u *rnnTurn[T]) end() {
+	if u.y == nil {
+		return
+	}
+	for b, n := range u.lens {
+		for t := n; t < u.T; t++ {
+			clear(u.of(u.y[u.yAt(t, u.d, b):], 0, 0))
 		}
 	}
 }
 
 // start puts row b's initial states where the next step looks for them.
 func (u *rnnTurn[T]) start(b int) {
-	q, H := u.rnnProblem, u.hidden
 	initial := func(to, from []T) {
 		if from == nil {
-			clear(to[:H])
+			clear(to)
 		} else {
-			copy(to[:H], from[q.stateAt(u.d, b):])
+			copy(to, from[u.stateAt(u.d, b)+u.first:])
 		}
 	}
-	initial(u.prev[b*u.prevLD:], q.h0)
-	initial(u.cell[b*H:], q.c0)
+	initial(u.of(u.prev, b, u.prevLD), u.h0)
+	initial(u.cell[b*u.n:][:u.n], u.c0)
 }
 
 // leave copies row b's last states, h and the cell's, into the outputs.
-func (u *rnnTurn[T]) leave(b int, h, yh, yc []T) {
-	q, H, at := u.rnnProblem, u.hidden, u.stateAt(u.d, b)
-	if yh != nil {
-		copy(yh[at:at+H], h)
+func (u *rnnTurn[T]) leave(b int, h []T) {
+	at := u.stateAt(u.d, b) + u.first
+	if u.yh != nil {
+		copy(u.yh[at:at+u.n], h[u.first:])
 	}
-	if yc != nil && q.kind == "LSTM" {
-		copy(yc[at:at+H], u.cell[b*H:])
+	if u.yc != nil && u.kind == "LSTM" {
+		copy(u.yc[at:at+u.n], u.cell[b*u.n:])
 	}
 }
 
 // cells does a step's work on rows [lo, hi) after the products.
 func (u *rnnTurn[T]) cells(lo, hi int) {
-	q, H, GH := u.rnnProblem, u.hidden, u.rnnProblem.gates*u.hidden
+	q, n, gh := u.rnnProblem, u.n, u.rnnProblem.gates*u.n
 	for b := lo; b < hi; b++ {
-		g, h, p := u.gates[b*u.gatesLD:][:GH], u.next[b*u.nextLD:][:H], u.prev[b*u.prevLD:][:H]
-		cell, hc := u.cell[b*H:][:H], u.hc[b*H:][:H]
+		g, h, p := u.gates[b*u.gatesLD:][:gh], u.of(u.next, b, u.nextLD), u.of(u.prev, b, u.prevLD)
+		cell, hc := u.cell[b*n:][:n], u.of(u.hc, b, q.hidden)
 		switch q.kind {
 		case "RNN":
 			copy(h, g)
@@ -272,21 +384,21 @@ func (u *rnnTurn[T]) cells(lo, hi int) {
 			q.lstm(g, u.peep, cell, cell, h, hc, u.acts, nil, 0)
 		case "GRU":
 			if !q.linearReset {
-				apply(u.acts[0], g[:2*H], q.clip)
-				kernel.Mul(hc, g[H:2*H], p)
+				apply(u.acts[0], g[:2*n], q.clip)
+				kernel.Mul(hc, g[n:2*n], p)
 				continue
 			}
-			rec := u.rec[b*GH:][:GH]
-			kernel.Add(g[:2*H], g[:2*H], rec[:2*H])
+			rec := u.rec[b*gh:][:gh]
+			kernel.Add(g[:2*n], g[:2*n], rec[:2*n])
 			if u.recBias != nil {
-				kernel.Add(rec[2*H:], rec[2*H:], u.recBias)
+				kernel.Add(rec[2*n:], rec[2*n:], u.recBias)
 			}
 			if q.defaultActs {
-				kernel.GRUCell(H, g, rec[2*H:], p, h)
+				kernel.GRUCell(n, g, rec[2*n:], p, h)
 				continue
 			}
-			apply(u.acts[0], g[:2*H], q.clip)
-			kernel.MulAdd(g[2*H:], g[H:2*H], rec[2*H:], g[2*H:])
+			apply(u.acts[0], g[:2*n], q.clip)
+			kernel.MulAdd(g[2*n:], g[n:2*n], rec[2*n:], g[2*n:])
 			q.gruOutput(g, p, h, u.acts)
 		}
 	}
@@ -294,8 +406,7 @@ func (u *rnnTurn[T]) cells(lo, hi int) {
 
 // gruOutput ends a row's step: g holds z and r activated and the third gate before it is.
 func (q *rnnProblem[T]) gruOutput(g, prev, next []T, acts []activation) {
-	H := q.hidden
-	n := g[2*H : 3*H]
+	n := g[2*len(next):]
 	apply(acts[1], n, q.clip)
 	for j := range next {
 		next[j] = (1-g[j])*n[j] + g[j]*prev[j]

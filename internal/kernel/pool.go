@@ -18,7 +18,7 @@ import (
 // its own loop, so a loop finishes even when every other worker is busy.
 type Pool struct {
 	threads int
-	jobs    chan *job // shared with the workers, which must not hold the Pool
+	jobs    chan task // shared with the workers, which must not hold the Pool
 	quit    chan struct{}
 	closed  *sync.Once
 
@@ -38,7 +38,7 @@ func NewPool(threads int) *Pool {
 	}
 	p := &Pool{
 		threads: threads,
-		jobs:    make(chan *job, 4*threads),
+		jobs:    make(chan task, 4*threads),
 		quit:    make(chan struct{}),
 		closed:  new(sync.Once),
 	}
@@ -167,7 +167,13 @@ func look[T any](c <-chan T, d time.Duration) (v T, ok bool) {
 	}
 }
 
-func work(jobs <-chan *job, quit <-chan struct{}, patience time.Duration) {
+// A task is what workers take: a [*job] or a [*Team]. Each entry of the queue is released once.
+type task interface {
+	run()
+	release()
+}
+
+func work(jobs <-chan task, quit <-chan struct{}, patience time.Duration) {
 	for {
 		j, ok := look(jobs, patience)
 		if !ok {
@@ -240,15 +246,17 @@ func (j *job) chunk(c int) {
 	returned = true
 }
 
-// fail records the first panic; one that comes from a loop within the body is
-// passed on as it is. A nil value is a body that called runtime.Goexit.
-func (j *job) fail(value any) {
-	e, ok := value.(*PanicError)
-	if !ok {
-		if value == nil {
-			value = "runtime.Goexit in a loop body"
-		}
-		e = &PanicError{Value: value, Stack: debug.Stack()}
+// fail records the first panic.
+func (j *job) fail(value any) { j.failure.CompareAndSwap(nil, panicError(value)) }
+
+// panicError is a recovered value as an error: one that comes from a loop within the body is passed on as it is. A nil value is a body that
+// called runtime.Goexit.
+func panicError(value any) *PanicError {
+	if e, ok := value.(*PanicError); ok {
+		return e
 	}
-	j.failure.CompareAndSwap(nil, e)
+	if value == nil {
+		value = "runtime.Goexit in a loop body"
+	}
+	return &PanicError{Value: value, Stack: debug.Stack()}
 }
