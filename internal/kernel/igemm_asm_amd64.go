@@ -64,8 +64,91 @@ func igemm11x32AVX512(t *itile)
 //go:noescape
 func igemm12x32AVX512(t *itile)
 
+// igemm13x32AVX512 is the kernel of a tile with 13 rows and 32 columns.
+//
+//go:noescape
+func igemm13x32AVX512(t *itile)
+
+// igemm14x32AVX512 is the kernel of a tile with 14 rows and 32 columns.
+//
+//go:noescape
+func igemm14x32AVX512(t *itile)
+
 // igemmTilesAVX512 is the tile functions by number of rows.
-var igemmTilesAVX512 = []func(t *itile){nil, igemm1x32AVX512, igemm2x32AVX512, igemm3x32AVX512, igemm4x32AVX512, igemm5x32AVX512, igemm6x32AVX512, igemm7x32AVX512, igemm8x32AVX512, igemm9x32AVX512, igemm10x32AVX512, igemm11x32AVX512, igemm12x32AVX512}
+var igemmTilesAVX512 = []func(t *itile){nil, igemm1x32AVX512, igemm2x32AVX512, igemm3x32AVX512, igemm4x32AVX512, igemm5x32AVX512, igemm6x32AVX512, igemm7x32AVX512, igemm8x32AVX512, igemm9x32AVX512, igemm10x32AVX512, igemm11x32AVX512, igemm12x32AVX512, igemm13x32AVX512, igemm14x32AVX512}
+
+// idepthwise1x32AVX512 is the kernel of a tile with 1 rows and 32 columns.
+//
+//go:noescape
+func idepthwise1x32AVX512(t *itile)
+
+// idepthwise2x32AVX512 is the kernel of a tile with 2 rows and 32 columns.
+//
+//go:noescape
+func idepthwise2x32AVX512(t *itile)
+
+// idepthwise3x32AVX512 is the kernel of a tile with 3 rows and 32 columns.
+//
+//go:noescape
+func idepthwise3x32AVX512(t *itile)
+
+// idepthwise4x32AVX512 is the kernel of a tile with 4 rows and 32 columns.
+//
+//go:noescape
+func idepthwise4x32AVX512(t *itile)
+
+// idepthwise5x32AVX512 is the kernel of a tile with 5 rows and 32 columns.
+//
+//go:noescape
+func idepthwise5x32AVX512(t *itile)
+
+// idepthwise6x32AVX512 is the kernel of a tile with 6 rows and 32 columns.
+//
+//go:noescape
+func idepthwise6x32AVX512(t *itile)
+
+// idepthwise7x32AVX512 is the kernel of a tile with 7 rows and 32 columns.
+//
+//go:noescape
+func idepthwise7x32AVX512(t *itile)
+
+// idepthwise8x32AVX512 is the kernel of a tile with 8 rows and 32 columns.
+//
+//go:noescape
+func idepthwise8x32AVX512(t *itile)
+
+// idepthwise9x32AVX512 is the kernel of a tile with 9 rows and 32 columns.
+//
+//go:noescape
+func idepthwise9x32AVX512(t *itile)
+
+// idepthwise10x32AVX512 is the kernel of a tile with 10 rows and 32 columns.
+//
+//go:noescape
+func idepthwise10x32AVX512(t *itile)
+
+// idepthwise11x32AVX512 is the kernel of a tile with 11 rows and 32 columns.
+//
+//go:noescape
+func idepthwise11x32AVX512(t *itile)
+
+// idepthwise12x32AVX512 is the kernel of a tile with 12 rows and 32 columns.
+//
+//go:noescape
+func idepthwise12x32AVX512(t *itile)
+
+// idepthwise13x32AVX512 is the kernel of a tile with 13 rows and 32 columns.
+//
+//go:noescape
+func idepthwise13x32AVX512(t *itile)
+
+// idepthwise14x32AVX512 is the kernel of a tile with 14 rows and 32 columns.
+//
+//go:noescape
+func idepthwise14x32AVX512(t *itile)
+
+// idepthwiseTilesAVX512 is the tile functions by number of rows.
+var idepthwiseTilesAVX512 = []func(t *itile){nil, idepthwise1x32AVX512, idepthwise2x32AVX512, idepthwise3x32AVX512, idepthwise4x32AVX512, idepthwise5x32AVX512, idepthwise6x32AVX512, idepthwise7x32AVX512, idepthwise8x32AVX512, idepthwise9x32AVX512, idepthwise10x32AVX512, idepthwise11x32AVX512, idepthwise12x32AVX512, idepthwise13x32AVX512, idepthwise14x32AVX512}
 
 // igemm1x16AVX2 is the kernel of a tile with 1 rows and 16 columns.
 //
@@ -99,3 +182,36 @@ func igemm6x16AVX2(t *itile)
 
 // igemmTilesAVX2 is the tile functions by number of rows.
 var igemmTilesAVX2 = []func(t *itile){nil, igemm1x16AVX2, igemm2x16AVX2, igemm3x16AVX2, igemm4x16AVX2, igemm5x16AVX2, igemm6x16AVX2}
+
+// idepthwise1x16AVX2 is the kernel of a tile with 1 rows and 16 columns.
+//
+//go:noescape
+func idepthwise1x16AVX2(t *itile)
+
+// idepthwise2x16AVX2 is the kernel of a tile with 2 rows and 16 columns.
+//
+//go:noescape
+func idepthwise2x16AVX2(t *itile)
+
+// idepthwise3x16AVX2 is the kernel of a tile with 3 rows and 16 columns.
+//
+//go:noescape
+func idepthwise3x16AVX2(t *itile)
+
+// idepthwise4x16AVX2 is the kernel of a tile with 4 rows and 16 columns.
+//
+//go:noescape
+func idepthwise4x16AVX2(t *itile)
+
+// idepthwise5x16AVX2 is the kernel of a tile with 5 rows and 16 columns.
+//
+//go:noescape
+func idepthwise5x16AVX2(t *itile)
+
+// idepthwise6x16AVX2 is the kernel of a tile with 6 rows and 16 columns.
+//
+//go:noescape
+func idepthwise6x16AVX2(t *itile)
+
+// idepthwiseTilesAVX2 is the tile functions by number of rows.
+var idepthwiseTilesAVX2 = []func(t *itile){nil, idepthwise1x16AVX2, idepthwise2x16AVX2, idepthwise3x16AVX2, idepthwise4x16AVX2, idepthwise5x16AVX2, idepthwise6x16AVX2}

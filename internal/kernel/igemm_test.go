@@ -136,14 +136,15 @@ func TestBytes(t *testing.T) {
 
 func TestItileLayout(t *testing.T) {
 	var x itile
-	got := [...]uintptr{unsafe.Offsetof(x.c), unsafe.Offsetof(x.zero), unsafe.Offsetof(x.k), unsafe.Offsetof(x.cols), unsafe.Offsetof(x.scale), unsafe.Offsetof(x.round), unsafe.Offsetof(x.colBy), unsafe.Offsetof(x.by)}
-	if want := [...]uintptr{16, 32, 48, 64, 72, 88, 104, 108}; got != want {
+	got := [...]uintptr{unsafe.Offsetof(x.offsets), unsafe.Offsetof(x.pixel), unsafe.Offsetof(x.k), unsafe.Offsetof(x.b), unsafe.Offsetof(x.ldc), unsafe.Offsetof(x.colSum),
+		unsafe.Offsetof(x.rowSum), unsafe.Offsetof(x.scale), unsafe.Offsetof(x.round), unsafe.Offsetof(x.add), unsafe.Offsetof(x.colBy), unsafe.Offsetof(x.by)}
+	if want := [...]uintptr{8, 24, 32, 40, 56, 72, 88, 96, 112, 120, 128, 132}; got != want {
 		t.Errorf("fields of itile are at %v, the assembly has them at %v", got, want)
 	}
 }
 
 func BenchmarkGemmU8S8(b *testing.B) {
-	for _, s := range [][3]int{{128, 768, 768}, {1, 768, 768}, {1024, 1024, 1024}} {
+	for _, s := range [][3]int{{128, 768, 768}, {1, 768, 768}, {1024, 1024, 1024}, {512, 3072, 768}, {512, 256, 256}, {128, 384, 1536}, {64, 1024, 4096}} {
 		m, n, k := s[0], s[1], s[2]
 		pb, a, c := PackS8(false, k, n, make([]int8, k*n), n), make([]uint8, m*k), make([]int32, m*n)
 		b.Run(fmt.Sprintf("%dx%dx%d", m, n, k), func(b *testing.B) {

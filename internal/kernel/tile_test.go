@@ -76,19 +76,32 @@ func TestItileTwins(t *testing.T) {
 			return x
 		}
 		for rows := 1; rows <= kern.rows; rows++ {
-			for k := range maxK {
-				a, b := words(rows*maxK), words(maxK*kern.cols)
-				if !kern.bytes {
-					// Pairs of a byte's range.
+			for k := range 3 * maxK {
+				taps, depthwise := k/maxK+1, rand.IntN(4) == 0
+				k := k % maxK
+				tiles, per := kern.tile, kern.perDword()
+				if depthwise {
+					tiles, per = kern.depthwise, 1
+				}
+				const pixel, apart = 4*maxK + 3, 7
+				a, b := words(rows*maxK+20+kern.cols), words(taps*maxK*kern.cols)
+				offsets := []int{2 * apart, 0, apart}
+				switch per {
+				case 1: // 16 bits with their sign
+					for i, v := range b {
+						b[i] = uint32(int32(v) >> 23)
+					}
+				case 2: // pairs of a byte's range
 					for _, x := range [][]uint32{a, b} {
 						for i := range x {
 							x[i] &= 0x00ff00ff
 						}
 					}
+					offsets = []int{8, 0, 4}
 				}
 				ints := words(rows + 3*kern.cols)
 				at := func(i int) *int32 { return (*int32)(unsafe.Pointer(&ints[i])) }
-				x := itile{a: &a[0], b: &b[0], rowSum: at(0), colSum: at(rows), colBy: -7, by: 1.5, k: k, ldc: 4 * kern.cols, cols: kern.cols}
+				x := itile{a: unsafe.Pointer(&a[0]), offsets: &offsets[0], taps: taps, pixel: pixel, b: &b[0], rowSum: at(0), colSum: at(rows), colBy: -7, by: 1.5, k: k, ldc: 4 * kern.cols, cols: kern.cols}
 				if k%2 == 0 {
 					x.zero = at(rows + kern.cols)
 				}
@@ -109,19 +122,22 @@ func TestItileTwins(t *testing.T) {
 					}
 				}
 				if k%3 == 2 {
-					x.round = new([3][16]float32)
+					x.round = new(toBytes)
 					for i := range 16 {
-						x.round[0][i], x.round[1][i], x.round[2][i] = 3, -100, 110
+						x.round.zero[i], x.round.lo[i], x.round.hi[i] = 3, -103, 107
 					}
 					x.ldc = kern.cols
 				}
 				got, want := make([]int32, rows*kern.cols), make([]int32, rows*kern.cols)
 				x.c = unsafe.Pointer(&got[0])
-				kern.tile[rows](&x)
+				if per == 2 {
+					x.pixel = 4 * maxK
+				}
+				tiles[rows](&x)
 				x.c = unsafe.Pointer(&want[0])
-				itileGo(&x, rows, kern.cols, kern.bytes)
+				itileGo(&x, rows, kern.cols, per)
 				if !slices.Equal(got, want) {
-					t.Fatalf("%d rows, %+v: %v, want %v", rows, x, got, want)
+					t.Fatalf("%d rows, %d a dword, %+v: %v, want %v", rows, per, x, got, want)
 				}
 			}
 		}

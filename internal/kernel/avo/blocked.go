@@ -68,9 +68,10 @@ type blockUnit struct {
 	n     int // outputs
 }
 
-func (v vec) blockUnit(pixels int) *blockUnit {
+// blockUnit begins a tile function of rows that lie as many bytes apart as the field at pixel says.
+func (v vec) blockUnit(pixels, pixel int) *blockUnit {
 	b := &blockUnit{vec: v, t: v.gp("t"), n: pixels}
-	b.pixel = b.field(blockPixel)
+	b.pixel = b.field(pixel)
 	for range (pixels + 2) / 3 {
 		b.bases = append(b.bases, v.GP64())
 	}
@@ -104,15 +105,15 @@ func (b *blockUnit) input(i, disp int) operand.Mem {
 	return m
 }
 
-// overTaps runs body for each tap.
-func (b *blockUnit) overTaps(body func(tap reg.GPVirtual)) {
-	src, tap, n := b.field(blockSrc), b.field(blockTaps), b.field(blockN)
+// overTaps runs body for each tap; the arguments say where the tile has its source, the taps and their number, and how large a tap is.
+func (b *blockUnit) overTaps(source, list, number, size int, body func(tap reg.GPVirtual)) {
+	src, tap, n := b.field(source), b.field(list), b.field(number)
 	b.TESTQ(n, n)
 	b.JZ(operand.LabelRef("noTaps"))
 	b.Label("tap")
 	b.seek(src, tap)
 	body(tap)
-	b.ADDQ(operand.Imm(tapSize), tap)
+	b.ADDQ(operand.Imm(uint64(size)), tap)
 	b.DECQ(n)
 	b.JNZ(operand.LabelRef("tap"))
 	b.Label("noTaps")
@@ -165,7 +166,7 @@ func (b *blockUnit) finish(sums [][]V) {
 }
 
 func (v vec) blockProduct(pixels, blocks int) {
-	b := v.blockUnit(pixels)
+	b := v.blockUnit(pixels, blockPixel)
 	sums := make([][]V, blocks)
 	for k := range sums {
 		for range pixels {
@@ -226,7 +227,7 @@ func (v vec) blockProduct(pixels, blocks int) {
 			v.ADDQ(operand.Imm(uint64(4*n)), r)
 		}
 	}
-	b.overTaps(func(tap reg.GPVirtual) {
+	b.overTaps(blockSrc, blockTaps, blockN, tapSize, func(tap reg.GPVirtual) {
 		c := v.GP64()
 		v.MOVQ(operand.Mem{Base: tap, Disp: tapChans}, c)
 		v.SUBQ(operand.Imm(unroll), c)
@@ -258,13 +259,13 @@ func (v vec) blockProduct(pixels, blocks int) {
 }
 
 func (v vec) blockDepthwise(pixels int) {
-	b := v.blockUnit(pixels)
+	b := v.blockUnit(pixels, blockPixel)
 	sums := make([]V, pixels)
 	bias, w := b.field(blockBias), b.field(blockWeights)
 	for i := range sums {
 		sums[i] = v.load(operand.Mem{Base: bias})
 	}
-	b.overTaps(func(reg.GPVirtual) {
+	b.overTaps(blockSrc, blockTaps, blockN, tapSize, func(reg.GPVirtual) {
 		x := v.load(operand.Mem{Base: w})
 		v.ADDQ(operand.I32(v.s.bytes), w)
 		for i, sum := range sums {
@@ -276,12 +277,12 @@ func (v vec) blockDepthwise(pixels int) {
 
 // blockMaximum is NaN where any element is.
 func (v vec) blockMaximum(pixels int) {
-	b := v.blockUnit(pixels)
+	b := v.blockUnit(pixels, blockPixel)
 	top := make([]V, pixels)
 	for i := range top {
 		top[i] = v.load(v.bits(negInf))
 	}
-	b.overTaps(func(reg.GPVirtual) {
+	b.overTaps(blockSrc, blockTaps, blockN, tapSize, func(reg.GPVirtual) {
 		for i, most := range top {
 			x := v.load(b.input(i, 0))
 			y := v.new()
@@ -390,7 +391,7 @@ func (v vec) blockWinogradInput() {
 func (v vec) blockWinogradOutput() {
 	v.fn("blockWinogradOutput"+v.s.name, "(t *blockTile)",
 		"blockWinogradOutput"+v.s.name+" transforms one tile of a block of channels back: element (i, j) is the register at src + (6·i+j)·srcStride,\npixel (i, j) that at dst + i·pixel + j registers, after bias, residual and bounds. scratch is 24 registers.")
-	b := v.blockUnit(0)
+	b := v.blockUnit(0, blockPixel)
 	src, stride, scratch := b.field(blockSrc), b.field(blockSrcStride), b.field(blockScratch)
 	for i := range 6 {
 		var m [6]V

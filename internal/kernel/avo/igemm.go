@@ -7,47 +7,52 @@ import (
 
 // Offsets in kernel.itile.
 const (
-	itileA, itileB, itileC            = 0, 8, 16
-	itileColSum, itileZero, itileRow  = 24, 32, 40
-	itileK, itileLDC, itileCols       = 48, 56, 64
-	itileScale, itileBias, itileRound = 72, 80, 88
-	itileAdd, itileColBy, itileBy     = 96, 104, 108
+	itileA, itileOffsets, itileTaps   = 0, 8, 16
+	itilePixel, itileK                = 24, 32
+	itileB, itileC, itileLDC          = 40, 48, 56
+	itileCols, itileColSum, itileZero = 64, 72, 80
+	itileRow, itileScale, itileBias   = 88, 96, 104
+	itileRound, itileAdd              = 112, 120
+	itileColBy, itileBy               = 128, 132
 )
 
-// igemm writes the tile functions of the product of bytes. Each step multiplies a dword of A, four
-// bytes with VNNI and two 16-bit integers without, with a dword of B.
+// igemm writes the tile functions of products and convolutions of bytes.
 func igemm(u *unit) {
 	for _, s := range []isa{avx512, avx2} {
-		u.tiles("igemm", "itile", s, s.bytes/2, func(rows int) { igemmTile(vec{u, s}, rows) })
+		s.rows = map[bool]int{true: 14, false: 6}[s.masked()]
+		u.tiles("igemm", "itile", s, s.bytes/2, func(rows int) { igemmTile(vec{u, s}, rows, vec.igemmProduct) })
+		u.tiles("idepthwise", "itile", s, s.bytes/2, func(rows int) { igemmTile(vec{u, s}, rows, vec.igemmDepthwise) })
 	}
 }
 
-func igemmTile(v vec, rows int) {
-	tp := v.gp("t")
-	load := func(off int) reg.GPVirtual {
-		r := v.GP64()
-		v.MOVQ(operand.Mem{Base: tp, Disp: off}, r)
-		return r
-	}
-	a, b, k := load(itileA), load(itileB), load(itileK)
-	// A sum waits for the one before it: where rows are few, steps are added to sums of their own.
-	sets := make([][][2]V, max(1, 4/rows))
-	for q := range sets {
-		sets[q] = make([][2]V, rows)
-		for i := range rows {
-			for j := range 2 {
-				x := v.new()
-				v.VXORPS(x, x, x)
-				sets[q][i][j] = x
-			}
+// sums is two vectors of 32-bit sums for each row of a tile.
+type sums [][2]V
+
+func (v vec) sums(rows int) sums {
+	s := make(sums, rows)
+	for i := range s {
+		for j := range s[i] {
+			s[i][j] = v.new()
+			v.VXORPS(s[i][j], s[i][j], s[i][j])
 		}
 	}
-	acc := sets[0]
-	step := func(acc [][2]V, q int) {
-		b0, b1 := v.load(operand.Mem{Base: b, Disp: 2 * q * v.s.bytes}), v.load(operand.Mem{Base: b, Disp: (2*q + 1) * v.s.bytes})
+	return s
+}
+
+// igemmProduct multiplies dwords of rows of A, four bytes with VNNI and two 16-bit integers without, with dwords of B.
+func (v vec) igemmProduct(b *blockUnit, w reg.GPVirtual) sums {
+	rows := b.n
+	// A sum waits for the one before it: where rows are few, steps are added to sums of their own.
+	var sets []sums
+	for range max(1, min(unroll, 4/rows)) {
+		sets = append(sets, v.sums(rows))
+	}
+	step := func(q int) {
+		acc := sets[q%len(sets)]
+		b0, b1 := v.load(operand.Mem{Base: w, Disp: 2 * q * v.s.bytes}), v.load(operand.Mem{Base: w, Disp: (2*q + 1) * v.s.bytes})
 		for i := range rows {
 			x := v.new()
-			v.VPBROADCASTD(operand.Mem{Base: a, Disp: 4 * (q*rows + i)}, x)
+			v.VPBROADCASTD(b.input(i, 4*q), x)
 			for j, y := range []V{b0, b1} {
 				if v.s.masked() {
 					v.VPDPBUSD(y, x, acc[i][j])
@@ -59,40 +64,75 @@ func igemmTile(v vec, rows int) {
 			}
 		}
 	}
-	loop := func(label string, sets [][][2]V) {
-		v.Label(label)
-		for q := range sets {
-			step(sets[q], q)
+	advance := func(n int) {
+		v.ADDQ(operand.I32(2*v.s.bytes*n), w)
+		for _, r := range b.bases {
+			v.ADDQ(operand.Imm(uint64(4*n)), r)
 		}
-		v.ADDQ(operand.I32(4*rows*len(sets)), a)
-		v.ADDQ(operand.I32(2*v.s.bytes*len(sets)), b)
-		v.SUBQ(operand.I32(len(sets)), k)
-		v.JGE(operand.LabelRef(label))
 	}
-	if n := len(sets); n > 1 {
-		v.SUBQ(operand.I32(n), k)
-		v.JL(operand.LabelRef("rest"))
-		loop("sets", sets)
-		v.Label("rest")
-		v.ADDQ(operand.I32(n), k)
-	}
-	v.SUBQ(operand.I32(1), k)
-	v.JL(operand.LabelRef("end"))
-	loop("loop", sets[:1])
-	v.Label("end")
+	b.overTaps(itileA, itileOffsets, itileTaps, 8, func(reg.GPVirtual) {
+		k := b.field(itileK)
+		v.SUBQ(operand.Imm(unroll), k)
+		v.JL(operand.LabelRef("few"))
+		v.Label("four")
+		for q := range unroll {
+			step(q)
+		}
+		advance(unroll)
+		v.SUBQ(operand.Imm(unroll), k)
+		v.JGE(operand.LabelRef("four"))
+		v.Label("few")
+		v.ADDQ(operand.Imm(unroll), k)
+		v.JZ(operand.LabelRef("tapEnd"))
+		v.Label("one")
+		step(0)
+		advance(1)
+		v.DECQ(k)
+		v.JNZ(operand.LabelRef("one"))
+		v.Label("tapEnd")
+	})
 	for _, more := range sets[1:] {
 		for i := range rows {
 			for j := range 2 {
-				v.VPADDD(more[i][j], acc[i][j], acc[i][j])
+				v.VPADDD(more[i][j], sets[0][i][j], sets[0][i][j])
 			}
 		}
 	}
+	return sets[0]
+}
 
-	sum, by := load(itileColSum), v.new()
+// igemmDepthwise multiplies bytes with the 32-bit integers of 16 bits of the same column.
+func (v vec) igemmDepthwise(b *blockUnit, w reg.GPVirtual) sums {
+	acc := v.sums(b.n)
+	b.overTaps(itileA, itileOffsets, itileTaps, 8, func(reg.GPVirtual) {
+		for j := range 2 {
+			y := v.load(operand.Mem{Base: w, Disp: j * v.s.bytes})
+			for i := range b.n {
+				x := v.new()
+				v.VPMOVZXBD(b.input(i, j*v.lanes()), x)
+				if v.s.masked() {
+					v.VPDPWSSD(y, x, acc[i][j])
+				} else {
+					v.VPMADDWD(y, x, x)
+					v.VPADDD(x, acc[i][j], acc[i][j])
+				}
+			}
+		}
+		v.ADDQ(operand.I32(2*v.s.bytes), w)
+	})
+	return acc
+}
+
+func igemmTile(v vec, rows int, sum func(v vec, b *blockUnit, w reg.GPVirtual) sums) {
+	unit := v.blockUnit(rows, itilePixel)
+	tp, load := unit.t, unit.field
+	acc := sum(v, unit, load(itileB))
+
+	colSum, by := load(itileColSum), v.new()
 	v.VPBROADCASTD(operand.Mem{Base: tp, Disp: itileColBy}, by)
 	for j := range 2 {
 		prod := v.new()
-		v.VPMULLD(operand.Mem{Base: sum, Disp: j * v.s.bytes}, by, prod)
+		v.VPMULLD(operand.Mem{Base: colSum, Disp: j * v.s.bytes}, by, prod)
 		for i := range rows {
 			v.VPADDD(prod, acc[i][j], acc[i][j])
 		}
@@ -185,9 +225,14 @@ func igemmTile(v vec, rows int) {
 	v.JNZ(operand.LabelRef("bytes"))
 	rowsOf(4, dwords)
 
+	// Halves go to even as they become integers.
 	v.Label("bytes")
 	param := func(i int) operand.Mem { return operand.Mem{Base: round, Disp: 64 * i} }
 	rowsOf(1, func(x V, to operand.Mem, mask reg.Register) {
-		v.storeBytes(v.toByte(x, param(0), param(1), param(2)), to, mask)
+		v.VMAXPS(param(1), x, x)
+		v.VMINPS(param(2), x, x)
+		v.VCVTPS2DQ(x, x)
+		v.VPADDD(param(0), x, x)
+		v.storeBytes(x, to, mask)
 	})
 }
