@@ -6,10 +6,49 @@ import (
 	"unsafe"
 )
 
-// PackedConvS8 is the weights of a convolution of bytes laid out for [ConvU8S8]. It holds for any N, H, W, stride and padding of the same
+// Conv3D is a convolution like [Conv2D] with another axis before the others, of N×C×D×H×W and M×(C/Group)×KD×KH×KW; as long as KD is 0 it has
+// none.
+type Conv3D struct {
+	Conv2D
+	D, KD, StrideD, DilD int
+	PadFront, PadBack    int
+}
+
+func (cv Conv3D) norm() Conv3D {
+	cv.Conv2D = cv.Conv2D.norm()
+	if cv.KD == 0 {
+		cv.D, cv.KD, cv.PadFront, cv.PadBack = 1, 1, 0, 0
+	}
+	for _, v := range []*int{&cv.StrideD, &cv.DilD} {
+		*v = max(*v, 1)
+	}
+	return cv
+}
+
+// OutSize returns the depth, height and width of Y.
+func (cv Conv3D) OutSize() (od, oh, ow int) {
+	cv = cv.norm()
+	oh, ow = cv.Conv2D.OutSize()
+	return outSize(cv.D, cv.PadFront+cv.PadBack, cv.KD, cv.DilD, cv.StrideD), oh, ow
+}
+
+// extent is the planes, rows and columns that windows cover.
+func (cv Conv3D) extent() (d, h, w int) {
+	od, _, _ := cv.OutSize()
+	h, w = cv.Conv2D.extent()
+	return (od-1)*cv.StrideD + (cv.KD-1)*cv.DilD + 1, h, w
+}
+
+// framed reports whether windows reach outside the image.
+func (cv Conv3D) framed() bool {
+	d, _, _ := cv.extent()
+	return cv.Conv2D.framed() || cv.PadFront != 0 || d > cv.D
+}
+
+// PackedConvS8 is the weights of a convolution of bytes laid out for [ConvU8S8]. It holds for any N, D, H, W, stride and padding of the same
 // convolution, and may be used by many goroutines at once.
 type PackedConvS8 struct {
-	cv        Conv2D
+	cv        Conv3D
 	kern      *igemmKernel
 	depthwise bool
 	merged    bool // the taps of a row are one, as wide as the kernel
@@ -20,12 +59,12 @@ type PackedConvS8 struct {
 	colSum    []int32 // filled up to whole panels
 }
 
-// PackConvS8 packs w - zero, w of M×(C/Group)×KH×KW. zero is nil for 0, or holds one value for all output channels, or M.
-func PackConvS8(cv Conv2D, w, zero []int8) *PackedConvS8 {
+// PackConvS8 packs w - zero, w of M×(C/Group)×KD×KH×KW. zero is nil for 0, or holds one value for all output channels, or M.
+func PackConvS8(cv Conv3D, w, zero []int8) *PackedConvS8 {
 	cv = cv.norm()
 	kern := igemmActive
-	per, rows := cv.C/cv.Group, cv.M/cv.Group
-	weights := make([]int16, cv.M*per*cv.KH*cv.KW)
+	per, rows, kd := cv.C/cv.Group, cv.M/cv.Group, cv.KD*cv.KH // rows of all planes of the kernel are one list
+	weights := make([]int16, cv.M*per*kd*cv.KW)
 	pw := &PackedConvS8{cv: cv, kern: kern, parts: 1}
 	for i := range weights {
 		weights[i] = int16(w[i])
@@ -35,11 +74,11 @@ func PackConvS8(cv Conv2D, w, zero []int8) *PackedConvS8 {
 	}
 	pw.depthwise = cv.Group > 1 && per == 1 && rows == 1
 	if pw.depthwise {
-		pw.taps, pw.k, rows = cv.KH*cv.KW, 1, cv.M
+		pw.taps, pw.k, rows = kd*cv.KW, 1, cv.M
 	} else {
 		span := per
-		if pw.taps, pw.merged = cv.KH*cv.KW, cv.Group == 1 && (cv.DilW == 1 || cv.KW == 1); pw.merged {
-			pw.taps, span = cv.KH, per*cv.KW
+		if pw.taps, pw.merged = kd*cv.KW, cv.Group == 1 && (cv.DilW == 1 || cv.KW == 1); pw.merged {
+			pw.taps, span = kd, per*cv.KW
 		}
 		pw.k = ceilDiv(span, kern.perDword())
 		for _, v := range weights {
@@ -55,10 +94,10 @@ func PackConvS8(cv Conv2D, w, zero []int8) *PackedConvS8 {
 	for m := range cv.M {
 		col := m/rows*pw.perGroup*kern.cols + m%rows
 		panel := pw.panels[col/kern.cols*pw.panel()+col%kern.cols:]
-		for kh := range cv.KH {
+		for kh := range kd {
 			for c := range per {
 				for kw := range cv.KW {
-					v := weights[((m*per+c)*cv.KH+kh)*cv.KW+kw]
+					v := weights[((m*per+c)*kd+kh)*cv.KW+kw]
 					pw.colSum[col] += int32(v)
 					tap, p := kh*cv.KW+kw, c
 					if pw.merged {
@@ -97,14 +136,14 @@ func (pw *PackedConvS8) panel() int { return pw.parts * pw.taps * pw.k * pw.kern
 // A byteConv is one call of ConvU8S8; they are recycled with their buffers.
 type byteConv struct {
 	isums
-	cv                   Conv2D
+	cv                   Conv3D
 	w                    *PackedConvS8
 	x                    []uint8
 	flip, pad            uint8
 	y                    unsafe.Pointer
-	oh, ow               int // of tiles: an image whose rows follow each other is one row
-	width, pixel         int // of a frame, in pixels, and of a pixel, in bytes
-	height               int
+	od, oh, ow           int // of outputs: a plane whose rows follow each other is one row
+	depth, height, width int // of the image or its frame
+	pixel                int // in bytes
 	frame                []uint32
 	framed               bool
 	image                unsafe.Pointer // or its frame
@@ -121,15 +160,16 @@ var byteConvs = sync.Pool{New: func() any {
 }}
 
 // ConvU8S8 computes a convolution of bytes, exactly in 32-bit arithmetic (sums past 2^31 wrap around), of images whose channels are the last
-// axis, N×H×W×C, to Y, N×OH×OW×M. The bytes of x are taken after the bits in flip have been turned over; from them xZero is subtracted, which
+// axis, N×D×H×W×C, to Y, N×OD×OH×OW×M. The bytes of x are taken after the bits in flip have been turned over; from them xZero is subtracted, which
 // is also what stands outside the image. scale may be nil for sums. Y is of int32 or, with a scale, float32, or, where that rounds, bytes.
-func ConvU8S8[T int32 | float32 | uint8](p *Pool, cv Conv2D, y []T, x []uint8, flip, xZero uint8, w *PackedConvS8, scale *ByteScale) {
+func ConvU8S8[T int32 | float32 | uint8](p *Pool, cv Conv3D, y []T, x []uint8, flip, xZero uint8, w *PackedConvS8, scale *ByteScale) {
 	cv = cv.norm()
-	oh, ow := cv.OutSize()
-	if len(x) < cv.N*cv.C*cv.H*cv.W || len(y) < cv.N*cv.M*oh*ow {
+	od, oh, ow := cv.OutSize()
+	in, out := cv.C*cv.D*cv.H*cv.W, cv.M*od*oh*ow
+	if len(x) < cv.N*in || len(y) < cv.N*out {
 		panic("kernel: ConvU8S8: operand too short")
 	}
-	if cv.N*cv.M*oh*ow == 0 {
+	if cv.N*out == 0 {
 		return
 	}
 	bc := byteConvs.Get().(*byteConv)
@@ -145,13 +185,13 @@ func ConvU8S8[T int32 | float32 | uint8](p *Pool, cv Conv2D, y []T, x []uint8, f
 		panic("kernel: ConvU8S8: the scale does not suit the elements of Y")
 	}
 	for n := range cv.N {
-		bc.x = x[n*cv.C*cv.H*cv.W:][:cv.C*cv.H*cv.W]
-		bc.y = unsafe.Pointer(unsafe.SliceData(y[n*cv.M*oh*ow:]))
+		bc.x = x[n*in:][:in]
+		bc.y = unsafe.Pointer(unsafe.SliceData(y[n*out:]))
 		if bc.image = unsafe.Pointer(unsafe.SliceData(bc.x)); bc.framed {
 			bc.image = unsafe.Pointer(unsafe.SliceData(bc.frame))
-			p.For(bc.height, 1+serialWork/4/(bc.width*bc.pixel+1), bc.frameBody)
+			p.For(bc.depth*bc.height, 1+serialWork/4/(bc.width*bc.pixel+1), bc.frameBody)
 		}
-		if cv.M*oh*ow*w.parts*w.taps*w.k < serialWork {
+		if out*w.parts*w.taps*w.k < serialWork {
 			bc.tiles(0, bc.bands*len(w.colSum)/w.kern.cols)
 		} else {
 			p.For(bc.bands*len(w.colSum)/w.kern.cols, 1, bc.tilesBody)
@@ -162,10 +202,10 @@ func ConvU8S8[T int32 | float32 | uint8](p *Pool, cv Conv2D, y []T, x []uint8, f
 }
 
 // FrameBytes is about how much memory besides its operands ConvU8S8 takes.
-func (pw *PackedConvS8) FrameBytes(cv Conv2D) int {
+func (pw *PackedConvS8) FrameBytes(cv Conv3D) int {
 	cv = cv.norm()
-	h, w := cv.extent()
-	return h*w*cv.C*pw.kern.size() + 4*pw.kern.cols
+	d, h, w := cv.extent()
+	return d*h*w*cv.C*pw.kern.size() + 4*pw.kern.cols
 }
 
 // bandBytes is how much of an image goes through all weights before the next part of it does, so that it stays in the second cache.
@@ -174,7 +214,7 @@ const bandBytes = 256 << 10
 // plan says where inputs lie and how the outputs are cut.
 func (bc *byteConv) plan(p *Pool) {
 	cv, w := bc.cv, bc.w
-	bc.oh, bc.ow = cv.OutSize()
+	bc.od, bc.oh, bc.ow = cv.OutSize()
 	size, ahead := w.kern.size(), cv.C%4 // whether reading whole dwords ends past the image
 	if w.depthwise {
 		size, ahead = 1, cv.C%w.kern.cols
@@ -185,27 +225,27 @@ func (bc *byteConv) plan(p *Pool) {
 	}
 	bc.pixel = cv.C * size
 	bc.framed = size != 1 || bc.flip != 0 || ahead != 0 || cv.framed()
-	if bc.height, bc.width = cv.H, cv.W; bc.framed {
-		bc.height, bc.width = cv.extent()
-		bc.frame = grow(bc.frame, (bc.height*bc.width*bc.pixel+3)/4+w.kern.cols)
+	if bc.depth, bc.height, bc.width = cv.D, cv.H, cv.W; bc.framed {
+		bc.depth, bc.height, bc.width = cv.extent()
+		bc.frame = grow(bc.frame, (bc.depth*bc.height*bc.width*bc.pixel+3)/4+w.kern.cols)
 	}
 	bc.offsets = bc.offsets[:0]
 	for range w.parts {
-		for kh := range cv.KH {
-			for kw := range w.taps / max(1, cv.KH) {
-				bc.offsets = append(bc.offsets, (kh*cv.DilH*bc.width+kw*cv.DilW)*bc.pixel)
-			}
+		for tap := range w.taps {
+			across := w.taps / (cv.KD * cv.KH)
+			kd, kh, kw := tap/across/cv.KH, tap/across%cv.KH, tap%across
+			bc.offsets = append(bc.offsets, ((kd*cv.DilD*bc.height+kh*cv.DilH)*bc.width+kw*cv.DilW)*bc.pixel)
 		}
 	}
 	if cv.StrideH == 1 && cv.StrideW == 1 && bc.ow == bc.width { // rows follow each other
 		bc.oh, bc.ow = 1, bc.oh*bc.ow
 	}
 	bc.across = ceilDiv(bc.ow, w.kern.rows)
-	bc.bands = ceilDiv(bc.height*bc.width*bc.pixel, bandBytes)
+	bc.bands = ceilDiv(bc.depth*bc.height*bc.width*bc.pixel, bandBytes)
 	if panels := len(w.colSum) / w.kern.cols; p.Threads() > 1 {
 		bc.bands = max(bc.bands, ceilDiv(2*chunksPerThread*p.Threads(), panels))
 	}
-	bc.bands = min(bc.bands, bc.oh*bc.across)
+	bc.bands = min(bc.bands, bc.od*bc.oh*bc.across)
 }
 
 // frames fills rows [lo, hi) of the frame.
@@ -216,8 +256,8 @@ func (bc *byteConv) frames(lo, hi int) {
 	n := min(cv.W, max(0, bc.width-cv.PadLeft)) * cv.C
 	for r := lo; r < hi; r++ {
 		var src []uint8
-		if h := r - cv.PadTop; h >= 0 && h < cv.H {
-			src = bc.x[h*cv.W*cv.C:][:n]
+		if d, h := r/bc.height-cv.PadFront, r%bc.height-cv.PadTop; d >= 0 && d < cv.D && h >= 0 && h < cv.H {
+			src = bc.x[(d*cv.H+h)*cv.W*cv.C:][:n]
 		}
 		begin := unsafe.Add(unsafe.Pointer(unsafe.SliceData(bc.frame)), r*bc.width*bc.pixel)
 		if bc.pixel == cv.C {
@@ -260,7 +300,7 @@ func (bc *byteConv) tiles(lo, hi int) {
 	t.taps, t.offsets, t.k, t.pixel = len(bc.offsets), unsafe.SliceData(bc.offsets), w.k, cv.StrideW*bc.pixel
 	t.rowSum = nil
 	panels := len(w.colSum) / kern.cols
-	all := bc.oh * bc.across
+	all := bc.od * bc.oh * bc.across
 	for q := lo; q < hi; q++ {
 		band, panel := q/panels, q%panels
 		t.b = at(unsafe.SliceData(w.panels), panel*w.panel())
@@ -280,7 +320,7 @@ func (bc *byteConv) tiles(lo, hi int) {
 		for i := band * all / bc.bands; i < (band+1)*all/bc.bands; i++ {
 			r, c := i/bc.across, i%bc.across
 			begin, end := c*bc.ow/bc.across, (c+1)*bc.ow/bc.across
-			t.a = unsafe.Add(src, (r*cv.StrideH*bc.width+begin*cv.StrideW)*bc.pixel)
+			t.a = unsafe.Add(src, ((r/bc.oh*cv.StrideD*bc.height+r%bc.oh*cv.StrideH)*bc.width+begin*cv.StrideW)*bc.pixel)
 			t.c, t.ldc = unsafe.Add(dst, (r*bc.ow+begin)*cv.M*bc.size), cv.M*bc.size
 			kern.run(tiles, t, end-begin, cols, bc.size, ws)
 		}

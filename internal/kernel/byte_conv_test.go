@@ -7,25 +7,26 @@ import (
 	"testing"
 )
 
-// naiveByteConv is the sums of a convolution of bytes, N×OH×OW×M.
-func naiveByteConv(cv Conv2D, x []uint8, flip, xZero uint8, w, wZero []int8) []int32 {
-	oh, ow := cv.OutSize()
-	per, rows := cv.C/cv.Group, cv.M/cv.Group
-	y := make([]int32, cv.N*oh*ow*cv.M)
+// naiveByteConv is the sums of a convolution of bytes, N×OD×OH×OW×M.
+func naiveByteConv(cv Conv3D, x []uint8, flip, xZero uint8, w, wZero []int8) []int32 {
+	od, oh, ow := cv.OutSize()
+	per, rows, taps := cv.C/cv.Group, cv.M/cv.Group, cv.KD*cv.KH*cv.KW
+	y := make([]int32, cv.N*od*oh*ow*cv.M)
 	for i := range y {
-		m, c, r, n := i%cv.M, i/cv.M%ow, i/cv.M/ow%oh, i/cv.M/ow/oh
+		m, c, r, d, n := i%cv.M, i/cv.M%ow, i/cv.M/ow%oh, i/cv.M/ow/oh%od, i/cv.M/ow/oh/od
 		z := int32(0)
 		if len(wZero) > 0 {
 			z = int32(wZero[min(m, len(wZero)-1)])
 		}
-		for k := range per * cv.KH * cv.KW {
-			ch, kh, kw := k/cv.KW/cv.KH, k/cv.KW%cv.KH, k%cv.KW
+		for k := range per * taps {
+			ch, kd, kh, kw := k/taps, k/cv.KW/cv.KH%cv.KD, k/cv.KW%cv.KH, k%cv.KW
 			h, v := r*cv.StrideH+kh*cv.DilH-cv.PadTop, c*cv.StrideW+kw*cv.DilW-cv.PadLeft
-			if h < 0 || h >= cv.H || v < 0 || v >= cv.W {
+			u := d*cv.StrideD + kd*cv.DilD - cv.PadFront
+			if u < 0 || u >= cv.D || h < 0 || h >= cv.H || v < 0 || v >= cv.W {
 				continue
 			}
-			in := x[((n*cv.H+h)*cv.W+v)*cv.C+m/rows*per+ch] ^ flip
-			y[i] += (int32(in) - int32(xZero)) * (int32(w[m*per*cv.KH*cv.KW+k]) - z)
+			in := x[(((n*cv.D+u)*cv.H+h)*cv.W+v)*cv.C+m/rows*per+ch] ^ flip
+			y[i] += (int32(in) - int32(xZero)) * (int32(w[m*per*taps+k]) - z)
 		}
 	}
 	return y
@@ -46,7 +47,8 @@ func TestConvU8S8(t *testing.T) {
 	defer p.Close()
 	eachLevel(t, func(t *testing.T) {
 		for range 250 {
-			cv := Conv2D{N: 1 + rand.IntN(2), H: 1 + rand.IntN(9), W: 1 + rand.IntN(40), KH: 1 + rand.IntN(4), KW: 1 + rand.IntN(4),
+			cv := Conv3D{D: 1, KD: 1, StrideD: 1, DilD: 1}
+			cv.Conv2D = Conv2D{N: 1 + rand.IntN(2), H: 1 + rand.IntN(9), W: 1 + rand.IntN(40), KH: 1 + rand.IntN(4), KW: 1 + rand.IntN(4),
 				StrideH: 1 + rand.IntN(3), StrideW: 1 + rand.IntN(3), DilH: 1 + rand.IntN(2), DilW: 1 + rand.IntN(2),
 				PadTop: rand.IntN(3), PadLeft: rand.IntN(3), PadBottom: rand.IntN(3), PadRight: rand.IntN(3), Group: 1}
 			per, rows := 1+rand.IntN(9), 1+rand.IntN(70)
@@ -58,11 +60,14 @@ func TestConvU8S8(t *testing.T) {
 			case 2: // pointwise
 				cv.KH, cv.KW, cv.PadTop, cv.PadLeft, cv.PadBottom, cv.PadRight, per = 1, 1, 0, 0, 0, 0, 4*per
 			}
+			if rand.IntN(5) == 0 {
+				cv.D, cv.KD, cv.StrideD, cv.DilD, cv.PadFront, cv.PadBack = 1+rand.IntN(5), 1+rand.IntN(3), 1+rand.IntN(2), 1+rand.IntN(2), rand.IntN(2), rand.IntN(2)
+			}
 			cv.C, cv.M = cv.Group*per, cv.Group*rows
-			if oh, ow := cv.OutSize(); oh*ow == 0 {
+			if od, oh, ow := cv.OutSize(); od*oh*ow == 0 {
 				continue
 			}
-			raw := randomBytes(cv.M * per * cv.KH * cv.KW)
+			raw := randomBytes(cv.M * per * cv.KD * cv.KH * cv.KW)
 			w := make([]int8, len(raw))
 			for i, v := range raw {
 				w[i] = int8(v ^ 0x80)
@@ -73,7 +78,7 @@ func TestConvU8S8(t *testing.T) {
 					wZero[i] = -128
 				}
 			}
-			x, flip, xZero := randomBytes(cv.N*cv.C*cv.H*cv.W), uint8(128*rand.IntN(2)), uint8(rand.Uint32())
+			x, flip, xZero := randomBytes(cv.N*cv.C*cv.D*cv.H*cv.W), uint8(128*rand.IntN(2)), uint8(rand.Uint32())
 			want := naiveByteConv(cv, x, flip, xZero, w, wZero)
 			pw := PackConvS8(cv, w, wZero)
 			sums, floats, rounded := make([]int32, len(want)), make([]float32, len(want)), make([]uint8, len(want))
@@ -114,8 +119,8 @@ func BenchmarkConvU8S8(b *testing.B) {
 		{C: 96, H: 112, W: 112, M: 96, Group: 96, KH: 3, KW: 3, PadTop: 1, PadLeft: 1, PadBottom: 1, PadRight: 1},
 	} {
 		cv.N = 1
-		cv = cv.norm()
-		oh, ow := cv.OutSize()
+		cv := Conv3D{Conv2D: cv}.norm()
+		_, oh, ow := cv.OutSize()
 		n := cv.M * cv.C / cv.Group * cv.KH * cv.KW
 		pw := PackConvS8(cv, make([]int8, n), nil)
 		x, y := make([]uint8, cv.C*cv.H*cv.W), make([]uint8, cv.M*oh*ow)
