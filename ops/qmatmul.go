@@ -62,7 +62,6 @@ func inferProduct(n *Node, a, b Info, d tensor.DType) ([]Info, error) {
 	return []Info{Tensor(d, out...)}, nil
 }
 
-// inferIntegerConv is a convolution's shape, wherever its operands stand.
 // asUnsigned is t's elements as uint8, those of int8 moved up by 128 in room, which the same move of the zero point makes up for.
 func asUnsigned(t *tensor.Tensor, room *[]uint8) []uint8 {
 	if t.DType() == tensor.Uint8 {

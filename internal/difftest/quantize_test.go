@@ -192,8 +192,12 @@ func init() {
 		}
 		g.node(3, inputs...)
 	})
-	generators["QLinearConv"] = func(g *gen) {
+	each("QLinearConv com.microsoft.QLinearConv", func(g *gen) {
 		x, w, _ := g.conv(false)
+		if g.def.Domain != "" && g.chance(2) {
+			g.int("channels_last", 1)
+			x = append(append([]int{x[0]}, x[2:]...), x[1])
+		}
 		xd := one(g, tensor.Uint8, tensor.Int8)
 		wd := xd
 		if xd == tensor.Uint8 {
@@ -217,7 +221,7 @@ func init() {
 			inputs = append(inputs, g.feed(bias))
 		}
 		g.node(1, inputs...)
-	}
+	})
 	// Quantized operators of com.microsoft: the scale and the zero point of an operand.
 	grain := func(g *gen, d tensor.DType) []*onnx.Value {
 		return []*onnx.Value{g.feed(tensor.Scalar(float32(0.01 + 0.1*g.Float64()))), g.feed(g.bytes(d))}
