@@ -53,3 +53,41 @@ func DequantizeS8(dst []float32, x []uint8, zero int, scale float32) {
 		dst[done+i] = float32(int(int8(v))-zero) * scale
 	}
 }
+
+// AddBytes sets dst[i] = round(x[i]·a + y[i]·b + c) between lo and hi, halves to even. signed says that all are the bits of int8s.
+func AddBytes(dst, x, y []uint8, a, b, c, lo, hi float32, signed bool) {
+	sameLen("AddBytes", len(dst), len(x))
+	sameLen("AddBytes", len(dst), len(y))
+	add, done := vector.addU8, 0
+	if signed {
+		add = vector.addS8
+	}
+	if add != nil {
+		add(dst, x, y, a, b, c, lo, hi)
+		done = len(x) / active.lanes() * active.lanes()
+	}
+	for i := done; i < len(dst); i++ {
+		v, w := float64(x[i]), float64(y[i])
+		if signed {
+			v, w = float64(int8(x[i])), float64(int8(y[i]))
+		}
+		first := float32(v*float64(a) + float64(c)) // the product is exact, as in a fused sum
+		dst[i] = toByte(float32(w*float64(b)+float64(first)), 0, lo, hi)
+	}
+}
+
+// MaxBytes sets dst[i] to the greater of dst[i] and x[i]. signed says that they are the bits of int8s.
+func MaxBytes(dst, x []uint8, signed bool) {
+	sameLen("MaxBytes", len(dst), len(x))
+	most, done, flip := vector.maxU8, 0, uint8(0)
+	if signed {
+		most, flip = vector.maxS8, 0x80
+	}
+	if most != nil {
+		most(dst, x)
+		done = len(x) &^ 15
+	}
+	for i, v := range x[done:] {
+		dst[done+i] = max(dst[done+i]^flip, v^flip) ^ flip
+	}
+}

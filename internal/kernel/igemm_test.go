@@ -134,6 +134,34 @@ func TestBytes(t *testing.T) {
 	})
 }
 
+func TestAddAndMaxBytes(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for n := range 150 {
+			x, y, sum := randomBytes(n), randomBytes(n), make([]uint8, n)
+			for _, signed := range []bool{false, true} {
+				value, lo, hi := func(v uint8) float64 { return float64(v) }, float32(0), float32(255)
+				if signed {
+					value, lo, hi = func(v uint8) float64 { return float64(int8(v)) }, -128, 127
+				}
+				// Exact numbers, halves among them.
+				a, b, c := float32(rand.IntN(5))/4-0.5, float32(rand.IntN(9))/8, float32(rand.IntN(40)-20)
+				AddBytes(sum, x, y, a, b, c, lo, hi, signed)
+				most := append([]uint8(nil), x...)
+				MaxBytes(most, y, signed)
+				for i := range n {
+					want := min(max(math.RoundToEven(value(x[i])*float64(a)+value(y[i])*float64(b)+float64(c)), float64(lo)), float64(hi))
+					if got := value(sum[i]); got != want {
+						t.Fatalf("%g·%g + %g·%g + %g is %g, want %g", value(x[i]), a, value(y[i]), b, c, got, want)
+					}
+					if got, want := value(most[i]), max(value(x[i]), value(y[i])); got != want {
+						t.Fatalf("the greater of %g and %g is %g", value(x[i]), value(y[i]), got)
+					}
+				}
+			}
+		}
+	})
+}
+
 func TestItileLayout(t *testing.T) {
 	var x itile
 	got := [...]uintptr{unsafe.Offsetof(x.offsets), unsafe.Offsetof(x.pixel), unsafe.Offsetof(x.k), unsafe.Offsetof(x.b), unsafe.Offsetof(x.ldc), unsafe.Offsetof(x.colSum),

@@ -3614,6 +3614,146 @@ done:
 	VZEROUPPER
 	RET
 
+// func addU8AVX512(dst []uint8, x []uint8, y []uint8, a float32, b float32, c float32, lo float32, hi float32)
+// Requires: AVX, AVX512F
+TEXT ·addU8AVX512(SB), NOSPLIT, $0-92
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	MOVQ         y_base+48(FP), BX
+	VBROADCASTSS a+72(FP), Z0
+	VBROADCASTSS b+76(FP), Z1
+	VBROADCASTSS c+80(FP), Z2
+	VBROADCASTSS lo+84(FP), Z3
+	VBROADCASTSS hi+88(FP), Z4
+	SUBQ         $+16, AX
+	JL           done
+
+loop:
+	VPMOVZXBD   (BX), Z5
+	VCVTDQ2PS   Z5, Z5
+	VPMOVZXBD   (DX), Z6
+	VCVTDQ2PS   Z6, Z6
+	VMOVUPS     Z2, Z7
+	VFMADD231PS Z0, Z6, Z7
+	VMOVUPS     Z7, Z6
+	VFMADD231PS Z1, Z5, Z6
+	VMAXPS      Z3, Z6, Z5
+	VMINPS      Z4, Z5, Z5
+	VCVTPS2DQ   Z5, Z5
+	VPMOVDB     Z5, (CX)
+	ADDQ        $+16, DX
+	ADDQ        $+16, BX
+	ADDQ        $+16, CX
+	SUBQ        $+16, AX
+	JGE         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func addS8AVX512(dst []uint8, x []uint8, y []uint8, a float32, b float32, c float32, lo float32, hi float32)
+// Requires: AVX, AVX512F
+TEXT ·addS8AVX512(SB), NOSPLIT, $0-92
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	MOVQ         y_base+48(FP), BX
+	VBROADCASTSS a+72(FP), Z0
+	VBROADCASTSS b+76(FP), Z1
+	VBROADCASTSS c+80(FP), Z2
+	VBROADCASTSS lo+84(FP), Z3
+	VBROADCASTSS hi+88(FP), Z4
+	SUBQ         $+16, AX
+	JL           done
+
+loop:
+	VPMOVSXBD   (BX), Z5
+	VCVTDQ2PS   Z5, Z5
+	VPMOVSXBD   (DX), Z6
+	VCVTDQ2PS   Z6, Z6
+	VMOVUPS     Z2, Z7
+	VFMADD231PS Z0, Z6, Z7
+	VMOVUPS     Z7, Z6
+	VFMADD231PS Z1, Z5, Z6
+	VMAXPS      Z3, Z6, Z5
+	VMINPS      Z4, Z5, Z5
+	VCVTPS2DQ   Z5, Z5
+	VPMOVDB     Z5, (CX)
+	ADDQ        $+16, DX
+	ADDQ        $+16, BX
+	ADDQ        $+16, CX
+	SUBQ        $+16, AX
+	JGE         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func maxU8AVX512(dst []uint8, x []uint8)
+// Requires: AVX, AVX2
+TEXT ·maxU8AVX512(SB), NOSPLIT, $0-48
+	MOVQ x_len+32(FP), AX
+	MOVQ dst_base+0(FP), CX
+	MOVQ x_base+24(FP), DX
+	SUBQ $+32, AX
+	JL   few
+
+many:
+	VMOVDQU (DX), Y0
+	VPMAXUB (CX), Y0, Y0
+	VMOVDQU Y0, (CX)
+	ADDQ    $+32, DX
+	ADDQ    $+32, CX
+	SUBQ    $+32, AX
+	JGE     many
+
+few:
+	ADDQ    $+16, AX
+	JL      end
+	VMOVDQU (DX), X0
+	VPMAXUB (CX), X0, X0
+	VMOVDQU X0, (CX)
+	ADDQ    $+16, DX
+	ADDQ    $+16, CX
+	SUBQ    $+16, AX
+
+end:
+	VZEROUPPER
+	RET
+
+// func maxS8AVX512(dst []uint8, x []uint8)
+// Requires: AVX, AVX2
+TEXT ·maxS8AVX512(SB), NOSPLIT, $0-48
+	MOVQ x_len+32(FP), AX
+	MOVQ dst_base+0(FP), CX
+	MOVQ x_base+24(FP), DX
+	SUBQ $+32, AX
+	JL   few
+
+many:
+	VMOVDQU (DX), Y0
+	VPMAXSB (CX), Y0, Y0
+	VMOVDQU Y0, (CX)
+	ADDQ    $+32, DX
+	ADDQ    $+32, CX
+	SUBQ    $+32, AX
+	JGE     many
+
+few:
+	ADDQ    $+16, AX
+	JL      end
+	VMOVDQU (DX), X0
+	VPMAXSB (CX), X0, X0
+	VMOVDQU X0, (CX)
+	ADDQ    $+16, DX
+	ADDQ    $+16, CX
+	SUBQ    $+16, AX
+
+end:
+	VZEROUPPER
+	RET
+
 // func expAVX2(dst []float32, x []float32)
 // Requires: AVX, AVX2, FMA3
 TEXT ·expAVX2(SB), NOSPLIT, $0-48
@@ -6412,5 +6552,151 @@ loop:
 	JGE       loop
 
 done:
+	VZEROUPPER
+	RET
+
+// func addU8AVX2(dst []uint8, x []uint8, y []uint8, a float32, b float32, c float32, lo float32, hi float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·addU8AVX2(SB), NOSPLIT, $0-92
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	MOVQ         y_base+48(FP), BX
+	VBROADCASTSS a+72(FP), Y0
+	VBROADCASTSS b+76(FP), Y1
+	VBROADCASTSS c+80(FP), Y2
+	VBROADCASTSS lo+84(FP), Y3
+	VBROADCASTSS hi+88(FP), Y4
+	SUBQ         $+8, AX
+	JL           done
+
+loop:
+	VPMOVZXBD    (BX), Y5
+	VCVTDQ2PS    Y5, Y5
+	VPMOVZXBD    (DX), Y6
+	VCVTDQ2PS    Y6, Y6
+	VMOVUPS      Y2, Y7
+	VFMADD231PS  Y0, Y6, Y7
+	VMOVUPS      Y7, Y6
+	VFMADD231PS  Y1, Y5, Y6
+	VMAXPS       Y3, Y6, Y5
+	VMINPS       Y4, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPSHUFB      lowBytes<>+0(SB), Y5, Y6
+	VEXTRACTI128 $0x01, Y6, X5
+	VPUNPCKLDQ   X5, X6, X5
+	VMOVQ        X5, (CX)
+	ADDQ         $+8, DX
+	ADDQ         $+8, BX
+	ADDQ         $+8, CX
+	SUBQ         $+8, AX
+	JGE          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func addS8AVX2(dst []uint8, x []uint8, y []uint8, a float32, b float32, c float32, lo float32, hi float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·addS8AVX2(SB), NOSPLIT, $0-92
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	MOVQ         y_base+48(FP), BX
+	VBROADCASTSS a+72(FP), Y0
+	VBROADCASTSS b+76(FP), Y1
+	VBROADCASTSS c+80(FP), Y2
+	VBROADCASTSS lo+84(FP), Y3
+	VBROADCASTSS hi+88(FP), Y4
+	SUBQ         $+8, AX
+	JL           done
+
+loop:
+	VPMOVSXBD    (BX), Y5
+	VCVTDQ2PS    Y5, Y5
+	VPMOVSXBD    (DX), Y6
+	VCVTDQ2PS    Y6, Y6
+	VMOVUPS      Y2, Y7
+	VFMADD231PS  Y0, Y6, Y7
+	VMOVUPS      Y7, Y6
+	VFMADD231PS  Y1, Y5, Y6
+	VMAXPS       Y3, Y6, Y5
+	VMINPS       Y4, Y5, Y5
+	VCVTPS2DQ    Y5, Y5
+	VPSHUFB      lowBytes<>+0(SB), Y5, Y6
+	VEXTRACTI128 $0x01, Y6, X5
+	VPUNPCKLDQ   X5, X6, X5
+	VMOVQ        X5, (CX)
+	ADDQ         $+8, DX
+	ADDQ         $+8, BX
+	ADDQ         $+8, CX
+	SUBQ         $+8, AX
+	JGE          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func maxU8AVX2(dst []uint8, x []uint8)
+// Requires: AVX, AVX2
+TEXT ·maxU8AVX2(SB), NOSPLIT, $0-48
+	MOVQ x_len+32(FP), AX
+	MOVQ dst_base+0(FP), CX
+	MOVQ x_base+24(FP), DX
+	SUBQ $+32, AX
+	JL   few
+
+many:
+	VMOVDQU (DX), Y0
+	VPMAXUB (CX), Y0, Y0
+	VMOVDQU Y0, (CX)
+	ADDQ    $+32, DX
+	ADDQ    $+32, CX
+	SUBQ    $+32, AX
+	JGE     many
+
+few:
+	ADDQ    $+16, AX
+	JL      end
+	VMOVDQU (DX), X0
+	VPMAXUB (CX), X0, X0
+	VMOVDQU X0, (CX)
+	ADDQ    $+16, DX
+	ADDQ    $+16, CX
+	SUBQ    $+16, AX
+
+end:
+	VZEROUPPER
+	RET
+
+// func maxS8AVX2(dst []uint8, x []uint8)
+// Requires: AVX, AVX2
+TEXT ·maxS8AVX2(SB), NOSPLIT, $0-48
+	MOVQ x_len+32(FP), AX
+	MOVQ dst_base+0(FP), CX
+	MOVQ x_base+24(FP), DX
+	SUBQ $+32, AX
+	JL   few
+
+many:
+	VMOVDQU (DX), Y0
+	VPMAXSB (CX), Y0, Y0
+	VMOVDQU Y0, (CX)
+	ADDQ    $+32, DX
+	ADDQ    $+32, CX
+	SUBQ    $+32, AX
+	JGE     many
+
+few:
+	ADDQ    $+16, AX
+	JL      end
+	VMOVDQU (DX), X0
+	VPMAXSB (CX), X0, X0
+	VMOVDQU X0, (CX)
+	ADDQ    $+16, DX
+	ADDQ    $+16, CX
+	SUBQ    $+16, AX
+
+end:
 	VZEROUPPER
 	RET

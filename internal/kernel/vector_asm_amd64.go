@@ -254,6 +254,26 @@ func dequantizeU8AVX512(dst []float32, x []uint8, zero int, scale float32)
 //go:noescape
 func dequantizeS8AVX512(dst []float32, x []uint8, zero int, scale float32)
 
+// addU8AVX512 rounds the first len(x) - len(x) mod 16 sums: see AddBytes.
+//
+//go:noescape
+func addU8AVX512(dst, x, y []uint8, a, b, c, lo, hi float32)
+
+// addS8AVX512 rounds the first len(x) - len(x) mod 16 sums: see AddBytes.
+//
+//go:noescape
+func addS8AVX512(dst, x, y []uint8, a, b, c, lo, hi float32)
+
+// maxU8AVX512 sets dst[i] = max(dst[i], x[i]) for the first len(x) - len(x) mod 16 elements.
+//
+//go:noescape
+func maxU8AVX512(dst, x []uint8)
+
+// maxS8AVX512 sets dst[i] = max(dst[i], x[i]) for the first len(x) - len(x) mod 16 elements.
+//
+//go:noescape
+func maxS8AVX512(dst, x []uint8)
+
 var vectorAVX512 = vectorKernels{
 	unary: [numUnary]func(dst, x []float32){
 		opExp:       expAVX512,
@@ -311,6 +331,10 @@ var vectorAVX512 = vectorKernels{
 	quantize:     quantizeAVX512,
 	dequantizeU8: dequantizeU8AVX512,
 	dequantizeS8: dequantizeS8AVX512,
+	addU8:        addU8AVX512,
+	addS8:        addS8AVX512,
+	maxU8:        maxU8AVX512,
+	maxS8:        maxS8AVX512,
 	gather:       gatherAVX512,
 	taps:         tapsAVX512,
 	deinterleave: deinterleaveAVX2,
@@ -566,6 +590,26 @@ func dequantizeU8AVX2(dst []float32, x []uint8, zero int, scale float32)
 //go:noescape
 func dequantizeS8AVX2(dst []float32, x []uint8, zero int, scale float32)
 
+// addU8AVX2 rounds the first len(x) - len(x) mod 8 sums: see AddBytes.
+//
+//go:noescape
+func addU8AVX2(dst, x, y []uint8, a, b, c, lo, hi float32)
+
+// addS8AVX2 rounds the first len(x) - len(x) mod 8 sums: see AddBytes.
+//
+//go:noescape
+func addS8AVX2(dst, x, y []uint8, a, b, c, lo, hi float32)
+
+// maxU8AVX2 sets dst[i] = max(dst[i], x[i]) for the first len(x) - len(x) mod 16 elements.
+//
+//go:noescape
+func maxU8AVX2(dst, x []uint8)
+
+// maxS8AVX2 sets dst[i] = max(dst[i], x[i]) for the first len(x) - len(x) mod 16 elements.
+//
+//go:noescape
+func maxS8AVX2(dst, x []uint8)
+
 var vectorAVX2 = vectorKernels{
 	unary: [numUnary]func(dst, x []float32){
 		opExp:       expAVX2,
@@ -623,6 +667,10 @@ var vectorAVX2 = vectorKernels{
 	quantize:     quantizeAVX2,
 	dequantizeU8: dequantizeU8AVX2,
 	dequantizeS8: dequantizeS8AVX2,
+	addU8:        addU8AVX2,
+	addS8:        addS8AVX2,
+	maxU8:        maxU8AVX2,
+	maxS8:        maxS8AVX2,
 	gather:       gatherAVX2,
 	taps:         tapsAVX2,
 	deinterleave: deinterleaveAVX2,

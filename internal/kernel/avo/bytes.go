@@ -15,6 +15,10 @@ var ofBytes = []struct {
 	{"quantize", vec.quantize},
 	{"dequantizeU8", func(v vec, name string) { v.dequantize(name, v.VPMOVZXBD) }},
 	{"dequantizeS8", func(v vec, name string) { v.dequantize(name, v.VPMOVSXBD) }},
+	{"addU8", func(v vec, name string) { v.addBytes(name, v.VPMOVZXBD) }},
+	{"addS8", func(v vec, name string) { v.addBytes(name, v.VPMOVSXBD) }},
+	{"maxU8", func(v vec, name string) { v.maxBytes(name, v.VPMAXUB) }},
+	{"maxS8", func(v vec, name string) { v.maxBytes(name, v.VPMAXSB) }},
 }
 
 func (v vec) quantize(name string) {
@@ -70,6 +74,53 @@ func (v vec) dequantize(name string, widen func(...operand.Op)) {
 		v.ADDQ(operand.I32(v.lanes()), x)
 		v.ADDQ(operand.I32(v.s.bytes), dst)
 	})
+}
+
+func (v vec) addBytes(name string, widen func(...operand.Op)) {
+	v.fn(name, "(dst, x, y []uint8, a, b, c, lo, hi float32)", fmt.Sprintf(
+		"%s rounds the first len(x) - len(x) mod %d sums: see AddBytes.", name, v.lanes()))
+	n, dst, x, y := v.length("x"), v.ptr("dst"), v.ptr("x"), v.ptr("y")
+	a, b, c, lo, hi := v.param("a"), v.param("b"), v.param("c"), v.param("lo"), v.param("hi")
+	v.whole(n, func() {
+		f := func(p reg.GPVirtual) V {
+			r := v.new()
+			widen(operand.Mem{Base: p}, r)
+			v.VCVTDQ2PS(r, r)
+			return r
+		}
+		i := v.new()
+		v.VCVTPS2DQ(v.min(v.max(v.fma(f(y), b, v.fma(f(x), a, c)), lo), hi), i)
+		v.storeBytes(i, operand.Mem{Base: dst}, nil)
+		for _, p := range []reg.GPVirtual{x, y, dst} {
+			v.ADDQ(operand.I32(v.lanes()), p)
+		}
+	})
+}
+
+// maxBytes goes on with 16 bytes at a time where there is no whole vector.
+func (v vec) maxBytes(name string, op func(...operand.Op)) {
+	v.fn(name, "(dst, x []uint8)", name+" sets dst[i] = max(dst[i], x[i]) for the first len(x) - len(x) mod 16 elements.")
+	n, dst, x := v.length("x"), v.ptr("dst"), v.ptr("x")
+	step := func(r V, size int) {
+		v.VMOVDQU(operand.Mem{Base: x}, r)
+		op(operand.Mem{Base: dst}, r, r)
+		v.VMOVDQU(r, operand.Mem{Base: dst})
+		v.ADDQ(operand.I32(size), x)
+		v.ADDQ(operand.I32(size), dst)
+		v.SUBQ(operand.I32(size), n)
+	}
+	v.SUBQ(operand.I32(32), n)
+	v.JL(operand.LabelRef("few"))
+	v.Label("many")
+	step(v.YMM(), 32)
+	v.JGE(operand.LabelRef("many"))
+	v.Label("few")
+	v.ADDQ(operand.I32(16), n)
+	v.JL(operand.LabelRef("end"))
+	step(v.XMM(), 16)
+	v.Label("end")
+	v.VZEROUPPER()
+	v.RET()
 }
 
 // whole runs body, which moves its pointers, on whole vectors; the caller does the rest.
