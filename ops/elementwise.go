@@ -288,7 +288,7 @@ func init() {
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return g.Div(dy, sq(g, g.Add(g.Op("Abs", x), one(g, x))))
 			}),
-		unaryOp("Mish", []int{18, 22}, Floats, floatTable(func(x float64) float64 { return x * math.Tanh(math.Max(x, 0)+math.Log1p(math.Exp(-math.Abs(x)))) }),
+		unaryOp("Mish", []int{18, 22}, Floats, kernelTable(mish[float32], mish[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				t := g.Op("Tanh", g.Op("Softplus", x))
 				return g.Mul(dy, g.Add(t, g.Mul(g.Mul(x, g.Op("Sigmoid", x)), g.Sub(one(g, t), sq(g, t)))))
@@ -384,6 +384,19 @@ func init() {
 		Op{Name: "Dropout", Since: []int{12, 13, 22}, MinIn: 1, MaxIn: 3, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats, Floats, Bools}, Infer: inferDropout, InPlace: []int{0}, Impure: true,
 			Compile: compileDropout, Grad: gradDropout},
 	)
+}
+
+// mish is x·tanh(softplus(x)), by pieces that fit the cache. dst may be x.
+func mish[T kernel.Float](dst, x []T) {
+	var room [1024]T
+	for len(x) > 0 {
+		n := min(len(x), len(room))
+		t := room[:n]
+		kernel.Softplus(t, x[:n])
+		kernel.Tanh(t, t)
+		kernel.Mul(dst[:n], x[:n], t)
+		dst, x = dst[n:], x[n:]
+	}
 }
 
 type ordered interface {

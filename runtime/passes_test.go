@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/retune-go/retune/onnx"
@@ -86,6 +88,60 @@ func TestPassesChangeNothing(t *testing.T) {
 	if _, err := runtime.NewSession(graph(nil, nil), runtime.WithoutPass("nonsense")); err == nil {
 		t.Error("a pass that does not exist is left out without an error")
 	}
+}
+
+// pattern is a graph of one input and the operators that run in its place.
+type pattern struct {
+	opset int64
+	shape []int
+	graph func(b *onnx.Builder, x *onnx.Value) *onnx.Value
+	runs  string // the operators' names in alphabetical order
+}
+
+// find runs a pattern with its passes, which tell what became of it, and with none, which must give the same.
+func (p pattern) find(t *testing.T) {
+	t.Helper()
+	b := onnx.NewBuilder("pattern", p.opset)
+	var dims []any
+	for _, d := range p.shape {
+		dims = append(dims, d)
+	}
+	b.OutputOf("y", p.graph(b, b.Input("x", tensor.Float32, dims...)), nil)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	finds(t, m, map[string]tensor.Value{"x": random(p.shape...)}, p.runs)
+}
+
+// finds runs m with its passes, after which those operators should run, and with none, which must give the same.
+func finds(t *testing.T, m *onnx.Model, in map[string]tensor.Value, runs string) {
+	t.Helper()
+	var p runtime.Profile
+	got := runWith(t, m, in, runtime.WithProfile(&p))
+	var names []string
+	for _, n := range p.ByNode {
+		names = append(names, n.Op)
+	}
+	slices.Sort(names)
+	if s := strings.Join(names, " "); s != runs {
+		t.Errorf("what ran is %s, want %s", s, runs)
+	}
+	sameOutputs(t, "passes", got, runWith(t, m, in, runtime.WithoutPass("all")))
+}
+
+// random is numbers of both signs, the same for the same shape.
+func random(shape ...int) *tensor.Tensor {
+	r := rand.New(rand.NewPCG(uint64(len(shape)), 7))
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	data := make([]float32, n)
+	for i := range data {
+		data[i] = float32(r.NormFloat64())
+	}
+	return tensor.New(data, shape...)
 }
 
 // What each pattern becomes is told by the operators that a profile sees.
