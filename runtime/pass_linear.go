@@ -17,7 +17,7 @@ func transposed(r *rewriter) {
 		in := slices.Clone(n.Inputs)
 		fresh := &onnx.Node{Op: "MatMul", Domain: ops.Internal}
 		for i, name := range []string{"transA", "transB"} {
-			if x := r.untransposed(in[i]); x != nil {
+			if x := r.swapped(in[i]); x != nil {
 				in[i] = x
 				fresh.SetAttr(onnx.IntAttr(name, 1))
 			}
@@ -32,30 +32,22 @@ func transposed(r *rewriter) {
 	}
 }
 
-// untransposed is what v is the transpose of, if it is one that swaps the last two axes, nil otherwise.
-func (r *rewriter) untransposed(v *onnx.Value) *onnx.Value {
-	d := v.Def()
-	if !is(d, "Transpose") || r.constant(v) != nil {
+// swapped is what v is the transpose of, if it is one that swaps the last two axes, nil otherwise.
+func (r *rewriter) swapped(v *onnx.Value) *onnx.Value {
+	if v.Def() == nil || r.constant(v) != nil {
 		return nil
 	}
-	rank := r.infos[d.Inputs[0]].Rank()
-	perm := d.Ints("perm", nil)
-	if rank < 2 || len(perm) != rank && (rank != 2 || perm != nil) {
+	perm := r.permOf(v.Def())
+	rank := len(perm)
+	if rank < 2 {
 		return nil
 	}
-	for i, p := range perm {
-		want := i
-		switch i {
-		case rank - 2:
-			want = rank - 1
-		case rank - 1:
-			want = rank - 2
-		}
-		if int(p) != want && int(p)+rank != want {
-			return nil
-		}
+	want := identityPerm(rank)
+	want[rank-2], want[rank-1] = want[rank-1], want[rank-2]
+	if !slices.Equal(perm, want) {
+		return nil
 	}
-	return d.Inputs[0]
+	return v.Def().Inputs[0]
 }
 
 // linear makes MatMul with a bias after it, and plain Gemm, one operator with an epilogue.

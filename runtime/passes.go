@@ -26,6 +26,7 @@ var passes = []pass{
 	{"swish", swish},
 	{"norms", norms},
 	{"conv-batchnorm", convBatchNorm},
+	{"attention", attentions},
 	{"integer-products", integerProducts},
 	{"transposed", transposed},
 	{"linear", linear},

@@ -9,8 +9,13 @@ func SoftmaxRow[T Float](dst, x []T) {
 	if len(x) == 0 {
 		return
 	}
-	sum := expSum(dst, x, MaxReduce(x))
-	Scale(dst, dst, 1/sum)
+	Scale(dst, dst, 1/SoftmaxTerms(dst, x))
+}
+
+// SoftmaxTerms sets dst[i] = e^(x[i]-max x), which is [SoftmaxRow] times the sum that it returns. x is not empty; dst may be x.
+func SoftmaxTerms[T Float](dst, x []T) (sum T) {
+	sameLen("SoftmaxTerms", len(dst), len(x))
+	return expSum(dst, x, MaxReduce(x))
 }
 
 // LogSoftmaxRow sets dst[i] = x[i] - max x - ln Σ e^(x[j]-max x). dst may be x.
