@@ -31,10 +31,9 @@ const (
 
 // batchNorm is a batch norm that uses the batch's statistics.
 type batchNorm struct {
-	node           *onnx.Node
-	momentum       float64 // PyTorch's: the share of the batch
-	mean, variance string  // the initializers of the running statistics, "" where they are none
-	stats          [2]string
+	momentum       float64        // PyTorch's: the share of the batch
+	mean, variance string         // the initializers of the running statistics, "" where they are none
+	stats          [2]*onnx.Value // the batch's mean and unbiased variance
 }
 
 // setMode makes the batch norms and dropouts of m, of which infos tells, behave as mode asks. It lists the batch norms
@@ -48,7 +47,7 @@ func setMode(m *onnx.Model, infos map[*onnx.Value]ops.Info, mode Mode) ([]batchN
 	})
 	var err error
 	m.Graph.Walk(func(g *onnx.Graph) {
-		for _, n := range g.Nodes {
+		for _, n := range slices.Clone(g.Nodes) {
 			if err != nil || onnx.CanonicalDomain(n.Domain) != "" {
 				continue
 			}
@@ -161,7 +160,7 @@ func (e *modeEdit) batchNorm(g *onnx.Graph, n *onnx.Node) error {
 	if g != e.model.Graph {
 		return fmt.Errorf("training is not supported in a subgraph, where the running statistics cannot be written back")
 	}
-	b := batchNorm{node: n, momentum: 1 - decimal(n.Float("momentum", 0.9))}
+	b := batchNorm{momentum: 1 - decimal(n.Float("momentum", 0.9))}
 	for i, name := range []*string{&b.mean, &b.variance} {
 		v := n.Input(3 + i)
 		if v != nil && v.Def() != nil {
@@ -170,6 +169,23 @@ func (e *modeEdit) batchNorm(g *onnx.Graph, n *onnx.Node) error {
 		if v != nil && v.Const != nil {
 			*name = v.Name
 		}
+	}
+	// Our own operator gives the batch's statistics too. Where the standard's running ones are read, it stands beside.
+	own := onnx.NewNode("BatchNormalization", n.Inputs[:3:3], "", g.FreshName("retune::mean"), g.FreshName("retune::variance"))
+	own.Name, own.Domain, own.Opset = n.Name, ops.Internal, ops.GradOpset
+	own.Attrs = []*onnx.Attribute{ops.FloatAttr("epsilon", n.Float("epsilon", 1e-5))}
+	b.stats = [2]*onnx.Value{own.Outputs[1], own.Outputs[2]}
+	at := slices.Index(g.Nodes, n)
+	if e.drop(n, 1) == nil {
+		y := n.Outputs[0]
+		n.Outputs[0] = nil
+		own.SetOutput(0, y)
+		for i := range n.Inputs {
+			n.SetInput(i, nil)
+		}
+		g.Nodes[at] = own
+	} else {
+		g.Nodes = slices.Insert(g.Nodes, at+1, own)
 	}
 	e.norms = append(e.norms, b)
 	return nil

@@ -94,6 +94,8 @@ type Trainer struct {
 	ties    []tie // whose parameter is trained
 	pool    *kernel.Pool
 	chunks  []chunk
+	grads   []*tensor.Tensor // of a step's first batch
+	more    []*tensor.Tensor // of a later one
 	sum     []*tensor.Tensor // of the gradients, over more than one batch
 	states  *carried
 
@@ -175,7 +177,7 @@ func (t *Trainer) prepare() error {
 	}
 	work, g, loss := l.model, l.builder, l.loss
 	t.norms = l.norms
-	fixed := pytorchBuffers(work)
+	fixed := l.buffers
 	for _, x := range ties {
 		fixed[x.copy] = true
 	}
@@ -208,11 +210,8 @@ func (t *Trainer) prepare() error {
 		return err
 	}
 	outs := []*onnx.Value{loss}
-	for i := range t.norms {
-		b := &t.norms[i]
-		s := g.Internal("BatchStatistics", 2, []*onnx.Value{b.node.Inputs[0]})
-		b.stats = [2]string{s[0].Name, s[1].Name}
-		outs = append(outs, s...)
+	for _, b := range t.norms {
+		outs = append(outs, b.stats[:]...)
 		for _, name := range []string{b.mean, b.variance} {
 			if name != "" && t.buffers[name] == nil {
 				t.buffers[name] = t.own(name)
@@ -288,7 +287,8 @@ type lossGraph struct {
 	model   *onnx.Model
 	builder *ops.Grad
 	loss    *onnx.Value
-	norms   []batchNorm // those that train
+	norms   []batchNorm     // those that train
+	buffers map[string]bool // see [pytorchBuffers]
 }
 
 // withLoss copies the model in that mode and adds the loss.
@@ -309,7 +309,7 @@ func (t *Trainer) withLoss(mode Mode, ties []tie) (*lossGraph, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lossGraph{model: m}
+	l := &lossGraph{model: m, buffers: pytorchBuffers(m)}
 	if l.norms, err = setMode(m, infos, mode); err != nil {
 		return nil, err
 	}
@@ -476,8 +476,8 @@ func (t *Trainer) StateDict() (dict map[string]*tensor.Tensor, lost []string, er
 	return t.names.StateDict(t.Model())
 }
 
-// run runs a batch, together with what the trainer holds.
-func (t *Trainer) run(ctx context.Context, r *graphRun, b Batch) (float64, map[string]tensor.Value, error) {
+// run runs a batch, together with what the trainer holds. Gradients are written into grads, by parameter, unless that is nil.
+func (t *Trainer) run(ctx context.Context, r *graphRun, b Batch, grads []*tensor.Tensor) (float64, map[string]tensor.Value, error) {
 	in := make(map[string]tensor.Value, len(b)+len(t.params)+len(t.buffers)+2)
 	maps.Copy(in, b)
 	if err := t.states.give(in, b); err != nil {
@@ -507,8 +507,14 @@ func (t *Trainer) run(ctx context.Context, r *graphRun, b Batch) (float64, map[s
 			}
 		}
 	}
-	out, err := r.session.Run(ctx, in)
-	if err != nil {
+	out := make(map[string]tensor.Value)
+	for _, p := range r.session.Outputs() {
+		out[p.Name] = nil
+	}
+	for i, d := range grads {
+		out[t.params[i].grad] = d
+	}
+	if err := r.session.RunInto(ctx, in, out); err != nil {
 		return 0, nil, err
 	}
 	t.states.keep(out)
@@ -521,13 +527,13 @@ func (t *Trainer) ResetStates() { t.states.now = nil }
 
 // Loss is the loss of a batch, without training on it.
 func (t *Trainer) Loss(ctx context.Context, b Batch) (float64, error) {
-	loss, _, err := t.run(ctx, t.eval, b)
+	loss, _, err := t.run(ctx, t.eval, b, nil)
 	return loss, err
 }
 
 // Gradients is the loss of a batch and its gradients by parameter, multiplied by the loss scale if there is one.
 func (t *Trainer) Gradients(ctx context.Context, b Batch) (float64, map[string]*tensor.Tensor, error) {
-	loss, out, err := t.run(ctx, t.train, b)
+	loss, out, err := t.run(ctx, t.train, b, nil)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -563,14 +569,24 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (Step, error) {
 	draws, states := t.at.Draws, t.states.now
 	buffers := map[string]*tensor.Tensor{} // as they are to become
 	for i, b := range batches {
-		loss, out, err := t.run(ctx, t.train, b)
+		batch := &t.grads
+		if i > 0 {
+			batch = &t.more
+		}
+		if *batch == nil {
+			var err error
+			if *batch, err = t.gradients(); err != nil {
+				return fail(err)
+			}
+		}
+		loss, out, err := t.run(ctx, t.train, b, *batch)
 		if err == nil {
 			if s.Loss += loss / float64(len(batches)); math.IsNaN(loss) || math.IsInf(loss, 0) {
 				err = fmt.Errorf("the loss is %v", loss)
 			}
 		}
 		if err == nil {
-			grads, err = t.gather(out, i == 0, len(batches) > 1)
+			grads, err = t.gather(*batch, i == 0, len(batches) > 1)
 		}
 		if err != nil {
 			t.at.Draws, t.states.now = draws, states
@@ -638,7 +654,7 @@ func (t *Trainer) moveStatistics(out map[string]tensor.Value, next map[string]*t
 				next[name] = t.buffers[name].Clone()
 			}
 			running := next[name]
-			for k, v := range tensor.Data[float64](out[b.stats[i]].(*tensor.Tensor)) {
+			for k, v := range tensor.Data[float64](out[b.stats[i].Name].(*tensor.Tensor)) {
 				tensor.SetFloat64At(running, k, b.momentum*v+(1-b.momentum)*tensor.Float64At(running, k))
 			}
 		}

@@ -2,6 +2,7 @@ package finetune
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/tensor"
@@ -41,30 +42,37 @@ func (t *Trainer) startOptimizer() error {
 	return nil
 }
 
-// gather takes the gradients out of a run, in the masters' types. With more than one batch they are added up.
-func (t *Trainer) gather(out map[string]tensor.Value, first, several bool) ([]*tensor.Tensor, error) {
+// gradients makes memory for the gradients of a batch.
+func (t *Trainer) gradients() ([]*tensor.Tensor, error) {
 	grads := make([]*tensor.Tensor, len(t.params))
 	for i, p := range t.params {
-		d, ok := out[p.grad].(*tensor.Tensor)
-		if !ok || d.Len() != p.Value.Len() || d.DType() != p.Value.DType() {
-			return nil, fmt.Errorf("the gradient of %q is %v, not as the weight", p.Name, out[p.grad])
+		var err error
+		if grads[i], err = tensor.Zeros(p.Value.DType(), p.Value.Shape()...); err != nil {
+			return nil, err
 		}
+	}
+	return grads, nil
+}
+
+// gather gives the gradients of a batch in the masters' types. With more than one batch they are added up.
+func (t *Trainer) gather(batch []*tensor.Tensor, first, several bool) ([]*tensor.Tensor, error) {
+	grads := slices.Clone(batch)
+	for i, p := range t.params {
 		if p.wide != nil {
-			if err := tensor.ConvertInto(p.wide, d, true); err != nil {
+			if err := tensor.ConvertInto(p.wide, batch[i], true); err != nil {
 				return nil, err
 			}
-			d = p.wide
+			grads[i] = p.wide
 		}
-		grads[i] = d
 	}
 	if !several {
 		return grads, nil
 	}
 	if first {
-		t.sum = make([]*tensor.Tensor, len(grads))
-		for i, d := range grads {
-			if t.sum[i] = d; t.params[i].wide != nil {
-				t.sum[i] = d.Clone()
+		t.sum = grads
+		for i, p := range t.params {
+			if p.wide != nil {
+				t.sum[i] = p.wide.Clone()
 			}
 		}
 		return t.sum, nil

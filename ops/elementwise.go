@@ -85,6 +85,15 @@ func withKernels(op Op, table func(n *Node) Table) Op {
 	return op
 }
 
+func reluGrad[T kernel.Float](c *Ctx) error {
+	if c.In(1) == nil || !slices.Equal(c.In(0).Shape(), c.In(1).Shape()) || c.In(0).DType() != c.In(1).DType() {
+		return fmt.Errorf("the gradient is not as the output")
+	}
+	dy, y, dx := tensor.Data[T](c.In(0)), tensor.Data[T](c.In(1)), tensor.Data[T](c.Out(0))
+	c.Pool.For(len(dy), unaryGrain, func(lo, hi int) { kernel.ReluGrad(dx[lo:hi], dy[lo:hi], y[lo:hi]) })
+	return nil
+}
+
 func erfInt[T integers]() Kernel {
 	return overSlices(each(func(v T) T { return T(math.Erf(float64(v))) }))
 }
@@ -221,8 +230,11 @@ func init() {
 		unaryOp("Relu", []int{1, 6, 13, 14}, Floats|Signed, merge(kernelTable(kernel.Relu[float32], kernel.Relu[float64]),
 			signedTable(ints(positive[int8]), ints(positive[int16]), ints(positive[int32]), ints(positive[int64]))),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
-				return where(g, g.Op("LessOrEqual", y, g.Like(y, 0)), g.Like(dy, 0), dy)
+				return g.Internal("ReluGrad", 1, []*onnx.Value{dy, y})[0]
 			}),
+		// dY, Y
+		Op{Domain: Internal, Name: "ReluGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, Infer: SameAs(0), InPlace: []int{0},
+			Compile: Table{tensor.Float32: reluGrad[float32], tensor.Float64: reluGrad[float64]}.Always(0), NoGrad: "it is a gradient itself"},
 		withKernels(unaryOp("LeakyRelu", []int{1, 6, 16}, Floats, nil,
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Like(dy, attr(n, "alpha", 0.01))))

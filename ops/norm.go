@@ -20,8 +20,12 @@ func init() {
 	register(
 		Op{Name: "BatchNormalization", Since: []int{1, 6, 7, 9, 14, 15}, MinIn: 5, MinOut: 1, MaxOut: 5, Types: []TypeSet{Floats},
 			Infer: inferBatchNorm, Compile: table(batchNorm[float32], batchNorm[float64]), Grad: gradBatchNorm},
-		// dY, X, scale, mean, variance
-		Op{Domain: Internal, Name: "BatchNormalizationGrad", Since: []int{1}, MinIn: 5, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
+		// X, scale, bias give Y and each channel's mean and unbiased variance over the batch, as float64: what running statistics
+		// move towards in PyTorch, where the standard's own outputs have the biased variance.
+		Op{Domain: Internal, Name: "BatchNormalization", Since: []int{1}, MinIn: 3, MinOut: 1, MaxOut: 3, Types: []TypeSet{Floats},
+			Infer: inferTrainingBatchNorm, Compile: table(trainingBatchNorm[float32], trainingBatchNorm[float64]), Grad: gradBatchNorm},
+		// dY, X, scale and, of running statistics or of the training operator, mean and variance
+		Op{Domain: Internal, Name: "BatchNormalizationGrad", Since: []int{1}, MinIn: 3, MaxIn: 5, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
 			Infer: inferGrads(2, 2), Compile: table(batchNormGrad[float32], batchNormGrad[float64]), NoGrad: internal},
 		// ONNX Runtime has it from opset 1 on, and its optimizer writes it into models before 17.
 		Op{Name: "LayerNormalization", Since: []int{1, 17}, MinIn: 2, MaxIn: 3, MinOut: 1, MaxOut: 3, Types: []TypeSet{Floats},
@@ -167,35 +171,91 @@ func inferBatchNorm(n *Node) ([]Info, error) {
 	return []Info{x, mean, mean, mean, mean}[:len(n.Outputs)], nil
 }
 
-// channelStats is the mean and the variance of each channel of x.
-func channelStats[T kernel.Float](p *kernel.Pool, x []T, n, ch, inner int) (mean, variance []T) {
-	mean, variance = make([]T, ch), make([]T, ch)
-	count := float64(max(1, n*inner))
-	channelMoments(p, x, n, ch, inner, func(k int, m, squares float64) { mean[k], variance[k] = T(m), T(squares/count) })
-	return mean, variance
+func inferTrainingBatchNorm(n *Node) ([]Info, error) {
+	x, stat := n.In[0], Tensor(tensor.Float64, Unknown)
+	x.Const = nil
+	switch {
+	case !x.Ranked:
+	case len(x.Shape) == 0:
+		return nil, fmt.Errorf("a scalar has no channels")
+	case len(x.Shape) == 1:
+		stat.Shape[0] = D(1)
+	default:
+		stat.Shape[0] = x.Shape[1]
+	}
+	return []Info{x, stat, stat}[:len(n.Outputs)], nil
 }
 
-// channelMoments gives f the mean of each channel k and the sum of the squares of the differences from it.
-func channelMoments[T kernel.Float](p *kernel.Pool, x []T, n, ch, inner int, f func(k int, mean, squares float64)) {
-	count := float64(max(1, n*inner))
-	p.For(ch, 1+16384/max(1, n*inner), func(lo, hi int) {
-		for k := lo; k < hi; k++ {
-			var sum, sq float64
-			for i := range n {
-				for _, v := range x[(i*ch+k)*inner:][:inner] {
-					sum += float64(v)
-				}
-			}
-			m := sum / count
-			for i := range n {
-				for _, v := range x[(i*ch+k)*inner:][:inner] {
-					d := float64(v) - m
-					sq += d * d
-				}
-			}
-			f(k, m, sq)
+// channels is the sizes of N×C×inner elements, seen by channel.
+type channels struct{ n, ch, inner int }
+
+// planes is the elements of one channel: count planes of size elements, step apart.
+type planes[T kernel.Float] struct {
+	data              []T
+	step, count, size int
+}
+
+func (r planes[T]) plane(i int) []T { return r.data[i*r.step:][:r.size] }
+
+// smallPlane is below how many elements planes are worked on side by side in a buffer.
+const smallPlane = 32
+
+// buffer is memory for as many elements as a channel has, if its planes are small, nil otherwise.
+func buffer[T kernel.Float](s channels) []T {
+	if s.inner >= smallPlane || s.n == 1 {
+		return nil
+	}
+	return make([]T, s.n*s.inner)
+}
+
+// channel is channel k of x, a copy in buf unless that is nil.
+func channel[T kernel.Float](s channels, x []T, k int, buf []T) planes[T] {
+	if buf == nil && s.n > 0 {
+		return planes[T]{x[k*s.inner:], s.ch * s.inner, s.n, s.inner}
+	}
+	if s.inner == 1 {
+		for i := range buf {
+			buf[i] = x[i*s.ch+k]
 		}
-	})
+	} else {
+		for i := range s.n {
+			copy(buf[i*s.inner:][:s.inner], x[(i*s.ch+k)*s.inner:])
+		}
+	}
+	return planes[T]{buf, len(buf), 1, len(buf)}
+}
+
+// putChannel makes buf channel k of y, unless it is nil.
+func putChannel[T kernel.Float](s channels, y []T, k int, buf []T) {
+	if s.inner == 1 {
+		for i, v := range buf {
+			y[i*s.ch+k] = v
+		}
+	} else if buf != nil {
+		for i := range s.n {
+			copy(y[(i*s.ch+k)*s.inner:], buf[i*s.inner:][:s.inner])
+		}
+	}
+}
+
+// moments gives the mean and the sum of the squares of the differences from it.
+func (r planes[T]) moments() (mean, squares float64) {
+	count := float64(max(1, r.count*r.size))
+	for i := range r.count {
+		mean += float64(kernel.Sum(r.plane(i)))
+	}
+	mean /= count
+	m := T(mean)
+	for i := range r.count {
+		squares += float64(kernel.SquaredDeviations(r.plane(i), m))
+	}
+	off := mean - float64(m) // what the mean lost in T
+	return mean, max(0, squares-count*off*off)
+}
+
+// forChannels calls f, on several threads, with ranges of channels.
+func (s channels) forChannels(p *kernel.Pool, f func(lo, hi int)) {
+	p.For(s.ch, 1+16384/max(1, s.n*s.inner), f)
 }
 
 func invStd[T kernel.Float](variance []T, eps float64) []T {
@@ -206,6 +266,7 @@ func invStd[T kernel.Float](variance []T, eps float64) []T {
 	return out
 }
 
+// batchNorm normalizes by given statistics, or by the batch's.
 func batchNorm[T kernel.Float](c *Ctx) error {
 	n := c.Node
 	x := c.In(0)
@@ -225,11 +286,14 @@ func batchNorm[T kernel.Float](c *Ctx) error {
 	}
 	xs, ys := tensor.Data[T](x), tensor.Data[T](t)
 	scale, bias, mean, variance := in[1], in[2], in[3], in[4]
+	eps := float64(n.Float("epsilon", 1e-5))
 	if batchTraining(n) {
 		momentum := T(n.Float("momentum", 0.9))
-		mean, variance = channelStats(c.Pool, xs, batch, ch, inner)
+		means, squares := normalizeBatch(c.Pool, channels{batch, ch, inner}, ys, xs, scale, bias, eps)
+		mean, variance = make([]T, ch), make([]T, ch)
 		rm, rv := make([]T, ch), make([]T, ch)
 		for k := range ch {
+			mean[k], variance[k] = T(means[k]), T(squares[k]/float64(max(1, batch*inner)))
 			rm[k] = in[3][k]*momentum + mean[k]*(1-momentum)
 			rv[k] = in[4][k]*momentum + variance[k]*(1-momentum)
 		}
@@ -238,14 +302,14 @@ func batchNorm[T kernel.Float](c *Ctx) error {
 				return err
 			}
 		}
-	} else { // the old test mode passes the statistics through
-		for i, v := range [][]T{mean, variance, mean, variance} {
-			if err := store(c, i+1, v, c.In(3).Shape()...); err != nil {
-				return err
-			}
+		return nil
+	}
+	for i, v := range [][]T{mean, variance, mean, variance} { // the old test mode passes the statistics through
+		if err := store(c, i+1, v, c.In(3).Shape()...); err != nil {
+			return err
 		}
 	}
-	a := invStd(variance, float64(n.Float("epsilon", 1e-5)))
+	a := invStd(variance, eps)
 	b := make([]T, ch)
 	for k := range ch {
 		a[k] *= scale[k]
@@ -269,6 +333,68 @@ func batchNorm[T kernel.Float](c *Ctx) error {
 	return nil
 }
 
+// normalizeBatch normalizes each channel of x by its own statistics, which it returns: the mean, and the sum of the squares of the
+// differences from it. A nil y is not written.
+func normalizeBatch[T kernel.Float](p *kernel.Pool, s channels, y, x, scale, bias []T, eps float64) (means, squares []float64) {
+	means, squares = make([]float64, s.ch), make([]float64, s.ch)
+	count := float64(max(1, s.n*s.inner))
+	s.forChannels(p, func(lo, hi int) {
+		buf := buffer[T](s)
+		for k := lo; k < hi; k++ {
+			from := channel(s, x, k, buf)
+			means[k], squares[k] = from.moments()
+			if y == nil {
+				continue
+			}
+			a := scale[k] * T(1/math.Sqrt(squares[k]/count+eps))
+			b := bias[k] - T(means[k])*a
+			to := from
+			if buf == nil {
+				to = channel(s, y, k, nil)
+			}
+			for i := range from.count {
+				kernel.Affine(to.plane(i), from.plane(i), a, b)
+			}
+			putChannel(s, y, k, buf)
+		}
+	})
+	return means, squares
+}
+
+// trainingBatchNorm gives beside Y each channel's mean and unbiased variance over the batch.
+func trainingBatchNorm[T kernel.Float](c *Ctx) error {
+	x := c.In(0)
+	batch, ch, inner, err := channelsOf(x.Shape())
+	if err != nil {
+		return err
+	}
+	if batch*inner < 2 {
+		return fmt.Errorf("training needs more than one value of each channel, got %v", x.Shape())
+	}
+	var in [3][]T
+	for i := 1; i < 3; i++ {
+		if in[i], err = perChannel[T](c, i, ch); err != nil {
+			return err
+		}
+	}
+	var y []T
+	if c.Wants(0) {
+		t, err := c.Alloc(0, tensor.TypeOf[T](), x.Shape()...)
+		if err != nil {
+			return err
+		}
+		y = tensor.Data[T](t)
+	}
+	means, squares := normalizeBatch(c.Pool, channels{batch, ch, inner}, y, tensor.Data[T](x), in[1], in[2], float64(c.Node.Float("epsilon", 1e-5)))
+	for k := range squares {
+		squares[k] /= float64(batch*inner - 1)
+	}
+	if err := store(c, 1, means, ch); err != nil {
+		return err
+	}
+	return store(c, 2, squares, ch)
+}
+
 func batchNormGrad[T kernel.Float](c *Ctx) error {
 	n := c.Node
 	x := c.In(1)
@@ -283,10 +409,16 @@ func batchNormGrad[T kernel.Float](c *Ctx) error {
 	if err != nil {
 		return err
 	}
-	var in [5][]T
-	for i := 2; i < 5; i++ {
-		if in[i], err = perChannel[T](c, i, ch); err != nil {
-			return err
+	scale, err := perChannel[T](c, 2, ch)
+	if err != nil {
+		return err
+	}
+	var stats [2][]float64
+	if c.In(3) != nil {
+		for i := range stats {
+			if stats[i], err = perChannel[float64](c, 3+i, ch); err != nil {
+				return err
+			}
 		}
 	}
 	t, err := c.Alloc(0, tensor.TypeOf[T](), x.Shape()...)
@@ -294,37 +426,45 @@ func batchNormGrad[T kernel.Float](c *Ctx) error {
 		return err
 	}
 	dy, dx := tensor.Data[T](c.In(0)), tensor.Data[T](t)
-	scale, mean, variance := in[2], in[3], in[4]
 	training := batchTraining(n)
-	if training {
-		mean, variance = channelStats(c.Pool, xs, batch, ch, inner)
-	}
-	inv := invStd(variance, float64(n.Float("epsilon", 1e-5)))
+	eps := float64(n.Float("epsilon", 1e-5))
 	dscale, dbias := make([]T, ch), make([]T, ch)
 	count := float64(max(1, batch*inner))
-	c.Pool.For(ch, 1+8192/max(1, batch*inner), func(lo, hi int) {
+	s := channels{batch, ch, inner}
+	s.forChannels(c.Pool, func(lo, hi int) {
+		bufX, bufDY := buffer[T](s), buffer[T](s)
 		for k := lo; k < hi; k++ {
+			rx, rdy := channel(s, xs, k, bufX), channel(s, dy, k, bufDY)
+			var mean, variance float64
+			if stats[0] == nil {
+				mean, variance = rx.moments()
+				variance /= count
+			} else if mean, variance = stats[0][k], stats[1][k]; training { // the unbiased one
+				variance *= (count - 1) / count
+			}
+			inv := 1 / math.Sqrt(variance+eps)
+			m := T(mean)
 			var sum, dot float64
-			m, s := mean[k], inv[k]
-			for i := range batch {
-				at := (i*ch + k) * inner
-				for j, g := range dy[at : at+inner] {
-					sum += float64(g)
-					dot += float64(g) * float64((xs[at+j]-m)*s)
-				}
+			for i := range rx.count {
+				sum += float64(kernel.Sum(rdy.plane(i)))
+				dot += float64(kernel.DotDeviations(rdy.plane(i), rx.plane(i), m))
 			}
+			dot = (dot - sum*(mean-float64(m))) * inv
 			dscale[k], dbias[k] = T(dot), T(sum)
-			var ms, md T
+			// dx = w·(dy - mean of dy - (x - mean)·inv · mean of dy·(x - mean)·inv)
+			w := float64(scale[k]) * inv
+			var by, less float64
 			if training {
-				ms, md = T(sum/count), T(dot/count)
+				by, less = w*dot/count*inv, w*sum/count
 			}
-			w := scale[k] * s
-			for i := range batch {
-				at := (i*ch + k) * inner
-				for j, g := range dy[at : at+inner] {
-					dx[at+j] = w * (g - ms - (xs[at+j]-m)*s*md)
-				}
+			to := rdy
+			if bufDY == nil {
+				to = channel(s, dx, k, nil)
 			}
+			for i := range rx.count {
+				kernel.DeviationGrad(to.plane(i), rdy.plane(i), rx.plane(i), m, T(w), T(-by), T(-less))
+			}
+			putChannel(s, dx, k, bufDY)
 		}
 	})
 	if err := store(c, 1, dscale, c.In(2).Shape()...); err != nil {
@@ -339,14 +479,20 @@ func gradBatchNorm(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 			return nil, fmt.Errorf("gradient: the statistics of BatchNormalization have none")
 		}
 	}
-	attrs := []*onnx.Attribute{FloatAttr("epsilon", n.Float("epsilon", 1e-5)), IntAttr("training_mode", 0), IntAttr("spatial", 1)}
-	if batchTraining(n) {
-		attrs[1].I = 1
+	attrs := []*onnx.Attribute{FloatAttr("epsilon", n.Float("epsilon", 1e-5)), IntAttr("training_mode", 1), IntAttr("spatial", 1)}
+	in := []*onnx.Value{dy[0], n.Inputs[0], n.Inputs[1]}
+	switch {
+	case n.Domain == Internal:
+		d := g.Internal("BatchNormalizationGrad", 3, append(in, n.Outputs[1], n.Outputs[2]), attrs...)
+		return d, nil
+	case !batchTraining(n):
+		attrs[1].I = 0
+		in = append(in, n.Inputs[3], n.Inputs[4])
 	}
 	if n.Since < 9 {
 		attrs[2].I = n.Int("spatial", 1)
 	}
-	d := g.Internal("BatchNormalizationGrad", 3, []*onnx.Value{dy[0], n.Inputs[0], n.Inputs[1], n.Inputs[3], n.Inputs[4]}, attrs...)
+	d := g.Internal("BatchNormalizationGrad", 3, in, attrs...)
 	out := []*onnx.Value{d[0], d[1], d[2], nil, nil}
 	if attrs[1].I == 0 {
 		// y = scale·(x−mean)/√(var+eps) + bias: what mean and var get follows from dScale and dBias.

@@ -23,9 +23,10 @@ func init() {
 				}.By(0), nil
 			},
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-				return g.Internal("MaxPoolGrad", 1, []*onnx.Value{dy[0], n.Inputs[0]}, n.Attrs...), nil
+				return g.Internal("MaxPoolGrad", 1, []*onnx.Value{dy[0], n.Inputs[0], n.Outputs[0]}, n.Attrs...), nil
 			}},
-		Op{Domain: Internal, Name: "MaxPoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, Infer: SameAs(1),
+		// dY, X, Y
+		Op{Domain: Internal, Name: "MaxPoolGrad", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats}, Infer: SameAs(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: maxPoolGrad[float32], tensor.Float64: maxPoolGrad[float64]}.By(0), nil
 			}, NoGrad: "it is a gradient itself"},
@@ -351,6 +352,22 @@ func argmax[T float32 | float64 | int8 | uint8](s *poolShape, x []T, f func(o, a
 	})
 }
 
+// find is where a window of plane x first holds v, -1 if nowhere; any NaN is found for NaN.
+func find[T kernel.Float](s *poolShape, x []T, v T, d, h, w span3) int {
+	for i := range d.count {
+		for j := range h.count {
+			at := ((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*s.in[2] + w.lo
+			for range w.count {
+				if e := x[at]; e == v || v != v && e != e {
+					return at
+				}
+				at += s.dil[2]
+			}
+		}
+	}
+	return -1
+}
+
 func maxPool[T float32 | float64 | int8 | uint8](lowest T) Kernel {
 	return func(c *Ctx) error {
 		x := c.In(0)
@@ -536,23 +553,32 @@ func pooled[T kernel.Float](c *Ctx, xs []int) (s *poolShape, dy, dx []T, err err
 	return s, tensor.Data[T](c.In(0)), dx, nil
 }
 
+// maxPoolGrad adds each element of dY to that of the first element of its window that is Y's, or NaN if that is.
 func maxPoolGrad[T kernel.Float](c *Ctx) error {
-	if err := sameFloats(c, 2); err != nil {
+	if err := sameFloats(c, 3); err != nil {
 		return err
 	}
 	s, dy, dx, err := pooled[T](c, c.In(1).Shape())
 	if err != nil {
 		return err
 	}
-	x := tensor.Data[T](c.In(1))
+	if y := c.In(2); y == nil || !slices.Equal(y.Shape(), s.shape) {
+		return fmt.Errorf("the output %v is not the input's", c.Value(2))
+	}
+	x, y := tensor.Data[T](c.In(1)), tensor.Data[T](c.In(2))
 	ni, no := s.inSize(), s.outSize()
 	s.parallel(c.Pool, func(plane int) {
-		d := dx[plane*ni : (plane+1)*ni]
-		argmax(s, x[plane*ni:(plane+1)*ni], func(o, at int) {
-			if at >= 0 {
-				d[at] += dy[plane*no+o]
+		o := plane * no
+		for _, d := range s.spans[0] {
+			for _, h := range s.spans[1] {
+				for _, w := range s.spans[2] {
+					if at := find(s, x[plane*ni:][:ni], y[o], d, h, w); at >= 0 {
+						dx[plane*ni+at] += dy[o]
+					}
+					o++
+				}
 			}
-		})
+		}
 	})
 	return nil
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/retune-go/retune/onnx"
 )
 
-// Pooling by rows gives what looking at each window gives, NaN, padding, strides and dilations included.
+// Pooling by rows gives what looking at each window gives, NaN, padding, strides and dilations included, and what it gives is found where it is.
 func TestMaxPoolRows(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for range 300 {
@@ -27,12 +27,14 @@ func TestMaxPoolRows(t *testing.T) {
 		}
 		x := make([]float32, 2*s.inSize())
 		for i := range x {
-			if x[i] = float32(r.NormFloat64()); r.IntN(30) == 0 {
+			if x[i] = float32(r.IntN(9)); r.IntN(30) == 0 { // with ties
 				x[i] = float32(math.NaN())
 			}
 		}
 		got := make([]float32, 2*s.outSize())
 		maxPoolRows(nil, s, got, x)
+		var windows [][3]span3
+		s.windows(func(_ int, d, h, w span3) { windows = append(windows, [3]span3{d, h, w}) })
 		for plane := range 2 {
 			in := x[plane*s.inSize():][:s.inSize()]
 			argmax(s, in, func(o, at int) {
@@ -42,6 +44,9 @@ func TestMaxPoolRows(t *testing.T) {
 				}
 				if g := got[plane*s.outSize()+o]; g != want && (g == g || want == want) {
 					t.Fatalf("%v: output %d is %v, want %v", n.Attrs[0].Ints, o, g, want)
+				}
+				if f := find(s, in, want, windows[o][0], windows[o][1], windows[o][2]); f != at {
+					t.Fatalf("%v: output %d is found at %d, want %d", n.Attrs[0].Ints, o, f, at)
 				}
 			})
 		}

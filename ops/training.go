@@ -13,22 +13,6 @@ import (
 // What training needs of operators beside their gradients.
 func init() {
 	register(
-		// X gives each channel's mean and unbiased variance over the batch, as float64: what running statistics
-		// move towards in PyTorch, where the standard's own outputs have the biased variance.
-		Op{Domain: Internal, Name: "BatchStatistics", Since: []int{1}, MinIn: 1, MinOut: 2, MaxOut: 2, Types: []TypeSet{Floats},
-			Infer: func(n *Node) ([]Info, error) {
-				s := Unranked(tensor.Float64)
-				s.Ranked, s.Shape = true, []Dim{Unknown}
-				if x := n.In[0]; x.Ranked && len(x.Shape) == 1 {
-					s.Shape[0] = D(1)
-				} else if x.Ranked && len(x.Shape) > 1 {
-					s.Shape[0] = x.Shape[1]
-				}
-				return []Info{s, s}, nil
-			},
-			Compile: Table{tensor.Float32: batchStatistics[float32], tensor.Float64: batchStatistics[float64],
-				tensor.Float16: batchStatistics[float32], tensor.BFloat16: batchStatistics[float32]}.Always(0),
-			NoGrad: "running statistics are no part of a loss"},
 		// X, ratio, seed (int64) gives Y and, if it is wanted, the mask. The draws hang on the seed and on attribute
 		// stream alone, so that the gradient is the same operator on dY.
 		Op{Domain: Internal, Name: "SeededDropout", Since: []int{1}, MinIn: 3, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats, Floats, Of(tensor.Int64)},
@@ -46,32 +30,6 @@ func init() {
 				return []*onnx.Value{d[0], nil, nil}, nil
 			}},
 	)
-}
-
-func batchStatistics[T kernel.Float](c *Ctx) error {
-	batch, ch, inner, err := channelsOf(c.In(0).Shape())
-	if err != nil {
-		return err
-	}
-	if batch*inner < 2 {
-		return fmt.Errorf("training needs more than one value of each channel, got %v", c.In(0).Shape())
-	}
-	x, err := floatsOf[T](c, 0)
-	if err != nil {
-		return err
-	}
-	var out [2][]float64
-	for i := range out {
-		t, err := c.Alloc(i, tensor.Float64, ch)
-		if err != nil {
-			return err
-		}
-		out[i] = tensor.Data[float64](t)
-	}
-	channelMoments(c.Pool, x, batch, ch, inner, func(k int, mean, squares float64) {
-		out[0][k], out[1][k] = mean, squares/float64(batch*inner-1)
-	})
-	return nil
 }
 
 // dropoutBlock is how many elements one generator draws for, whatever the number of threads.

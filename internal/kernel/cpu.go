@@ -45,6 +45,7 @@ type vectorKernels struct {
 	leakyRelu func(dst, x []float32, alpha float32)
 	clip      func(dst, x []float32, lo, hi float32)
 	affine    func(dst, x []float32, a, b float32)
+	reluGrad  func(dst, dy, y []float32)
 	mulAdd    func(dst, x, y, z []float32)
 	axpy      func(y, x []float32, a float32)
 
@@ -56,6 +57,10 @@ type vectorKernels struct {
 	maxReduce func(x []float32) float32
 	minReduce func(x []float32) float32
 	expSum    func(dst, x []float32, shift float32) float32
+
+	squaredDeviations func(x []float32, mean float32) float32
+	dotDeviations     func(x, y []float32, mean float32) float32
+	deviationGrad     func(dst, dy, x []float32, mean, a, b, c float32)
 
 	deinterleave func(even, odd, src *float32, n int) // n a multiple of 8
 

@@ -42,3 +42,43 @@ func scaleRow[T Float](x []T, s T, scale, bias []T) {
 		Add(x, x, bias)
 	}
 }
+
+// SquaredDeviations returns Σ (x[i] - mean)², with an error below 2^-16 of it at float32 where mean is that of x.
+func SquaredDeviations[T Float](x []T, mean T) T {
+	if is32[T]() && vector.squaredDeviations != nil {
+		x, mean := f32(x), float32(mean)
+		return T(blocked(len(x), func(lo, hi int) float32 { return vector.squaredDeviations(x[lo:hi], mean) }))
+	}
+	var s float64
+	for _, v := range x {
+		d := float64(v - mean)
+		s += d * d
+	}
+	return T(s)
+}
+
+// DotDeviations returns Σ x[i]·(y[i] - mean), with an error below 2^-16·Σ|x[i]·(y[i] - mean)| at float32.
+func DotDeviations[T Float](x, y []T, mean T) T {
+	sameLen("DotDeviations", len(x), len(y))
+	if is32[T]() && vector.dotDeviations != nil {
+		x, y, mean := f32(x), f32(y), float32(mean)
+		return T(blocked(len(x), func(lo, hi int) float32 { return vector.dotDeviations(x[lo:hi], y[lo:hi], mean) }))
+	}
+	var s float64
+	for i, v := range x {
+		s += float64(v) * float64(y[i]-mean)
+	}
+	return T(s)
+}
+
+// DeviationGrad sets dst[i] = a·dy[i] + b·(x[i] - mean) + c: the gradient by x of a sum over normalized elements.
+func DeviationGrad[T Float](dst, dy, x []T, mean, a, b, c T) {
+	sameLen("DeviationGrad", len(dst), len(dy), len(x))
+	if is32[T]() && vector.deviationGrad != nil {
+		vector.deviationGrad(f32(dst), f32(dy), f32(x), float32(mean), float32(a), float32(b), float32(c))
+		return
+	}
+	for i, d := range dy {
+		dst[i] = a*d + b*(x[i]-mean) + c
+	}
+}

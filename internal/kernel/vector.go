@@ -133,6 +133,21 @@ func Abs[T Float](dst, x []T) { unary(opAbs, dst, x) }
 // Neg sets dst[i] = -x[i].
 func Neg[T Float](dst, x []T) { unary(opNeg, dst, x) }
 
+// ReluGrad sets dst[i] = 0 where y[i] ≤ 0, and dy[i] elsewhere.
+func ReluGrad[T Float](dst, dy, y []T) {
+	sameLen("ReluGrad", len(dst), len(dy), len(y))
+	if is32[T]() && vector.reluGrad != nil {
+		vector.reluGrad(f32(dst), f32(dy), f32(y))
+		return
+	}
+	for i, d := range dy {
+		if y[i] <= 0 {
+			d = 0
+		}
+		dst[i] = d
+	}
+}
+
 // LeakyRelu sets dst[i] = x[i] where it is at least 0, and alpha·x[i] elsewhere.
 func LeakyRelu[T Float](dst, x []T, alpha T) {
 	sameLen("LeakyRelu", len(dst), len(x))

@@ -2722,6 +2722,94 @@ done:
 	VZEROUPPER
 	RET
 
+// func reluGradAVX512(dst []float32, dy []float32, y []float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·reluGradAVX512(SB), NOSPLIT, $0-72
+	MOVQ dy_len+32(FP), AX
+	MOVQ dy_base+24(FP), CX
+	MOVQ y_base+48(FP), DX
+	MOVQ dst_base+0(FP), BX
+	SUBQ $+16, AX
+	JL   tail
+
+loop:
+	VMOVUPS   (CX), Z0
+	VMOVUPS   (DX), Z1
+	VCMPPS    $0x02, const_00000000<>+0(SB), Z1, K1
+	VBLENDMPS const_00000000<>+0(SB), Z0, K1, Z2
+	VMOVUPS   Z2, (BX)
+	ADDQ      $+64, BX
+	ADDQ      $+64, CX
+	ADDQ      $+64, DX
+	SUBQ      $+16, AX
+	JGE       loop
+
+tail:
+	ADDQ      $+16, AX
+	JZ        done
+	MOVQ      $0x00000001, SI
+	SHLXQ     AX, SI, SI
+	DECQ      SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (CX), K1, Z0
+	VMOVUPS.Z (DX), K1, Z1
+	VCMPPS    $0x02, const_00000000<>+0(SB), Z1, K2
+	VBLENDMPS const_00000000<>+0(SB), Z0, K2, Z3
+	VMOVUPS   Z3, K1, (BX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func deviationGradAVX512(dst []float32, dy []float32, x []float32, mean float32, a float32, b float32, c float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·deviationGradAVX512(SB), NOSPLIT, $0-88
+	MOVQ         dy_len+32(FP), AX
+	MOVQ         dy_base+24(FP), CX
+	MOVQ         x_base+48(FP), DX
+	MOVQ         dst_base+0(FP), BX
+	VBROADCASTSS mean+72(FP), Z0
+	VBROADCASTSS a+76(FP), Z1
+	VBROADCASTSS b+80(FP), Z2
+	VBROADCASTSS c+84(FP), Z3
+	SUBQ         $+16, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (CX), Z4
+	VMOVUPS     (DX), Z5
+	VSUBPS      Z0, Z5, Z5
+	VMOVUPS     Z3, Z6
+	VFMADD231PS Z1, Z4, Z6
+	VMOVUPS     Z6, Z4
+	VFMADD231PS Z2, Z5, Z4
+	VMOVUPS     Z4, (BX)
+	ADDQ        $+64, BX
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	SUBQ        $+16, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+16, AX
+	JZ          done
+	MOVQ        $0x00000001, SI
+	SHLXQ       AX, SI, SI
+	DECQ        SI
+	KMOVW       SI, K1
+	VMOVUPS.Z   (CX), K1, Z4
+	VMOVUPS.Z   (DX), K1, Z5
+	VSUBPS      Z0, Z5, Z0
+	VMOVUPS     Z3, Z3
+	VFMADD231PS Z1, Z4, Z3
+	VMOVUPS     Z3, Z1
+	VFMADD231PS Z2, Z0, Z1
+	VMOVUPS     Z1, K1, (BX)
+
+done:
+	VZEROUPPER
+	RET
+
 // func mulAddAVX512(dst []float32, x []float32, y []float32, z []float32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·mulAddAVX512(SB), NOSPLIT, $0-96
@@ -3075,6 +3163,159 @@ done:
 	VADDPS        X1, X0, X0
 	VZEROUPPER
 	MOVSS         X0, ret+48(FP)
+	RET
+
+// func squaredDeviationsAVX512(x []float32, mean float32) float32
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, SSE
+TEXT ·squaredDeviationsAVX512(SB), NOSPLIT, $0-36
+	MOVQ         x_len+8(FP), AX
+	MOVQ         x_base+0(FP), CX
+	VBROADCASTSS mean+24(FP), Z0
+	VMOVUPS      const_00000000<>+0(SB), Z1
+	VMOVUPS      const_00000000<>+0(SB), Z2
+	VMOVUPS      const_00000000<>+0(SB), Z3
+	VMOVUPS      const_00000000<>+0(SB), Z4
+	SUBQ         $+64, AX
+	JL           few
+
+four:
+	VMOVUPS     (CX), Z5
+	VSUBPS      Z0, Z5, Z5
+	VFMADD231PS Z5, Z5, Z1
+	VMOVUPS     64(CX), Z5
+	VSUBPS      Z0, Z5, Z5
+	VFMADD231PS Z5, Z5, Z2
+	VMOVUPS     128(CX), Z5
+	VSUBPS      Z0, Z5, Z5
+	VFMADD231PS Z5, Z5, Z3
+	VMOVUPS     192(CX), Z5
+	VSUBPS      Z0, Z5, Z5
+	VFMADD231PS Z5, Z5, Z4
+	ADDQ        $+256, CX
+	SUBQ        $+64, AX
+	JGE         four
+
+few:
+	ADDQ $+64, AX
+	SUBQ $+16, AX
+	JL   tail
+
+loop:
+	VMOVUPS     (CX), Z5
+	VSUBPS      Z0, Z5, Z5
+	VFMADD231PS Z5, Z5, Z1
+	ADDQ        $+64, CX
+	SUBQ        $+16, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+16, AX
+	JZ          done
+	MOVQ        $0x00000001, DX
+	SHLXQ       AX, DX, DX
+	DECQ        DX
+	KMOVW       DX, K1
+	VMOVUPS.Z   (CX), K1, Z5
+	VSUBPS      Z0, Z5, Z0
+	VMOVUPS     const_00000000<>+0(SB), Z5
+	VBLENDMPS   Z0, Z5, K1, Z6
+	VFMADD231PS Z6, Z6, Z1
+
+done:
+	VADDPS        Z2, Z1, Z1
+	VADDPS        Z4, Z3, Z3
+	VADDPS        Z3, Z1, Z1
+	VEXTRACTF32X8 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VADDPS        X1, X0, X0
+	VZEROUPPER
+	MOVSS         X0, ret+32(FP)
+	RET
+
+// func dotDeviationsAVX512(x []float32, y []float32, mean float32) float32
+// Requires: AVX, AVX512DQ, AVX512F, BMI2, SSE
+TEXT ·dotDeviationsAVX512(SB), NOSPLIT, $0-60
+	MOVQ         x_len+8(FP), AX
+	MOVQ         x_base+0(FP), CX
+	MOVQ         y_base+24(FP), DX
+	VBROADCASTSS mean+48(FP), Z0
+	VMOVUPS      const_00000000<>+0(SB), Z1
+	VMOVUPS      const_00000000<>+0(SB), Z2
+	VMOVUPS      const_00000000<>+0(SB), Z3
+	VMOVUPS      const_00000000<>+0(SB), Z4
+	SUBQ         $+64, AX
+	JL           few
+
+four:
+	VMOVUPS     (CX), Z5
+	VMOVUPS     (DX), Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z1
+	VMOVUPS     64(CX), Z5
+	VMOVUPS     64(DX), Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z2
+	VMOVUPS     128(CX), Z5
+	VMOVUPS     128(DX), Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z3
+	VMOVUPS     192(CX), Z5
+	VMOVUPS     192(DX), Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z4
+	ADDQ        $+256, CX
+	ADDQ        $+256, DX
+	SUBQ        $+64, AX
+	JGE         four
+
+few:
+	ADDQ $+64, AX
+	SUBQ $+16, AX
+	JL   tail
+
+loop:
+	VMOVUPS     (CX), Z5
+	VMOVUPS     (DX), Z6
+	VSUBPS      Z0, Z6, Z6
+	VFMADD231PS Z6, Z5, Z1
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	SUBQ        $+16, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+16, AX
+	JZ          done
+	MOVQ        $0x00000001, BX
+	SHLXQ       AX, BX, BX
+	DECQ        BX
+	KMOVW       BX, K1
+	VMOVUPS.Z   (CX), K1, Z5
+	VMOVUPS.Z   (DX), K1, Z6
+	VSUBPS      Z0, Z6, Z0
+	VMOVUPS     const_00000000<>+0(SB), Z6
+	VBLENDMPS   Z0, Z6, K1, Z7
+	VFMADD231PS Z7, Z5, Z1
+
+done:
+	VADDPS        Z2, Z1, Z1
+	VADDPS        Z4, Z3, Z3
+	VADDPS        Z3, Z1, Z1
+	VEXTRACTF32X8 $0x01, Z1, Y0
+	VADDPS        Y0, Y1, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VADDPS        X1, X0, X0
+	VZEROUPPER
+	MOVSS         X0, ret+56(FP)
 	RET
 
 // func maxReduceAVX512(x []float32) float32
@@ -5694,6 +5935,94 @@ done:
 	VZEROUPPER
 	RET
 
+// func reluGradAVX2(dst []float32, dy []float32, y []float32)
+// Requires: AVX
+TEXT ·reluGradAVX2(SB), NOSPLIT, $0-72
+	MOVQ dy_len+32(FP), AX
+	MOVQ dy_base+24(FP), CX
+	MOVQ y_base+48(FP), DX
+	MOVQ dst_base+0(FP), BX
+	SUBQ $+8, AX
+	JL   tail
+
+loop:
+	VMOVUPS   (CX), Y0
+	VMOVUPS   (DX), Y1
+	VCMPPS    $0x02, const_00000000<>+0(SB), Y1, Y1
+	VBLENDVPS Y1, const_00000000<>+0(SB), Y0, Y0
+	VMOVUPS   Y0, (BX)
+	ADDQ      $+32, BX
+	ADDQ      $+32, CX
+	ADDQ      $+32, DX
+	SUBQ      $+8, AX
+	JGE       loop
+
+tail:
+	ADDQ       $+8, AX
+	JZ         done
+	LEAQ       tailMask<>+32(SB), SI
+	SHLQ       $0x02, AX
+	SUBQ       AX, SI
+	VMOVUPS    (SI), Y0
+	VMASKMOVPS (CX), Y0, Y1
+	VMASKMOVPS (DX), Y0, Y2
+	VCMPPS     $0x02, const_00000000<>+0(SB), Y2, Y2
+	VBLENDVPS  Y2, const_00000000<>+0(SB), Y1, Y1
+	VMASKMOVPS Y1, Y0, (BX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func deviationGradAVX2(dst []float32, dy []float32, x []float32, mean float32, a float32, b float32, c float32)
+// Requires: AVX, FMA3
+TEXT ·deviationGradAVX2(SB), NOSPLIT, $0-88
+	MOVQ         dy_len+32(FP), AX
+	MOVQ         dy_base+24(FP), CX
+	MOVQ         x_base+48(FP), DX
+	MOVQ         dst_base+0(FP), BX
+	VBROADCASTSS mean+72(FP), Y0
+	VBROADCASTSS a+76(FP), Y1
+	VBROADCASTSS b+80(FP), Y2
+	VBROADCASTSS c+84(FP), Y3
+	SUBQ         $+8, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (CX), Y4
+	VMOVUPS     (DX), Y5
+	VSUBPS      Y0, Y5, Y5
+	VMOVUPS     Y3, Y6
+	VFMADD231PS Y1, Y4, Y6
+	VMOVUPS     Y6, Y4
+	VFMADD231PS Y2, Y5, Y4
+	VMOVUPS     Y4, (BX)
+	ADDQ        $+32, BX
+	ADDQ        $+32, CX
+	ADDQ        $+32, DX
+	SUBQ        $+8, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+8, AX
+	JZ          done
+	LEAQ        tailMask<>+32(SB), SI
+	SHLQ        $0x02, AX
+	SUBQ        AX, SI
+	VMOVUPS     (SI), Y4
+	VMASKMOVPS  (CX), Y4, Y5
+	VMASKMOVPS  (DX), Y4, Y6
+	VSUBPS      Y0, Y6, Y0
+	VMOVUPS     Y3, Y3
+	VFMADD231PS Y1, Y5, Y3
+	VMOVUPS     Y3, Y1
+	VFMADD231PS Y2, Y0, Y1
+	VMASKMOVPS  Y1, Y4, (BX)
+
+done:
+	VZEROUPPER
+	RET
+
 // func mulAddAVX2(dst []float32, x []float32, y []float32, z []float32)
 // Requires: AVX, FMA3
 TEXT ·mulAddAVX2(SB), NOSPLIT, $0-96
@@ -6043,6 +6372,155 @@ done:
 	VADDPS       X1, X0, X0
 	VZEROUPPER
 	MOVSS        X0, ret+48(FP)
+	RET
+
+// func squaredDeviationsAVX2(x []float32, mean float32) float32
+// Requires: AVX, FMA3, SSE
+TEXT ·squaredDeviationsAVX2(SB), NOSPLIT, $0-36
+	MOVQ         x_len+8(FP), AX
+	MOVQ         x_base+0(FP), CX
+	VBROADCASTSS mean+24(FP), Y0
+	VMOVUPS      const_00000000<>+0(SB), Y1
+	VMOVUPS      const_00000000<>+0(SB), Y2
+	VMOVUPS      const_00000000<>+0(SB), Y3
+	VMOVUPS      const_00000000<>+0(SB), Y4
+	SUBQ         $+32, AX
+	JL           few
+
+four:
+	VMOVUPS     (CX), Y5
+	VSUBPS      Y0, Y5, Y5
+	VFMADD231PS Y5, Y5, Y1
+	VMOVUPS     32(CX), Y5
+	VSUBPS      Y0, Y5, Y5
+	VFMADD231PS Y5, Y5, Y2
+	VMOVUPS     64(CX), Y5
+	VSUBPS      Y0, Y5, Y5
+	VFMADD231PS Y5, Y5, Y3
+	VMOVUPS     96(CX), Y5
+	VSUBPS      Y0, Y5, Y5
+	VFMADD231PS Y5, Y5, Y4
+	ADDQ        $+128, CX
+	SUBQ        $+32, AX
+	JGE         four
+
+few:
+	ADDQ $+32, AX
+	SUBQ $+8, AX
+	JL   tail
+
+loop:
+	VMOVUPS     (CX), Y5
+	VSUBPS      Y0, Y5, Y5
+	VFMADD231PS Y5, Y5, Y1
+	ADDQ        $+32, CX
+	SUBQ        $+8, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+8, AX
+	JZ          done
+	LEAQ        tailMask<>+32(SB), DX
+	SHLQ        $0x02, AX
+	SUBQ        AX, DX
+	VMOVUPS     (DX), Y5
+	VMASKMOVPS  (CX), Y5, Y6
+	VSUBPS      Y0, Y6, Y0
+	VMOVUPS     const_00000000<>+0(SB), Y6
+	VBLENDVPS   Y5, Y0, Y6, Y0
+	VFMADD231PS Y0, Y0, Y1
+
+done:
+	VADDPS       Y2, Y1, Y1
+	VADDPS       Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0x4e, X1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VADDPS       X0, X1, X1
+	VZEROUPPER
+	MOVSS        X1, ret+32(FP)
+	RET
+
+// func dotDeviationsAVX2(x []float32, y []float32, mean float32) float32
+// Requires: AVX, FMA3, SSE
+TEXT ·dotDeviationsAVX2(SB), NOSPLIT, $0-60
+	MOVQ         x_len+8(FP), AX
+	MOVQ         x_base+0(FP), CX
+	MOVQ         y_base+24(FP), DX
+	VBROADCASTSS mean+48(FP), Y0
+	VMOVUPS      const_00000000<>+0(SB), Y1
+	VMOVUPS      const_00000000<>+0(SB), Y2
+	VMOVUPS      const_00000000<>+0(SB), Y3
+	VMOVUPS      const_00000000<>+0(SB), Y4
+	SUBQ         $+32, AX
+	JL           few
+
+four:
+	VMOVUPS     (CX), Y5
+	VMOVUPS     (DX), Y6
+	VSUBPS      Y0, Y6, Y6
+	VFMADD231PS Y6, Y5, Y1
+	VMOVUPS     32(CX), Y5
+	VMOVUPS     32(DX), Y6
+	VSUBPS      Y0, Y6, Y6
+	VFMADD231PS Y6, Y5, Y2
+	VMOVUPS     64(CX), Y5
+	VMOVUPS     64(DX), Y6
+	VSUBPS      Y0, Y6, Y6
+	VFMADD231PS Y6, Y5, Y3
+	VMOVUPS     96(CX), Y5
+	VMOVUPS     96(DX), Y6
+	VSUBPS      Y0, Y6, Y6
+	VFMADD231PS Y6, Y5, Y4
+	ADDQ        $+128, CX
+	ADDQ        $+128, DX
+	SUBQ        $+32, AX
+	JGE         four
+
+few:
+	ADDQ $+32, AX
+	SUBQ $+8, AX
+	JL   tail
+
+loop:
+	VMOVUPS     (CX), Y5
+	VMOVUPS     (DX), Y6
+	VSUBPS      Y0, Y6, Y6
+	VFMADD231PS Y6, Y5, Y1
+	ADDQ        $+32, CX
+	ADDQ        $+32, DX
+	SUBQ        $+8, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+8, AX
+	JZ          done
+	LEAQ        tailMask<>+32(SB), BX
+	SHLQ        $0x02, AX
+	SUBQ        AX, BX
+	VMOVUPS     (BX), Y5
+	VMASKMOVPS  (CX), Y5, Y6
+	VMASKMOVPS  (DX), Y5, Y7
+	VSUBPS      Y0, Y7, Y0
+	VMOVUPS     const_00000000<>+0(SB), Y7
+	VBLENDVPS   Y5, Y0, Y7, Y0
+	VFMADD231PS Y0, Y6, Y1
+
+done:
+	VADDPS       Y2, Y1, Y1
+	VADDPS       Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0x4e, X1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VADDPS       X0, X1, X1
+	VZEROUPPER
+	MOVSS        X1, ret+56(FP)
 	RET
 
 // func maxReduceAVX2(x []float32) float32

@@ -164,6 +164,16 @@ func clipAVX512(dst, x []float32, lo, hi float32)
 //go:noescape
 func affineAVX512(dst, x []float32, a, b float32)
 
+// reluGradAVX512 sets dst[i] for i < len(dy).
+//
+//go:noescape
+func reluGradAVX512(dst, dy, y []float32)
+
+// deviationGradAVX512 sets dst[i] for i < len(dy).
+//
+//go:noescape
+func deviationGradAVX512(dst, dy, x []float32, mean, a, b, c float32)
+
 // mulAddAVX512 sets dst[i] for i < len(x).
 //
 //go:noescape
@@ -198,6 +208,16 @@ func sumAVX512(x []float32) float32
 //
 //go:noescape
 func dotAVX512(x, y []float32) float32
+
+// squaredDeviationsAVX512 sums over its vectors.
+//
+//go:noescape
+func squaredDeviationsAVX512(x []float32, mean float32) float32
+
+// dotDeviationsAVX512 sums over its vectors.
+//
+//go:noescape
+func dotDeviationsAVX512(x, y []float32, mean float32) float32
 
 // maxReduceAVX512 is NaN if any element is.
 //
@@ -309,35 +329,39 @@ var vectorAVX512 = vectorKernels{
 		opMax: scalarMaxAVX512,
 		opMin: scalarMinAVX512,
 	},
-	divScalar:    divScalarAVX512,
-	leakyRelu:    leakyReluAVX512,
-	clip:         clipAVX512,
-	affine:       affineAVX512,
-	mulAdd:       mulAddAVX512,
-	axpy:         axpyAVX512,
-	blend:        blendAVX512,
-	blendSquare:  blendSquareAVX512,
-	adamStep:     adamStepAVX512,
-	sum:          sumAVX512,
-	dot:          dotAVX512,
-	maxReduce:    maxReduceAVX512,
-	minReduce:    minReduceAVX512,
-	expSum:       expSumAVX512,
-	dot4:         dot4AVX512,
-	fromFloat16:  fromFloat16AVX512,
-	toFloat16:    toFloat16AVX512,
-	fromBFloat16: fromBFloat16AVX512,
-	toBFloat16:   toBFloat16AVX512,
-	quantize:     quantizeAVX512,
-	dequantizeU8: dequantizeU8AVX512,
-	dequantizeS8: dequantizeS8AVX512,
-	addU8:        addU8AVX512,
-	addS8:        addS8AVX512,
-	maxU8:        maxU8AVX512,
-	maxS8:        maxS8AVX512,
-	gather:       gatherAVX512,
-	taps:         tapsAVX512,
-	deinterleave: deinterleaveAVX2,
+	divScalar:         divScalarAVX512,
+	leakyRelu:         leakyReluAVX512,
+	clip:              clipAVX512,
+	affine:            affineAVX512,
+	reluGrad:          reluGradAVX512,
+	deviationGrad:     deviationGradAVX512,
+	mulAdd:            mulAddAVX512,
+	axpy:              axpyAVX512,
+	blend:             blendAVX512,
+	blendSquare:       blendSquareAVX512,
+	adamStep:          adamStepAVX512,
+	sum:               sumAVX512,
+	dot:               dotAVX512,
+	squaredDeviations: squaredDeviationsAVX512,
+	dotDeviations:     dotDeviationsAVX512,
+	maxReduce:         maxReduceAVX512,
+	minReduce:         minReduceAVX512,
+	expSum:            expSumAVX512,
+	dot4:              dot4AVX512,
+	fromFloat16:       fromFloat16AVX512,
+	toFloat16:         toFloat16AVX512,
+	fromBFloat16:      fromBFloat16AVX512,
+	toBFloat16:        toBFloat16AVX512,
+	quantize:          quantizeAVX512,
+	dequantizeU8:      dequantizeU8AVX512,
+	dequantizeS8:      dequantizeS8AVX512,
+	addU8:             addU8AVX512,
+	addS8:             addS8AVX512,
+	maxU8:             maxU8AVX512,
+	maxS8:             maxS8AVX512,
+	gather:            gatherAVX512,
+	taps:              tapsAVX512,
+	deinterleave:      deinterleaveAVX2,
 }
 
 // expAVX2 sets dst[i] for i < len(x).
@@ -500,6 +524,16 @@ func clipAVX2(dst, x []float32, lo, hi float32)
 //go:noescape
 func affineAVX2(dst, x []float32, a, b float32)
 
+// reluGradAVX2 sets dst[i] for i < len(dy).
+//
+//go:noescape
+func reluGradAVX2(dst, dy, y []float32)
+
+// deviationGradAVX2 sets dst[i] for i < len(dy).
+//
+//go:noescape
+func deviationGradAVX2(dst, dy, x []float32, mean, a, b, c float32)
+
 // mulAddAVX2 sets dst[i] for i < len(x).
 //
 //go:noescape
@@ -534,6 +568,16 @@ func sumAVX2(x []float32) float32
 //
 //go:noescape
 func dotAVX2(x, y []float32) float32
+
+// squaredDeviationsAVX2 sums over its vectors.
+//
+//go:noescape
+func squaredDeviationsAVX2(x []float32, mean float32) float32
+
+// dotDeviationsAVX2 sums over its vectors.
+//
+//go:noescape
+func dotDeviationsAVX2(x, y []float32, mean float32) float32
 
 // maxReduceAVX2 is NaN if any element is.
 //
@@ -645,33 +689,37 @@ var vectorAVX2 = vectorKernels{
 		opMax: scalarMaxAVX2,
 		opMin: scalarMinAVX2,
 	},
-	divScalar:    divScalarAVX2,
-	leakyRelu:    leakyReluAVX2,
-	clip:         clipAVX2,
-	affine:       affineAVX2,
-	mulAdd:       mulAddAVX2,
-	axpy:         axpyAVX2,
-	blend:        blendAVX2,
-	blendSquare:  blendSquareAVX2,
-	adamStep:     adamStepAVX2,
-	sum:          sumAVX2,
-	dot:          dotAVX2,
-	maxReduce:    maxReduceAVX2,
-	minReduce:    minReduceAVX2,
-	expSum:       expSumAVX2,
-	dot4:         dot4AVX2,
-	fromFloat16:  fromFloat16AVX2,
-	toFloat16:    toFloat16AVX2,
-	fromBFloat16: fromBFloat16AVX2,
-	toBFloat16:   toBFloat16AVX2,
-	quantize:     quantizeAVX2,
-	dequantizeU8: dequantizeU8AVX2,
-	dequantizeS8: dequantizeS8AVX2,
-	addU8:        addU8AVX2,
-	addS8:        addS8AVX2,
-	maxU8:        maxU8AVX2,
-	maxS8:        maxS8AVX2,
-	gather:       gatherAVX2,
-	taps:         tapsAVX2,
-	deinterleave: deinterleaveAVX2,
+	divScalar:         divScalarAVX2,
+	leakyRelu:         leakyReluAVX2,
+	clip:              clipAVX2,
+	affine:            affineAVX2,
+	reluGrad:          reluGradAVX2,
+	deviationGrad:     deviationGradAVX2,
+	mulAdd:            mulAddAVX2,
+	axpy:              axpyAVX2,
+	blend:             blendAVX2,
+	blendSquare:       blendSquareAVX2,
+	adamStep:          adamStepAVX2,
+	sum:               sumAVX2,
+	dot:               dotAVX2,
+	squaredDeviations: squaredDeviationsAVX2,
+	dotDeviations:     dotDeviationsAVX2,
+	maxReduce:         maxReduceAVX2,
+	minReduce:         minReduceAVX2,
+	expSum:            expSumAVX2,
+	dot4:              dot4AVX2,
+	fromFloat16:       fromFloat16AVX2,
+	toFloat16:         toFloat16AVX2,
+	fromBFloat16:      fromBFloat16AVX2,
+	toBFloat16:        toBFloat16AVX2,
+	quantize:          quantizeAVX2,
+	dequantizeU8:      dequantizeU8AVX2,
+	dequantizeS8:      dequantizeS8AVX2,
+	addU8:             addU8AVX2,
+	addS8:             addS8AVX2,
+	maxU8:             maxU8AVX2,
+	maxS8:             maxS8AVX2,
+	gather:            gatherAVX2,
+	taps:              tapsAVX2,
+	deinterleave:      deinterleaveAVX2,
 }

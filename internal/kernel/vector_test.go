@@ -122,6 +122,13 @@ func TestVectorLengths(t *testing.T) {
 			}
 			return x
 		}},
+		call{"ReluGrad", ReluGrad[float32], func(x, y float64) float64 {
+			if y <= 0 {
+				return 0
+			}
+			return x
+		}},
+		call{"DeviationGrad", func(d, x, y []float32) { DeviationGrad(d, x, y, 0.5, 2, 3, -4) }, func(x, y float64) float64 { return 2*x + 3*(y-0.5) - 4 }},
 		call{"Clip", func(d, x, y []float32) { Clip(d, x, -0.5, 0.25) }, func(x, y float64) float64 { return clip(x, -0.5, 0.25) }},
 		call{"HardSigmoid", func(d, x, y []float32) { HardSigmoid(d, x, 0.25, 0.5) }, func(x, y float64) float64 { return clip(0.25*x+0.5, 0, 1) }},
 		call{"Affine", func(d, x, y []float32) { Affine(d, x, 3, -2) }, func(x, y float64) float64 { return 3*x - 2 }},
@@ -180,7 +187,7 @@ func TestReductions(t *testing.T) {
 				if variant == 2 && n > 0 {
 					x[rand.IntN(n)] = float32(math.Inf(1))
 				}
-				var sum, dot, sq, mag float64
+				var sum, dot, sq, mag, squares, dotDev, magDev float64
 				top, low := math.Inf(-1), math.Inf(1)
 				for i, v := range x {
 					v := float64(v)
@@ -188,13 +195,17 @@ func TestReductions(t *testing.T) {
 					dot += v * float64(y[i])
 					sq += v * v
 					mag += math.Abs(v)
+					squares += (v - 3) * (v - 3)
+					dotDev += v * (float64(y[i]) - 3)
+					magDev += math.Abs(v * (float64(y[i]) - 3))
 					top, low = max(top, v), min(low, v)
 				}
 				for _, c := range []struct {
 					name      string
 					got       float32
 					want, mag float64
-				}{{"Sum", Sum(x), sum, mag}, {"Dot", Dot(x, y), dot, mag}, {"SumSquares", SumSquares(x), sq, sq}, {"MaxReduce", MaxReduce(x), top, 0}, {"MinReduce", MinReduce(x), low, 0}} {
+				}{{"Sum", Sum(x), sum, mag}, {"Dot", Dot(x, y), dot, mag}, {"SumSquares", SumSquares(x), sq, sq},
+					{"SquaredDeviations", SquaredDeviations(x, 3), squares, squares}, {"DotDeviations", DotDeviations(x, y, 3), dotDev, magDev}, {"MaxReduce", MaxReduce(x), top, 0}, {"MinReduce", MinReduce(x), low, 0}} {
 					if !near(c.got, c.want, c.mag) {
 						t.Errorf("%s of %d variant %d = %v, want %v", c.name, n, variant, c.got, c.want)
 					}

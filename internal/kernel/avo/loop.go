@@ -194,10 +194,28 @@ var reductions = []struct {
 	write func(v vec, name string)
 }{
 	{"sum", func(v vec, name string) {
-		v.sum(name, "(x []float32) float32", []string{"x"}, func(acc V, in []V) { v.VADDPS(in[0], acc, acc) })
+		v.sum(name, "(x []float32) float32", []string{"x"}, nil, func(acc V, in, _ []V, _ *tail) { v.VADDPS(in[0], acc, acc) })
 	}},
 	{"dot", func(v vec, name string) {
-		v.sum(name, "(x, y []float32) float32", []string{"x", "y"}, func(acc V, in []V) { v.VFMADD231PS(in[1], in[0], acc) })
+		v.sum(name, "(x, y []float32) float32", []string{"x", "y"}, nil, func(acc V, in, _ []V, _ *tail) { v.VFMADD231PS(in[1], in[0], acc) })
+	}},
+	{"squaredDeviations", func(v vec, name string) {
+		v.sum(name, "(x []float32, mean float32) float32", []string{"x"}, []string{"mean"}, func(acc V, in, p []V, t *tail) {
+			d := v.sub(in[0], p[0])
+			if t != nil {
+				d = t.keep(d, v.c(0))
+			}
+			v.VFMADD231PS(d, d, acc)
+		})
+	}},
+	{"dotDeviations", func(v vec, name string) {
+		v.sum(name, "(x, y []float32, mean float32) float32", []string{"x", "y"}, []string{"mean"}, func(acc V, in, p []V, t *tail) {
+			d := v.sub(in[1], p[0])
+			if t != nil {
+				d = t.keep(d, v.c(0))
+			}
+			v.VFMADD231PS(d, in[0], acc)
+		})
 	}},
 	{"maxReduce", func(v vec, name string) { v.extreme(name, v.VMAXPS, negInf) }},
 	{"minReduce", func(v vec, name string) { v.extreme(name, v.VMINPS, posInf) }},
@@ -206,12 +224,16 @@ var reductions = []struct {
 }
 
 // sum writes a sum over vectors, in four sets of lanes.
-func (v vec) sum(name, sig string, in []string, step func(acc V, in []V)) {
+func (v vec) sum(name, sig string, in, params []string, step func(acc V, in, p []V, t *tail)) {
 	v.fn(name, sig, name+" sums over its vectors.")
 	n := v.length(in[0])
 	src := make([]reg.GPVirtual, len(in))
 	for i, s := range in {
 		src[i] = v.ptr(s)
+	}
+	p := make([]V, len(params))
+	for i, s := range params {
+		p[i] = v.param(s)
 	}
 	var acc [4]V
 	for i := range acc {
@@ -228,10 +250,10 @@ func (v vec) sum(name, sig string, in []string, step func(acc V, in []V)) {
 	v.JL(operand.LabelRef("few"))
 	v.Label("four")
 	for q := range acc {
-		step(acc[q], loads(q))
+		step(acc[q], loads(q), p, nil)
 	}
-	for _, p := range src {
-		v.ADDQ(operand.I32(4*v.s.bytes), p)
+	for _, s := range src {
+		v.ADDQ(operand.I32(4*v.s.bytes), s)
 	}
 	v.SUBQ(operand.I32(4*v.lanes()), n)
 	v.JGE(operand.LabelRef("four"))
@@ -242,7 +264,7 @@ func (v vec) sum(name, sig string, in []string, step func(acc V, in []V)) {
 		for i := range in {
 			x[i] = v.loadAt(src[i], t)
 		}
-		step(acc[0], x)
+		step(acc[0], x, p, t)
 	})
 	v.VADDPS(acc[1], acc[0], acc[0])
 	v.VADDPS(acc[3], acc[2], acc[2])

@@ -400,6 +400,10 @@ var parametric = []struct {
 	}},
 	{"clip", "dst", []string{"x"}, []string{"lo", "hi"}, func(v vec, in, p []V) V { return v.min(p[1], v.max(p[0], in[0])) }},
 	{"affine", "dst", []string{"x"}, []string{"a", "b"}, func(v vec, in, p []V) V { return v.fma(in[0], p[0], p[1]) }},
+	{"reluGrad", "dst", []string{"dy", "y"}, nil, func(v vec, in, p []V) V { return v.sel(v.cmp(in[1], lessEqual, v.c(0)), v.c(0), in[0]) }},
+	{"deviationGrad", "dst", []string{"dy", "x"}, []string{"mean", "a", "b", "c"}, func(v vec, in, p []V) V {
+		return v.fma(v.sub(in[1], p[0]), p[2], v.fma(in[0], p[1], p[3]))
+	}},
 	{"mulAdd", "dst", []string{"x", "y", "z"}, nil, func(v vec, in, p []V) V { return v.fma(in[0], in[1], in[2]) }},
 	{"axpy", "y", []string{"y", "x"}, []string{"a"}, func(v vec, in, p []V) V { return v.fma(in[1], p[0], in[0]) }},
 	{"blend", "x", []string{"x", "y"}, []string{"a", "b"}, func(v vec, in, p []V) V { return v.fma(in[1], p[1], v.mul(in[0], p[0])) }},
