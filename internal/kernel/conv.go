@@ -149,7 +149,7 @@ func convImage[T Float](p *Pool, cv Conv2D, n int, y, x []T, w *PackedConv[T], e
 	groups := w.panels()
 	var im *im2colSource[T]
 	if !cv.pointwise() {
-		im = newIm2col(p, cv, image, groups[0].kern.cols)
+		im = newIm2col(p, cv, image, groups[0].kern.cols, 1)
 		defer im.recycle()
 	}
 	for g, pa := range groups {

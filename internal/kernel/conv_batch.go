@@ -1,64 +1,84 @@
 package kernel
 
-// Images of few pixels. A product with the columns of one of them would fill a tile in part only, so
-// the columns of all images are put side by side: element (k, n·pix+j) is that of pixel j of image n.
+// Images of few pixels. A product with the columns of one of them would fill a tile in part only, and make a pass over all weights, so
+// that all images are worked at once with the number of the image as the innermost axis: C×H×W×N, which is N×(C·H·W) transposed. What a tap
+// sees of a row of outputs is then one run of all images.
 
-// smallImages reports whether cv's images are worked side by side.
+// smallImages reports whether cv's images are worked at once.
 func (cv Conv2D) smallImages() bool {
 	oh, ow := cv.OutSize()
 	pix := oh * ow
-	return cv.N > 1 && cv.Group == 1 && !cv.depthwise() && pix > 0 && pix < 64 && cv.C*cv.KH*cv.KW*cv.N*pix <= 1<<24
+	return cv.N > 1 && cv.Group == 1 && !cv.depthwise() && pix > 0 && pix <= 64 && max(cv.C*cv.N*max(cv.frame().plane, cv.H*cv.W), cv.M*cv.N*pix) <= 1<<24
 }
 
-// sideBySide sets dst[r·ld + n·pix+j] = src[(n·rows+r)·pix+j].
-func sideBySide[T Float](dst []T, ld int, src []T, images, rows, pix int) {
-	for n := range images {
-		for r := range rows {
-			copy(dst[r*ld+n*pix:][:pix], src[(n*rows+r)*pix:])
+// asideSpace is memory for images in that order and for columns.
+type asideSpace[T Float] struct{ x, y, cols []T }
+
+var aside32, aside64 recycled
+
+func getAside[T Float]() (s *asideSpace[T], recycle func()) {
+	pool := &aside64
+	if is32[T]() {
+		pool = &aside32
+	}
+	s, _ = pool.workspaces.Get().(*asideSpace[T])
+	if s == nil {
+		s = new(asideSpace[T])
+	}
+	return s, func() { pool.workspaces.Put(s) }
+}
+
+// turned sets dst to src, rows×cols, transposed.
+func turned[T Float](p *Pool, dst, src []T, rows, cols int) {
+	p.For(cols, max(1, serialWork/8/rows), func(lo, hi int) {
+		if is32[T]() {
+			turn(f32(dst)[lo*rows:hi*rows], rows, f32(src)[lo:], cols, rows, hi-lo)
+			return
 		}
-	}
-}
-
-// columnsOf makes the column matrix of all images, C·KH·KW rows of ld elements.
-func columnsOf[T Float](p *Pool, cv Conv2D, x []T) (cols []T, ld int) {
-	oh, ow := cv.OutSize()
-	pix, k, image := oh*ow, cv.C*cv.KH*cv.KW, cv.C*cv.H*cv.W
-	if cv.pointwise() {
-		ld = cv.N * pix
-		cols = make([]T, k*ld)
-		sideBySide(cols, ld, x, cv.N, k, pix)
-		return cols, ld
-	}
-	ld = cv.N*pix + panelSlack
-	cols = make([]T, k*ld+panelSlack)
-	for n := range cv.N { // what is written past the end of an image's columns is the next image's, or slack
-		im := newIm2col(p, cv, x[n*image:][:image], pix)
-		im.group = 0
-		p.For(k, max(1, serialWork/8/pix), func(lo, hi int) {
-			im.gather(cols[lo*ld+n*pix:], ld, im.rows[lo:hi], im.chunks)
-		})
-		im.recycle()
-	}
-	return cols, ld
+		for j := lo; j < hi; j++ {
+			for i := range rows {
+				dst[j*rows+i] = src[i*cols+j]
+			}
+		}
+	})
 }
 
 // convSmall is Conv for [Conv2D.smallImages].
 func convSmall[T Float](p *Pool, cv Conv2D, y, x []T, w *PackedConv[T], ep *EpilogueOf[T]) {
 	oh, ow := cv.OutSize()
-	pix := oh * ow
-	cols, ld := columnsOf(p, cv, x)
-	out := make([]T, cv.M*cv.N*pix)
-	GemmPackedA(p, false, cv.N*pix, 1, w.panels()[0], cols, ld, 0, out, cv.N*pix, nil)
+	pix, image, k := oh*ow, cv.C*cv.H*cv.W, cv.C*cv.KH*cv.KW
+	n := pix * cv.N
+	s, recycle := getAside[T]()
+	defer recycle()
+	s.x, s.y = grow(s.x, image*cv.N), grow(s.y, cv.M*n)
+	turned(p, s.x, x, cv.N, image)
+	kern := activeGemm[T]()
+	var packed []T
+	if w.constant {
+		pa := w.panels()[0]
+		kern, packed = pa.kern, pa.panels
+	}
+	pr := newProduct(kern, cv.M, n, k, 1, 0, s.y, n, nil)
+	if pr.packedA = packed; packed == nil {
+		pr.a = sideA(false, w.plain, k)
+	}
+	if cv.pointwise() {
+		pr.b = sideB(false, s.x, n)
+	} else {
+		im := newIm2col(p, cv, s.x, kern.cols, cv.N)
+		defer im.recycle()
+		pr.panelsB = im
+	}
+	pr.run(p)
+	turned(p, y, s.y, cv.M*pix, cv.N)
+	if ep == nil {
+		return
+	}
 	p.For(cv.N*cv.M, max(1, serialWork/8/pix), func(lo, hi int) {
 		for q := lo; q < hi; q++ {
-			n, m := q/cv.M, q%cv.M
 			plane := y[q*pix:][:pix]
-			copy(plane, out[(m*cv.N+n)*pix:])
-			if ep == nil {
-				continue
-			}
 			if ep.RowBias != nil {
-				AddScalar(plane, plane, ep.RowBias[m])
+				AddScalar(plane, plane, ep.RowBias[q%cv.M])
 			}
 			if ep.Residual != nil {
 				Add(plane, plane, ep.Residual[q*pix:][:pix])
@@ -71,34 +91,60 @@ func convSmall[T Float](p *Pool, cv Conv2D, y, x []T, w *PackedConv[T], ep *Epil
 // gradInputSmall is ConvGradInput for [Conv2D.smallImages].
 func gradInputSmall[T Float](p *Pool, cv Conv2D, dx, dy, w []T) {
 	oh, ow := cv.OutSize()
-	pix, k, image := oh*ow, cv.C*cv.KH*cv.KW, cv.C*cv.H*cv.W
-	n := cv.N * pix
-	side, cols := make([]T, cv.M*n), make([]T, k*n)
-	sideBySide(side, n, dy, cv.N, cv.M, pix)
-	Gemm(p, true, false, k, n, cv.M, 1, w, k, side, n, 0, cols, n)
+	pix, image, taps := oh*ow, cv.C*cv.H*cv.W, cv.KH*cv.KW
+	n, k := pix*cv.N, cv.C*taps
+	s, recycle := getAside[T]()
+	defer recycle()
+	s.x, s.y = grow(s.x, image*cv.N), grow(s.y, cv.M*n)
+	turned(p, s.y, dy, cv.N, cv.M*pix)
 	if cv.pointwise() {
-		for q := range cv.N * cv.C {
-			copy(dx[q*pix:][:pix], cols[(q%cv.C)*n+q/cv.C*pix:])
+		Gemm(p, true, false, k, n, cv.M, 1, w, k, s.y, n, 0, s.x, n)
+	} else {
+		pb := PackB(false, cv.M, n, s.y, n)
+		// So many channels at a time that their columns are still in the cache when they are added up.
+		chans := max(1, min(columnsAside/(taps*n), ceilDiv(cv.C, 2*p.Threads())))
+		if p.Threads() == 1 {
+			chans = max(1, columnsAside/(taps*n))
 		}
-		return
+		p.For(ceilDiv(cv.C, chans), 1, func(lo, hi int) {
+			ws, recycle := getAside[T]()
+			defer recycle()
+			for b := lo; b < hi; b++ {
+				first, last := b*chans, min((b+1)*chans, cv.C)
+				ws.cols = grow(ws.cols, (last-first)*taps*n)
+				GemmPackedB(nil, true, (last-first)*taps, 1, w[first*taps:], k, pb, 0, ws.cols, n, nil)
+				part := s.x[first*cv.H*cv.W*cv.N : last*cv.H*cv.W*cv.N]
+				clear(part)
+				for c := range last - first {
+					col2im(cv, part[c*cv.H*cv.W*cv.N:], ws.cols[c*taps*n:], n, cv.N)
+				}
+			}
+		})
 	}
-	clear(dx[:cv.N*image])
-	taps := cv.KH * cv.KW
-	p.For(cv.N*cv.C, max(1, serialWork/8/(taps*pix)), func(lo, hi int) {
-		for q := lo; q < hi; q++ {
-			i, c := q/cv.C, q%cv.C
-			col2im(cv, dx[q*cv.H*cv.W:], cols[c*taps*n+i*pix:], n)
-		}
-	})
+	turned(p, dx, s.x, image, cv.N)
 }
 
+// columnsAside is how many columns' elements fit the second cache beside the weights that make them.
+const columnsAside = 1 << 16
+
 // gradWeightSmall is ConvGradWeight for [Conv2D.smallImages].
-func gradWeightSmall[T Float](p *Pool, cv Conv2D, dw, dy, x []T) {
+func gradWeightSmall[T Float](p *Pool, cv Conv2D, dw, dy, x []T, beta T) {
 	oh, ow := cv.OutSize()
-	pix, k := oh*ow, cv.C*cv.KH*cv.KW
-	n := cv.N * pix
-	cols, ld := columnsOf(p, cv, x)
-	side := make([]T, cv.M*n)
-	sideBySide(side, n, dy, cv.N, cv.M, pix)
-	Gemm(p, false, true, cv.M, k, n, 1, side, n, cols, ld, 1, dw, k)
+	pix, image, k := oh*ow, cv.C*cv.H*cv.W, cv.C*cv.KH*cv.KW
+	n := pix * cv.N
+	s, recycle := getAside[T]()
+	defer recycle()
+	s.x, s.y = grow(s.x, image*cv.N), grow(s.y, cv.M*n)
+	turned(p, s.x, x, cv.N, image)
+	turned(p, s.y, dy, cv.N, cv.M*pix)
+	if cv.pointwise() {
+		Gemm(p, false, true, cv.M, k, n, 1, s.y, n, s.x, n, beta, dw, k)
+		return
+	}
+	kern := activeGemm[T]()
+	im := newIm2col(p, cv, s.x, kern.cols, cv.N)
+	defer im.recycle()
+	pr := newProduct(kern, cv.M, k, n, 1, beta, dw, k, nil)
+	pr.a, pr.panelsB = sideA(false, s.y, n), im2rowSource[T]{im, kern}
+	pr.run(p)
 }

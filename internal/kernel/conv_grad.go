@@ -46,7 +46,7 @@ func ConvGradInput[T Float](p *Pool, cv Conv2D, dx, dy, w []T) {
 			taps := cv.KH * cv.KW * pix
 			p.For(chans, max(1, serialWork/max(1, taps)), func(lo, hi int) {
 				for c := lo; c < hi; c++ {
-					col2im(cv, dxg[c*cv.H*cv.W:], cols[c*taps:], pix)
+					col2im(cv, dxg[c*cv.H*cv.W:], cols[c*taps:], pix, 1)
 				}
 			})
 		}
@@ -83,8 +83,8 @@ func reverseWeights[T Float](p *Pool, cv Conv2D, w []T) []T {
 	return out
 }
 
-// col2im adds the columns of one channel, rows of which are ld apart, back to its plane.
-func col2im[T Float](cv Conv2D, plane, cols []T, ld int) {
+// col2im adds the columns of one channel, rows of which are ld apart, back to its plane of pixels of unit elements.
+func col2im[T Float](cv Conv2D, plane, cols []T, ld, unit int) {
 	oh, ow := cv.OutSize()
 	for kh := range cv.KH {
 		for kw := range cv.KW {
@@ -97,16 +97,23 @@ func col2im[T Float](cv Conv2D, plane, cols []T, ld int) {
 				if h < 0 || h >= cv.H || lo >= hi {
 					continue
 				}
-				row, src := plane[h*cv.W:][:cv.W], cols[r*ow:][lo:hi]
-				if cv.StrideW == 1 {
-					row = row[lo+left:][:len(src)]
+				row, src := plane[h*cv.W*unit:][:cv.W*unit], cols[r*ow*unit:][lo*unit:hi*unit]
+				at := (lo*cv.StrideW + left) * unit
+				switch {
+				case cv.StrideW == 1:
+					row = row[at:][:len(src)]
 					Add(row, row, src)
-					continue
-				}
-				at := lo*cv.StrideW + left
-				for _, v := range src {
-					row[at] += v
-					at += cv.StrideW
+				case unit == 1:
+					for _, v := range src {
+						row[at] += v
+						at += cv.StrideW
+					}
+				default:
+					for i := 0; i < len(src); i += unit {
+						part := row[at:][:unit]
+						Add(part, part, src[i:i+unit])
+						at += cv.StrideW * unit
+					}
 				}
 			}
 			cols = cols[min(ld, len(cols)):]
@@ -148,40 +155,45 @@ func ConvGradWeight[T Float](p *Pool, cv Conv2D, dw, dy, x []T, accumulate bool)
 	if len(x) < cv.N*image || len(dy) < cv.N*cv.M*pix || len(dw) < cv.M*k {
 		panic("kernel: ConvGradWeight: operand too short")
 	}
-	if !accumulate {
+	beta := T(0)
+	if accumulate {
+		beta = 1
+	}
+	nothing := cv.N*cv.M*pix*k == 0
+	if beta == 0 && (nothing || cv.depthwise()) {
 		clear(dw[:cv.M*k])
 	}
-	if cv.N*cv.M*pix*k == 0 {
+	switch {
+	case nothing:
 		return
-	}
-	if cv.depthwise() {
+	case cv.depthwise():
 		depthwiseGradWeight(p, cv, dw, dy, x)
 		return
-	}
-	if cv.smallImages() {
-		gradWeightSmall(p, cv, dw, dy, x)
+	case cv.smallImages():
+		gradWeightSmall(p, cv, dw, dy, x, beta)
 		return
 	}
 	kern := activeGemm[T]()
 	for n := range cv.N {
 		var im *im2colSource[T]
 		if !cv.pointwise() {
-			im = newIm2col(p, cv, x[n*image:][:image], kern.cols)
+			im = newIm2col(p, cv, x[n*image:][:image], kern.cols, 1)
 		}
 		for g := range cv.Group {
 			dyg, dwg := dy[(n*cv.M+g*rows)*pix:], dw[g*rows*k:]
 			if im == nil {
-				Gemm(p, false, true, rows, k, pix, 1, dyg, pix, x[n*image+g*chans*pix:], pix, 1, dwg, k)
+				Gemm(p, false, true, rows, k, pix, 1, dyg, pix, x[n*image+g*chans*pix:], pix, beta, dwg, k)
 				continue
 			}
 			im.group = g
-			pr := newProduct(kern, rows, k, pix, 1, 1, dwg, k, nil)
+			pr := newProduct(kern, rows, k, pix, 1, beta, dwg, k, nil)
 			pr.a, pr.panelsB = sideA(false, dyg, pix), im2rowSource[T]{im, kern}
 			pr.run(p)
 		}
 		if im != nil {
 			im.recycle()
 		}
+		beta = 1
 	}
 }
 

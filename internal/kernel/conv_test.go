@@ -45,7 +45,7 @@ func randomConv() Conv2D {
 	cv := Conv2D{N: one(3), Group: one(3), H: one(20), W: one(40), KH: one(4), KW: one(4), StrideH: one(3), StrideW: one(3),
 		PadTop: rand.IntN(3), PadLeft: rand.IntN(3), PadBottom: rand.IntN(3), PadRight: rand.IntN(3), DilH: one(2), DilW: one(2)}
 	cv.C, cv.M = cv.Group*one(4), cv.Group*one(14)
-	switch rand.IntN(6) {
+	switch rand.IntN(7) {
 	case 0: // pointwise
 		cv.KH, cv.KW, cv.StrideH, cv.StrideW, cv.PadTop, cv.PadLeft, cv.PadBottom, cv.PadRight = 1, 1, 1, 1, 0, 0, 0, 0
 	case 1: // depthwise
@@ -53,7 +53,10 @@ func randomConv() Conv2D {
 		cv.M = cv.C * one(2)
 	case 2: // one-dimensional
 		cv.H, cv.KH, cv.PadTop, cv.PadBottom, cv.StrideH = 1, 1, 0, 0, 1
-	case 3: // plain
+	case 3: // few pixels of several images
+		cv.N, cv.Group, cv.H, cv.W = 1+one(17), 1, one(9), one(9)
+		cv.C, cv.M = one(20), one(40)
+	case 4: // plain
 		cv.StrideH, cv.StrideW, cv.DilH, cv.DilW, cv.Group = 1, 1, 1, 1, 1
 	}
 	return cv
@@ -75,7 +78,7 @@ func testConv[T Float](t *testing.T, p *Pool, cv Conv2D, eps float64) {
 	for i := range y {
 		y[i] = T(math.NaN())
 	}
-	packed := PackConvWeights(cv, w, false)
+	packed := PackConvWeights(cv, w, rand.IntN(2) == 0)
 	Conv(p, cv, y, x, packed, nil)
 	near("Conv", y, want)
 

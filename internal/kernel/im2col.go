@@ -31,6 +31,38 @@ func (cv Conv2D) tap(f frame, kh, kw int) int {
 	return kh*cv.DilH*f.row + w%cv.StrideW*f.phase + w/cv.StrideW
 }
 
+// fillFrameOf is [fillFrame] for pixels of unit elements.
+func fillFrameOf[T Float](cv Conv2D, f frame, dst, x []T, unit int) {
+	if unit == 1 {
+		fillFrame(cv, f, dst, x)
+		return
+	}
+	clear(dst)
+	for r := range f.plane / f.row {
+		h := r - cv.PadTop
+		if h < 0 || h >= cv.H {
+			continue
+		}
+		row, src := dst[r*f.row*unit:][:f.row*unit], x[h*cv.W*unit:][:cv.W*unit]
+		for s := range cv.StrideW {
+			out := row[s*f.phase*unit:][:f.phase*unit]
+			q := ceilDiv(max(0, cv.PadLeft-s), cv.StrideW)
+			w := q*cv.StrideW + s - cv.PadLeft
+			n := min(f.phase-q, ceilDiv(max(0, cv.W-w), cv.StrideW))
+			if n <= 0 {
+				continue
+			}
+			if cv.StrideW == 1 {
+				copy(out[q*unit:][:n*unit], src[w*unit:])
+				continue
+			}
+			for i := range n {
+				copy(out[(q+i)*unit:][:unit], src[(w+i*cv.StrideW)*unit:])
+			}
+		}
+	}
+}
+
 // fillFrame copies one channel, H×W, into dst of length plane.
 func fillFrame[T Float](cv Conv2D, f frame, dst, x []T) {
 	if cv.PadTop|cv.PadLeft|cv.PadBottom|cv.PadRight != 0 || f.row > cv.W {
@@ -99,7 +131,7 @@ type im2colSource[T Float] struct {
 	size   int // of a group's part of it
 	rows   []int32
 	cols   int // of a panel
-	ow     int // outputs in a row
+	ow     int // elements in a row of outputs
 	step   int // from one row of outputs to the next, in the frame
 	chunks []chunk
 	first  []int32 // chunk of each panel, and the number of chunks
@@ -116,33 +148,35 @@ func im2colPool[T Float]() *recycled {
 
 func (im *im2colSource[T]) recycle() { im2colPool[T]().products.Put(im) }
 
-func newIm2col[T Float](p *Pool, cv Conv2D, image []T, cols int) *im2colSource[T] {
+// newIm2col is the source for an image, or for several as C×H×W×unit.
+func newIm2col[T Float](p *Pool, cv Conv2D, image []T, cols, unit int) *im2colSource[T] {
 	im, _ := im2colPool[T]().products.Get().(*im2colSource[T])
 	if im == nil {
 		im = new(im2colSource[T])
 	}
 	f, chans := cv.frame(), cv.C/cv.Group
-	im.cols, im.size = cols, chans*f.plane
-	im.data = grow(im.data, cv.C*f.plane+frameSlack)
-	p.For(cv.C, max(1, serialWork/8/max(1, f.plane)), func(lo, hi int) {
+	plane := f.plane * unit
+	im.group, im.cols, im.size = 0, cols, chans*plane
+	im.data = grow(im.data, cv.C*plane+frameSlack)
+	p.For(cv.C, max(1, serialWork/8/max(1, plane)), func(lo, hi int) {
 		for c := lo; c < hi; c++ {
-			fillFrame(cv, f, im.data[c*f.plane:][:f.plane], image[c*cv.H*cv.W:])
+			fillFrameOf(cv, f, im.data[c*plane:][:plane], image[c*cv.H*cv.W*unit:], unit)
 		}
 	})
 	im.rows = im.rows[:0]
 	for c := range chans {
 		for kh := range cv.KH {
 			for kw := range cv.KW {
-				im.rows = append(im.rows, int32(c*f.plane+cv.tap(f, kh, kw)))
+				im.rows = append(im.rows, int32((c*f.plane+cv.tap(f, kh, kw))*unit))
 			}
 		}
 	}
 	im.chunks, im.first = im.chunks[:0], im.first[:0]
 	oh, ow := cv.OutSize()
-	im.ow, im.step = ow, cv.StrideH*f.row
-	for j := 0; j < oh*ow; j += cols {
+	im.ow, im.step = ow*unit, cv.StrideH*f.row*unit
+	for j := 0; j < oh*im.ow; j += cols {
 		im.first = append(im.first, int32(len(im.chunks)))
-		im.chunks = im.cut(im.chunks, j, min(cols, oh*ow-j))
+		im.chunks = im.cut(im.chunks, j, min(cols, oh*im.ow-j))
 	}
 	im.first = append(im.first, int32(len(im.chunks)))
 	return im
