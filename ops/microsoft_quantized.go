@@ -7,7 +7,7 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-// Quantized operators of com.microsoft. Each is the standard's operator between DequantizeLinear and QuantizeLinear.
+// Quantized operators of com.microsoft that have no kernel of their own. Each is the standard's operator between DequantizeLinear and QuantizeLinear.
 func init() {
 	op := func(name string, minIn, maxIn int, expand func(g *Grad, n *Node) ([]*onnx.Value, error)) Op {
 		return Op{Domain: "com.microsoft", Name: name, Since: []int{1}, MinIn: minIn, MaxIn: maxIn, MinOut: 1, MaxOut: 1, Expand: expand}
@@ -37,13 +37,12 @@ func init() {
 		})
 	}
 	register(
-		binary("QLinearAdd", "Add"), binary("QLinearMul", "Mul"),
+		binary("QLinearMul", "Mul"),
 		unary("QLinearSigmoid", func(g *Grad, n *Node, x *onnx.Value) (*onnx.Value, error) { return g.Op("Sigmoid", x), nil }),
 		unary("QLinearLeakyRelu", func(g *Grad, n *Node, x *onnx.Value) (*onnx.Value, error) {
 			return g.With("LeakyRelu", []*onnx.Attribute{FloatAttr("alpha", n.Float("alpha", 0.01))}, x), nil
 		}),
 		unary("QLinearAveragePool", func(g *Grad, n *Node, x *onnx.Value) (*onnx.Value, error) { return g.pool("AveragePool", n, x) }),
-		unary("QLinearGlobalAveragePool", func(g *Grad, n *Node, x *onnx.Value) (*onnx.Value, error) { return g.pool("GlobalAveragePool", n, x) }),
 		unary("QLinearReduceMean", func(g *Grad, n *Node, x *onnx.Value) (*onnx.Value, error) {
 			attrs := []*onnx.Attribute{IntAttr("keepdims", n.Int("keepdims", 1))}
 			if axes := n.Ints("axes", nil); axes != nil {
@@ -74,13 +73,6 @@ func init() {
 			return []*onnx.Value{g.quantize(g.Op("Where", n.Inputs[0], x, y), n.Inputs[7], n.Inputs[8])}, nil
 		}),
 		op("QGemm", 6, 9, qGemm),
-		op("NhwcMaxPool", 1, 1, func(g *Grad, n *Node) ([]*onnx.Value, error) {
-			x, back, err := g.channelsFirst(n.Inputs[0])
-			if err != nil {
-				return nil, err
-			}
-			return []*onnx.Value{back(g.Node("MaxPool", 1, []*onnx.Value{x}, n.Attrs...)[0])}, nil
-		}),
 		op("MatMulNBits", 3, 6, matMulNBits),
 		op("GatherBlockQuantized", 3, 4, gatherBlockQuantized),
 		Op{Domain: "com.microsoft", Name: "QAttention", Since: []int{1}, MinIn: 5, MaxIn: 9, MinOut: 1, MaxOut: 2, Expand: qAttention},

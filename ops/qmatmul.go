@@ -24,16 +24,10 @@ func init() {
 				return func(c *Ctx) error { return byteMatMul(c, byteOperands{a: 0, b: 1, aZero: 2, bZero: 3}, packed, nil) }, nil
 			}},
 		Op{Name: "QLinearMatMul", Since: []int{10, 21}, MinIn: 8, Types: []TypeSet{bytes, Floats, bytes, bytes, Floats, bytes, Floats, bytes}, NoGrad: why, FLOPs: matMulFLOPs,
-			Infer: func(n *Node) ([]Info, error) { return inferProduct(n, n.In[0], n.In[3], n.In[7].DType) },
-			Compile: func(n *Node) (Kernel, error) {
-				packed := constBytes(n, 3)
-				return func(c *Ctx) error {
-					if c.In(6).Len() != 1 || c.In(7).Len() != 1 {
-						return fmt.Errorf("an output scale of %v and zero point of %v do not suit a product", c.In(6).Shape(), c.In(7).Shape())
-					}
-					return byteMatMul(c, byteOperands{a: 0, aScale: 1, aZero: 2, b: 3, bScale: 4, bZero: 5}, packed, nil)
-				}, nil
-			}},
+			Infer: inferQLinearMatMul, Compile: qLinearMatMul},
+		// QLinearMatMul of the standard with a bias of as many int32s as columns, or none, which its sums begin with.
+		Op{Domain: Internal, Name: "QLinearMatMul", Since: []int{1}, MinIn: 8, MaxIn: 9, Types: []TypeSet{bytes, float, bytes, bytes, float, bytes, float, bytes, Of(tensor.Int32)}, NoGrad: why, FLOPs: matMulFLOPs,
+			Infer: inferQLinearMatMul, Compile: qLinearMatMul},
 		// MatMulIntegerToFloat is MatMulInteger, its sums as real numbers: times both scales, plus a bias.
 		Op{Domain: ms, Name: "MatMulIntegerToFloat", Since: []int{1}, MinIn: 4, MaxIn: 7, Types: []TypeSet{bytes, bytes, float, float, bytes, bytes, float}, NoGrad: why, FLOPs: matMulFLOPs,
 			Infer: func(n *Node) ([]Info, error) { return inferProduct(n, n.In[0], n.In[1], tensor.Float32) },
@@ -49,6 +43,20 @@ func init() {
 				return g.Microsoft("MatMulIntegerToFloat", 1, []*onnx.Value{q[0], n.Inputs[1], q[1], n.Inputs[2], q[2], n.Input(3), n.Input(4)}), nil
 			}},
 	)
+}
+
+func inferQLinearMatMul(n *Node) ([]Info, error) {
+	return inferProduct(n, n.In[0], n.In[3], n.In[7].DType)
+}
+
+func qLinearMatMul(n *Node) (Kernel, error) {
+	packed := constBytes(n, 3)
+	return func(c *Ctx) error {
+		if c.In(6).Len() != 1 || c.In(7).Len() != 1 {
+			return fmt.Errorf("an output scale of %v and zero point of %v do not suit a product", c.In(6).Shape(), c.In(7).Shape())
+		}
+		return byteMatMul(c, byteOperands{a: 0, aScale: 1, aZero: 2, b: 3, bScale: 4, bZero: 5}, packed, c.In(8))
+	}, nil
 }
 
 func inferProduct(n *Node, a, b Info, d tensor.DType) ([]Info, error) {
@@ -118,7 +126,8 @@ type byteRoom struct {
 }
 
 // byteMatMul computes the product of matrices or batches of them into output 0: the sums as int32, or scaled, as float32, or rounded
-// by the scale and the zero point that are inputs 6 and 7 then, as bytes. A has one scale and one zero point, or one for each row, B one, or one
+// by the scale and the zero point that are inputs 6 and 7 then, as bytes. A bias of int32s is added to the sums, one of float32s to what
+// they are scaled to. A has one scale and one zero point, or one for each row, B one, or one
 // for each column.
 func byteMatMul(c *Ctx, in byteOperands, packed func() *kernel.PackedS8, bias *tensor.Tensor) error {
 	a, b, y := c.In(in.a), c.In(in.b), c.Out(0)
@@ -151,7 +160,9 @@ func byteMatMul(c *Ctx, in byteOperands, packed func() *kernel.PackedS8, bias *t
 	}
 	room := Scratch[byteRoom](c)
 	room.scale = kernel.ByteScale{Scale: room.scale.Scale[:0]}
-	if bias != nil {
+	if bias != nil && bias.DType() == tensor.Int32 {
+		room.scale.Add = tensor.Data[int32](bias)
+	} else if bias != nil {
 		room.scale.Bias = tensor.Data[float32](bias)
 	}
 	if y.DType() != tensor.Int32 {

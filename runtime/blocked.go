@@ -150,7 +150,7 @@ func (b *blocker) lower(n *onnx.Node) *onnx.Node {
 	case n.Op == "AveragePool" && n.Int("ceil_mode", 0) == 0 && !slices.Contains([]string{"SAME_UPPER", "SAME_LOWER"}, n.Str("auto_pad", "")) &&
 		(n.Int("count_include_pad", 0) == 1 || !slices.ContainsFunc(n.Ints("pads", nil), func(p int64) bool { return p != 0 })):
 		return internal("BlockedAveragePool", []*onnx.Value{x}, n.Attrs...)
-	case n.Op == "GlobalAveragePool", n.Op == "ReduceMean" && b.spatial(n, rank):
+	case n.Op == "GlobalAveragePool", n.Op == "ReduceMean" && n.Int("keepdims", 1) == 1 && b.reducesSpatial(n, rank):
 		return internal("BlockedMean", []*onnx.Value{x})
 	}
 	return nil
@@ -186,29 +186,6 @@ func (b *blocker) constants(v *onnx.Value) *onnx.Value {
 		return v
 	}
 	return b.init(v, b.known[v])
-}
-
-// spatial reports whether the reduction n is over all axes but the first two, and keeps them.
-func (b *blocker) spatial(n *onnx.Node, rank int) bool {
-	axes := n.Ints("axes", nil)
-	if v := n.Input(1); v != nil {
-		t := b.constant(v)
-		if t == nil {
-			return false
-		}
-		axes, _ = t.Int64s()
-	}
-	seen := map[int64]bool{}
-	for _, a := range axes {
-		if a < 0 {
-			a += int64(rank)
-		}
-		if a < 2 {
-			return false
-		}
-		seen[a] = true
-	}
-	return n.Int("keepdims", 1) == 1 && len(seen) == rank-2
 }
 
 // perChannel is the numbers of a constant that has one for each of that many channels of an image of that rank; one number serves all.

@@ -19,8 +19,9 @@ type pass struct {
 
 // passes in the order in which they run.
 var passes = []pass{
-	{"constants", constants},
 	{"identity", identity},
+	{"quantized", quantized},
+	{"constants", constants},
 	{"common", common},
 	{"gelu", gelu},
 	{"swish", swish},
