@@ -24,6 +24,7 @@ race:
 # The standard's own cases; see internal/testkit for where they are looked for.
 conformance:
 	$(GO) test -count=1 -v -run 'TestConformance|TestLightModels|TestRealModels' ./internal/cli
+	$(GO) test -count=1 -run TestPassesChangeNothing ./runtime -corpus real
 
 # Every operator beside ONNX Runtime, which comes by npm; see internal/difftest.
 conformance-ort:
@@ -37,6 +38,7 @@ exports:
 	npm install --silent --ignore-scripts --prefix scripts/ort
 	node scripts/exports/optimize.mjs $(EXPORTS)/plain $(EXPORTS)/optimized
 	$(GO) run ./cmd/retune verify $(EXPORTS)/plain $(EXPORTS)/optimized
+	$(GO) test -count=1 -run TestPassesChangeNothing ./runtime -corpus $(EXPORTS)/plain,$(EXPORTS)/optimized
 
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime 60s ./onnx

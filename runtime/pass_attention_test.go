@@ -56,10 +56,14 @@ func TestAttentionIsFound(t *testing.T) {
 			return gpt(b, x, func(s *onnx.Value) *onnx.Value { return scaled(b, s) })
 		}, fused},
 		"GPT, causal": {17, []int{2, 70, 48}, func(b attending, x *onnx.Value) *onnx.Value {
-			return gpt(b, x, func(s *onnx.Value) *onnx.Value { return b.Op("Where", b.Const(causal(70)), b.number(inf), scaled(b, s)) })
+			return gpt(b, x, func(s *onnx.Value) *onnx.Value {
+				return b.Op("Where", b.Const(causal(70)), b.number(inf), scaled(b, s))
+			})
 		}, fused},
 		"GPT, causal by a great number": {17, []int{2, 70, 48}, func(b attending, x *onnx.Value) *onnx.Value {
-			return gpt(b, x, func(s *onnx.Value) *onnx.Value { return b.Op("Where", b.Const(causal(70)), b.number(-1e9), scaled(b, s)) })
+			return gpt(b, x, func(s *onnx.Value) *onnx.Value {
+				return b.Op("Where", b.Const(causal(70)), b.number(-1e9), scaled(b, s))
+			})
 		}, fused},
 		"GPT-2 of Hugging Face": {13, []int{2, 70, 48}, func(b attending, x *onnx.Value) *onnx.Value {
 			keep := b.Op("Not", b.Const(causal(70)))
@@ -104,7 +108,9 @@ func TestAttentionIsFound(t *testing.T) {
 			return b.Op("MatMul", b.softmax(b.Op("MatMul", q, k)), b.Op("Cos", x))
 		}, "Attention Cos Sin"},
 		"einsum": {13, []int{2, 5, 3, 8}, func(b attending, x *onnx.Value) *onnx.Value {
-			einsum := func(e string, in ...*onnx.Value) *onnx.Value { return b.Node("Einsum", in, onnx.StringAttr("equation", e)) }
+			einsum := func(e string, in ...*onnx.Value) *onnx.Value {
+				return b.Node("Einsum", in, onnx.StringAttr("equation", e))
+			}
 			s := b.Op("Div", einsum("bqhd,bkhd->bhqk", x, b.Op("Sin", x)), b.number(math.Sqrt(8)))
 			return einsum("bhqk,bkhd->bqhd", b.softmax(s), x)
 		}, "Attention Sin"},

@@ -2,6 +2,7 @@ package runtime_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/retune-go/retune/internal/testkit"
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/runtime"
 	"github.com/retune-go/retune/tensor"
@@ -32,6 +34,12 @@ func runWith(t *testing.T, m *onnx.Model, in map[string]tensor.Value, opts ...ru
 
 func sameOutputs(t *testing.T, what string, got, want map[string]tensor.Value) {
 	t.Helper()
+	sameWithin(t, what, got, want, 1e-5)
+}
+
+// sameWithin allows a difference of tolerance times what is greater of 1 and the number.
+func sameWithin(t *testing.T, what string, got, want map[string]tensor.Value, tolerance float64) {
+	t.Helper()
 	for name, w := range want {
 		a, ok := got[name].(*tensor.Tensor)
 		b, ok2 := w.(*tensor.Tensor)
@@ -43,50 +51,78 @@ func sameOutputs(t *testing.T, what string, got, want map[string]tensor.Value) {
 		}
 		for i := range b.Len() {
 			x, y := tensor.Float64At(a, i), tensor.Float64At(b, i)
-			if !(math.Abs(x-y) <= 1e-5*(1+math.Abs(y))) && !(math.IsNaN(x) && math.IsNaN(y)) && x != y {
+			if !(math.Abs(x-y) <= tolerance*(1+math.Abs(y))) && !(math.IsNaN(x) && math.IsNaN(y)) && x != y {
 				t.Fatalf("%s: %s[%d] is %v, without it %v", what, name, i, x, y)
 			}
 		}
 	}
 }
 
+var corpus = flag.String("corpus", "", "further folders of models in the layout of retune verify, separated by commas; \"real\" is the set of real models")
+
 // Each model gives the same with every pass, with none, and with each one left out.
 func TestPassesChangeNothing(t *testing.T) {
-	files, _ := filepath.Glob("../models/*/model.onnx")
-	more, _ := filepath.Glob("../models/*/*/model.onnx")
-	if len(files) == 0 {
-		t.Fatal("no models")
+	folders := []string{"../models", "../models/rnn_variants", "../models/round_trip"}
+	for _, folder := range strings.Split(*corpus, ",") {
+		if folder == "real" {
+			folder = testkit.Dir(t, "models")
+		}
+		if folder != "" {
+			folders = append(folders, folder)
+		}
 	}
-	for _, f := range append(files, more...) {
-		t.Run(filepath.Base(filepath.Dir(f)), func(t *testing.T) {
-			m, err := onnx.Load(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			in := map[string]tensor.Value{}
-			i := 0
-			for _, v := range m.Graph.Inputs {
-				if v.Const != nil {
-					continue
-				}
-				data, err := os.ReadFile(filepath.Join(filepath.Dir(f), "test_data_set_0", fmt.Sprintf("input_%d.pb", i)))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if in[v.Name], err = onnx.DecodeValue(data, v.Type); err != nil {
-					t.Fatal(err)
-				}
-				i++
-			}
-			plain := runWith(t, m, in, runtime.WithoutPass("all"))
-			sameOutputs(t, "all passes", runWith(t, m, in), plain)
-			for _, name := range runtime.Passes() {
-				sameOutputs(t, "without "+name, runWith(t, m, in, runtime.WithoutPass(name)), plain)
-			}
-		})
+	count := 0
+	for i, folder := range folders {
+		files, err := filepath.Glob(filepath.Join(folder, "*", "model.onnx"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			count++
+			t.Run(filepath.Base(filepath.Dir(f)), func(t *testing.T) { passesChangeNothing(t, filepath.Dir(f), i > 2) })
+		}
+	}
+	if count == 0 {
+		t.Fatal("no models")
 	}
 	if _, err := runtime.NewSession(graph(nil, nil), runtime.WithoutPass("nonsense")); err == nil {
 		t.Error("a pass that does not exist is left out without an error")
+	}
+}
+
+// passesChangeNothing: the rounding of networks that are deep adds up.
+func passesChangeNothing(t *testing.T, folder string, deep bool) {
+	m, err := onnx.Load(filepath.Join(folder, "model.onnx"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	in := map[string]tensor.Value{}
+	i := 0
+	for _, v := range m.Graph.Inputs {
+		if v.Const != nil {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(folder, "test_data_set_0", fmt.Sprintf("input_%d.pb", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if in[v.Name], err = onnx.DecodeValue(data, v.Type); err != nil {
+			t.Fatal(err)
+		}
+		i++
+	}
+	tolerance := 1e-5
+	if deep {
+		tolerance = 1e-4
+	}
+	if slices.ContainsFunc(m.Graph.Inits, func(v *onnx.Value) bool { return v.Const.DType() == tensor.Float16 }) {
+		tolerance = 2e-3
+	}
+	plain := runWith(t, m, in, runtime.WithoutPass("all"))
+	sameWithin(t, "all passes", runWith(t, m, in), plain, tolerance)
+	for _, name := range runtime.Passes() {
+		sameWithin(t, "without "+name, runWith(t, m, in, runtime.WithoutPass(name)), plain, tolerance)
 	}
 }
 
