@@ -126,7 +126,7 @@ func pair(g *ops.Grad, m *onnx.Model, outName, target string) (out, y *onnx.Valu
 		return nil, nil, err
 	}
 	info := g.Info(out)
-	info.Const = nil
+	info = info.WithoutValue()
 	y, err = input(g, target, info)
 	return out, y, err
 }

@@ -504,42 +504,50 @@ func compareTable(how comparison) func(*Node) Table {
 	return fixed(t)
 }
 
+// modTerm is the remainder of two elements.
+func modTerm(n *Node, x []Dim) Dim {
+	if n.Int("fmod", 0) != 0 {
+		return x[0].Sub(x[0].Div(x[1]).Mul(x[1]))
+	}
+	return x[0].Mod(x[1])
+}
+
 func init() {
 	arith := []int{1, 6, 7, 13, 14}
 	bools := func(f func(a, b bool) bool) func(*Node) Table { return fixed(Table{tensor.Bool: elementwise(f)}) }
 	register(
-		pairOp("Add", arith, Numeric, 0, fixed(merge(Table{
+		withTerm(pairOp("Add", arith, Numeric, 0, fixed(merge(Table{
 			tensor.Float32: fast(kernel.Add[float32], kernel.AddScalar[float32], flip(kernel.AddScalar[float32])),
 			tensor.Float64: fast(kernel.Add[float64], kernel.AddScalar[float64], flip(kernel.AddScalar[float64]))},
 			intKernels(addK[int8](), addK[int16](), addK[int32](), addK[int64](), addK[uint8](), addK[uint16](), addK[uint32](), addK[uint64]()))),
-			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) { return dy, dy }),
-		pairOp("Sub", arith, Numeric, 0, fixed(merge(Table{
+			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) { return dy, dy }), fold1(Dim.Add)),
+		withTerm(pairOp("Sub", arith, Numeric, 0, fixed(merge(Table{
 			tensor.Float32: fast(kernel.Sub[float32], kernel.SubScalar[float32], kernel.ScalarSub[float32]),
 			tensor.Float64: fast(kernel.Sub[float64], kernel.SubScalar[float64], kernel.ScalarSub[float64])},
 			intKernels(subK[int8](), subK[int16](), subK[int32](), subK[int64](), subK[uint8](), subK[uint16](), subK[uint32](), subK[uint64]()))),
-			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) { return dy, g.Neg(dy) }),
-		pairOp("Mul", arith, Numeric, 0, fixed(merge(Table{
+			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) { return dy, g.Neg(dy) }), fold1(Dim.Sub)),
+		withTerm(pairOp("Mul", arith, Numeric, 0, fixed(merge(Table{
 			tensor.Float32: fast(kernel.Mul[float32], kernel.Scale[float32], flip(kernel.Scale[float32])),
 			tensor.Float64: fast(kernel.Mul[float64], kernel.Scale[float64], flip(kernel.Scale[float64]))},
 			intKernels(mulK[int8](), mulK[int16](), mulK[int32](), mulK[int64](), mulK[uint8](), mulK[uint16](), mulK[uint32](), mulK[uint64]()))),
 			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) {
 				return g.Mul(dy, b), g.Mul(dy, a)
-			}),
-		pairOp("Div", arith, Numeric, 0, fixed(merge(Table{
+			}), fold1(Dim.Mul)),
+		withTerm(pairOp("Div", arith, Numeric, 0, fixed(merge(Table{
 			tensor.Float32: fast(kernel.Div[float32], kernel.DivScalar[float32], kernel.ScalarDiv[float32]),
 			tensor.Float64: fast(kernel.Div[float64], kernel.DivScalar[float64], kernel.ScalarDiv[float64])},
 			intKernels(divK[int8](), divK[int16](), divK[int32](), divK[int64](), divK[uint8](), divK[uint16](), divK[uint32](), divK[uint64]()))),
 			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) {
 				da = g.Div(dy, b)
 				return da, g.Neg(g.Mul(da, g.Div(a, b)))
-			}),
-		pairOp("Mod", []int{10, 13}, Numeric, 0, func(n *Node) Table {
+			}), fold1(Dim.Div)),
+		withTerm(pairOp("Mod", []int{10, 13}, Numeric, 0, func(n *Node) Table {
 			f := n.Int("fmod", 0) != 0
 			return merge(floatPairs(floatMod(f)), intKernels(modK[int8](f), modK[int16](f), modK[int32](f), modK[int64](f),
 				modK[uint8](f), modK[uint16](f), modK[uint32](f), modK[uint64](f)))
 		}, func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) {
 			return dy, g.Neg(g.Mul(dy, g.Div(g.Sub(a, y), b)))
-		}),
+		}), modTerm),
 		powOp(),
 		pairOp("PRelu", []int{1, 6, 7, 9, 16}, Numeric, 0, fixed(merge(floatPairs(func(x, s float64) float64 {
 			if x < 0 {
@@ -552,26 +560,26 @@ func init() {
 				up, zero := g.Op("Greater", x, g.Like(x, 0)), g.Like(x, 0)
 				return g.Op("Where", up, dy, g.Mul(dy, s)), g.Op("Where", up, zero, g.Mul(dy, x))
 			}),
-		pairOp("And", []int{1, 7}, Bools, tensor.Bool, bools(func(a, b bool) bool { return a && b }), nil),
-		pairOp("Or", []int{1, 7}, Bools, tensor.Bool, bools(func(a, b bool) bool { return a || b }), nil),
+		withTerm(pairOp("And", []int{1, 7}, Bools, tensor.Bool, bools(func(a, b bool) bool { return a && b }), nil), fold1(Dim.Mul)),
+		withTerm(pairOp("Or", []int{1, 7}, Bools, tensor.Bool, bools(func(a, b bool) bool { return a || b }), nil), fold1(Dim.Max)),
 		pairOp("Xor", []int{1, 7}, Bools, tensor.Bool, bools(func(a, b bool) bool { return a != b }), nil),
-		pairOp("Equal", []int{1, 7, 11, 13, 19}, Numeric|Bools|Of(tensor.String), tensor.Bool, compareTable(equal), nil),
-		pairOp("Less", []int{1, 7, 9, 13}, Numeric, tensor.Bool, compareTable(less), nil),
-		pairOp("Greater", []int{1, 7, 9, 13}, Numeric, tensor.Bool, compareTable(greater), nil),
-		pairOp("LessOrEqual", []int{12, 16}, Numeric, tensor.Bool, compareTable(lessOrEqual), nil),
-		pairOp("GreaterOrEqual", []int{12, 16}, Numeric, tensor.Bool, compareTable(greaterOrEqual), nil),
+		withTerm(pairOp("Equal", []int{1, 7, 11, 13, 19}, Numeric|Bools|Of(tensor.String), tensor.Bool, compareTable(equal), nil), equalTerm),
+		withTerm(pairOp("Less", []int{1, 7, 9, 13}, Numeric, tensor.Bool, compareTable(less), nil), func(_ *Node, x []Dim) Dim { return not(notLess(x[0], x[1])) }),
+		withTerm(pairOp("Greater", []int{1, 7, 9, 13}, Numeric, tensor.Bool, compareTable(greater), nil), func(_ *Node, x []Dim) Dim { return not(notLess(x[1], x[0])) }),
+		withTerm(pairOp("LessOrEqual", []int{12, 16}, Numeric, tensor.Bool, compareTable(lessOrEqual), nil), func(_ *Node, x []Dim) Dim { return notLess(x[1], x[0]) }),
+		withTerm(pairOp("GreaterOrEqual", []int{12, 16}, Numeric, tensor.Bool, compareTable(greaterOrEqual), nil), func(_ *Node, x []Dim) Dim { return notLess(x[0], x[1]) }),
 		bitShift(),
 		pairOp("BitwiseAnd", []int{18}, Integers, 0, fixed(intKernels(andK[int8](), andK[int16](), andK[int32](), andK[int64](), andK[uint8](), andK[uint16](), andK[uint32](), andK[uint64]())), nil),
 		pairOp("BitwiseOr", []int{18}, Integers, 0, fixed(intKernels(orK[int8](), orK[int16](), orK[int32](), orK[int64](), orK[uint8](), orK[uint16](), orK[uint32](), orK[uint64]())), nil),
 		pairOp("BitwiseXor", []int{18}, Integers, 0, fixed(intKernels(xorK[int8](), xorK[int16](), xorK[int32](), xorK[int64](), xorK[uint8](), xorK[uint16](), xorK[uint32](), xorK[uint64]())), nil),
-		variadic("Max", []int{1, 6, 8, 12, 13}, merge(Table{
+		withTerm(variadic("Max", []int{1, 6, 8, 12, 13}, merge(Table{
 			tensor.Float32: fast(kernel.Max[float32], kernel.MaxScalar[float32], flip(kernel.MaxScalar[float32])),
 			tensor.Float64: fast(kernel.Max[float64], kernel.MaxScalar[float64], flip(kernel.MaxScalar[float64]))},
-			intKernels(maxK[int8](), maxK[int16](), maxK[int32](), maxK[int64](), maxK[uint8](), maxK[uint16](), maxK[uint32](), maxK[uint64]())), shareTies),
-		variadic("Min", []int{1, 6, 8, 12, 13}, merge(Table{
+			intKernels(maxK[int8](), maxK[int16](), maxK[int32](), maxK[int64](), maxK[uint8](), maxK[uint16](), maxK[uint32](), maxK[uint64]())), shareTies), fold1(Dim.Max)),
+		withTerm(variadic("Min", []int{1, 6, 8, 12, 13}, merge(Table{
 			tensor.Float32: fast(kernel.Min[float32], kernel.MinScalar[float32], flip(kernel.MinScalar[float32])),
 			tensor.Float64: fast(kernel.Min[float64], kernel.MinScalar[float64], flip(kernel.MinScalar[float64]))},
-			intKernels(minK[int8](), minK[int16](), minK[int32](), minK[int64](), minK[uint8](), minK[uint16](), minK[uint32](), minK[uint64]())), shareTies),
+			intKernels(minK[int8](), minK[int16](), minK[int32](), minK[int64](), minK[uint8](), minK[uint16](), minK[uint32](), minK[uint64]())), shareTies), fold1(Dim.Min)),
 		variadic("Sum", []int{1, 6, 8, 13}, Table{
 			tensor.Float32: fast(kernel.Add[float32], kernel.AddScalar[float32], flip(kernel.AddScalar[float32])),
 			tensor.Float64: fast(kernel.Add[float64], kernel.AddScalar[float64], flip(kernel.AddScalar[float64]))},
@@ -828,6 +836,15 @@ func variadic(name string, since []int, table Table, rule func(g *Grad, n *Node,
 
 func whereOp() Op {
 	return Op{Name: "Where", Since: []int{9, 16}, MinIn: 3, Types: []TypeSet{Bools, 0}, InPlace: []int{1, 2},
+		Term: func(_ *Node, x []Dim) Dim {
+			switch {
+			case x[0].Known() && x[0].N != 0, x[1].Same(x[2]):
+				return x[1]
+			case x[0].Known():
+				return x[2]
+			}
+			return Unknown
+		},
 		Infer: func(n *Node) ([]Info, error) {
 			out, err := Broadcast(n.In[1].DType, n.In...)
 			return []Info{out}, err
@@ -906,31 +923,7 @@ func (w choice[T]) run(o, n int, at [3]int) {
 // sumTo sums its input over the dimensions that broadcasting to it would have repeated.
 func sumTo() Op {
 	return Op{Domain: Internal, Name: "SumTo", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Of(tensor.Int64)},
-		Infer: func(n *Node) ([]Info, error) {
-			c := n.In[1].Const
-			if c == nil {
-				if s := n.In[1]; s.Ranked && len(s.Shape) == 1 && s.Shape[0].Known() {
-					dims := make([]Dim, s.Shape[0].N)
-					for i := range dims {
-						dims[i] = Unknown
-					}
-					return []Info{Tensor(n.In[0].DType, dims...)}, nil
-				}
-				return []Info{Unranked(n.In[0].DType)}, nil
-			}
-			v, err := c.Int64s()
-			if err != nil {
-				return nil, err
-			}
-			out := Info{DType: n.In[0].DType, Ranked: true, Shape: []Dim{}}
-			for _, d := range v {
-				if d < 0 {
-					return nil, fmt.Errorf("input 1 has a dimension of %d", d)
-				}
-				out.Shape = append(out.Shape, D(int(d)))
-			}
-			return []Info{out}, nil
-		},
+		Infer:   inferShapeInput(1),
 		Compile: Table{tensor.Float32: sumToT[float32], tensor.Float64: sumToT[float64]}.Always(0),
 		Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 			return []*onnx.Value{g.ExpandTo(dy[0], n.Inputs[0]), nil}, nil

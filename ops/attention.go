@@ -137,7 +137,7 @@ func inferAttention(n *Node) ([]Info, error) {
 			if w := i.Shape[2]; w.Known() && w.N%heads != 0 {
 				return d, fmt.Errorf("%s of %v does not divide among %d heads", what, i.Shape, heads)
 			}
-			return [4]Dim{i.Shape[0], D(heads), i.Shape[1], i.Shape[2].Map(func(n int) int { return n / heads })}, nil
+			return [4]Dim{i.Shape[0], D(heads), i.Shape[1], i.Shape[2].FloorDiv(D(heads))}, nil
 		}
 		return d, fmt.Errorf("%s of %v has neither three axes nor four", what, i.Shape)
 	}
@@ -159,8 +159,8 @@ func inferAttention(n *Node) ([]Info, error) {
 		switch {
 		case past.Ranked && len(past.Shape) != 4:
 			return nil, fmt.Errorf("past_key of %v has not four axes", past.Shape)
-		case past.Ranked && past.Shape[2].Known() && total.Known():
-			total = D(total.N + past.Shape[2].N)
+		case past.Ranked:
+			total = total.Add(past.Shape[2])
 		default:
 			total = Unknown
 		}
@@ -168,11 +168,7 @@ func inferAttention(n *Node) ([]Info, error) {
 	if len(q.Shape) == 4 {
 		out[0] = Tensor(q.DType, qd[0], qd[1], qd[2], vd[3])
 	} else {
-		width := Unknown
-		if qd[1].Known() && vd[3].Known() {
-			width = D(qd[1].N * vd[3].N)
-		}
-		out[0] = Tensor(q.DType, qd[0], qd[2], width)
+		out[0] = Tensor(q.DType, qd[0], qd[2], qd[1].Mul(vd[3]))
 	}
 	out[1] = Tensor(k.DType, kd[0], kd[1], total, kd[3])
 	out[2] = Tensor(v.DType, vd[0], vd[1], total, vd[3])

@@ -192,7 +192,7 @@ func (g *Grad) inner(name string) *Grad {
 
 // input adds an input to g.Graph, of which info is known.
 func (g *Grad) input(hint string, info Info) *onnx.Value {
-	info.Const = nil
+	info = info.WithoutValue()
 	v := &onnx.Value{Name: g.Names(hint), Type: info.declared()}
 	g.Graph.Inputs = append(g.Graph.Inputs, v)
 	g.Infos[v] = info
@@ -262,7 +262,7 @@ func (g *Grad) replace(graph *onnx.Graph, v, w *onnx.Value) {
 
 // output adds an output to a node of the forward graph.
 func (g *Grad) output(n *onnx.Node, hint string, info Info) *onnx.Value {
-	info.Const = nil
+	info = info.WithoutValue()
 	v := &onnx.Value{Name: g.Names(hint)}
 	n.AddOutput(v)
 	g.Infos[v] = info

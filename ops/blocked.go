@@ -69,7 +69,7 @@ func init() {
 func blockedInfo(shape []Dim) Info {
 	b := max(1, kernel.Block())
 	out := append(slices.Clone(shape), D(b))
-	out[1] = shape[1].Map(func(c int) int { return (c + b - 1) / b })
+	out[1] = shape[1].CeilDiv(D(b))
 	return Tensor(tensor.Float32, out...)
 }
 

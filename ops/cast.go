@@ -17,7 +17,8 @@ func init() {
 			if !to.Valid() || to == tensor.String || x.DType == tensor.String || x.DType != tensor.Undefined && x.DType.Bits() != to.Bits() {
 				return nil, fmt.Errorf("the bits of %s cannot be those of %s", x.DType, to)
 			}
-			x.DType, x.Const = to, nil
+			x = x.WithoutValue()
+			x.DType = to
 			return []Info{x}, nil
 		}, Compile: func(n *Node) (Kernel, error) {
 			return func(c *Ctx) error {
@@ -33,17 +34,19 @@ func init() {
 			Infer: func(n *Node) ([]Info, error) {
 				d, err := castTarget(n)
 				out := n.In[0]
-				out.DType, out.Const = d, nil
+				out = out.WithoutValue()
+				out.DType = d
 				return []Info{out}, err
 			},
-			Compile: compileCast,
+			Compile: compileCast, Term: castTerm,
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 				return []*onnx.Value{castBack(g, n, dy[0])}, nil
 			}},
 		Op{Name: "CastLike", Since: []int{15, 19, 21, 23, 24, 25}, MinIn: 2,
 			Infer: func(n *Node) ([]Info, error) {
 				out := n.In[0]
-				out.DType, out.Const = n.In[1].DType, nil
+				out = out.WithoutValue()
+				out.DType = n.In[1].DType
 				return []Info{out}, nil
 			},
 			Compile: compileCast,
@@ -51,6 +54,18 @@ func init() {
 				return []*onnx.Value{castBack(g, n, dy[0]), nil}, nil
 			}},
 	)
+}
+
+// castTerm is an element under another integer type.
+func castTerm(n *Node, x []Dim) Dim {
+	d, err := castTarget(n)
+	switch {
+	case err != nil:
+		return Unknown
+	case d != tensor.Bool:
+		return x[0]
+	}
+	return not(equalTerm(n, []Dim{x[0], D(0)}))
 }
 
 // castBack is the gradient of a cast between floating-point types; others let none through.

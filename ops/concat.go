@@ -11,8 +11,8 @@ import (
 
 func init() {
 	register(
-		Op{Name: "Concat", Since: []int{1, 4, 11, 13}, MinIn: 1, MaxIn: -1, Infer: inferConcat, Compile: compileConcat, Grad: gradConcat},
-		Op{Name: "Split", Since: []int{1, 2, 11, 13, 18}, MinIn: 1, MaxIn: 2, MinOut: 1, MaxOut: -1, Infer: inferSplit, Compile: compileSplit, Grad: gradSplit},
+		Op{Name: "Concat", Since: []int{1, 4, 11, 13}, MinIn: 1, MaxIn: -1, Infer: inferConcat, Moves: []int{-1}, Compile: compileConcat, Grad: gradConcat},
+		Op{Name: "Split", Since: []int{1, 2, 11, 13, 18}, MinIn: 1, MaxIn: 2, MinOut: 1, MaxOut: -1, Infer: inferSplit, Moves: []int{0}, Compile: compileSplit, Grad: gradSplit},
 	)
 }
 
@@ -55,16 +55,10 @@ func inferConcat(n *Node) ([]Info, error) {
 		for k, d := range in.Shape {
 			switch {
 			case k == axis:
-				if sum.Known() && d.Known() {
-					sum = D(sum.N + d.N)
-				} else if len(n.In) == 1 {
-					sum = d
-				} else {
-					sum = Unknown
-				}
+				sum = sum.Add(d)
 			case d.Known() && out.Shape[k].Known() && d.N != out.Shape[k].N:
 				return nil, fmt.Errorf("dimension %d of input %d is %d, of others %d", k, i, d.N, out.Shape[k].N)
-			case d.Known(), i == 0:
+			case d.Known(), alike(out.Shape[k], Unknown):
 				out.Shape[k] = d
 			}
 		}
@@ -203,6 +197,22 @@ func splitSizes(n *Node, d int, split []int64, given bool) ([]int, error) {
 	return sizes, nil
 }
 
+// splitDims is the sizes of equal parts of a dimension that is no number.
+func splitDims(n *Node, d Dim) []Dim {
+	parts := make([]Dim, len(n.Outputs))
+	chunk := d.FloorDiv(D(len(parts)))
+	if n.Since >= 18 {
+		chunk = d.CeilDiv(D(len(parts)))
+	}
+	for i := range parts {
+		parts[i] = chunk
+		if n.Since >= 18 && i > 0 { // the last ones may be shorter, or empty
+			parts[i] = d.Sub(chunk.Mul(D(i))).Min(chunk).Max(D(0))
+		}
+	}
+	return parts
+}
+
 func inferSplit(n *Node) ([]Info, error) {
 	in := n.Info(0)
 	out := make([]Info, len(n.Outputs))
@@ -224,11 +234,21 @@ func inferSplit(n *Node) ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
+	var parts []Dim
+	if given {
+		if parts = numbers(split); !known {
+			parts = n.Info(1).elements()
+		}
+	} else {
+		parts = splitDims(n, in.Shape[axis])
+	}
 	for i := range out {
 		s := slices.Clone(in.Shape)
 		s[axis] = Unknown
-		if given && known && i < len(split) && split[i] >= 0 {
-			s[axis] = D(int(split[i]))
+		if i < len(parts) {
+			if v, ok := parts[i].Int(); !ok || v >= 0 {
+				s[axis] = parts[i]
+			}
 		}
 		out[i] = Tensor(in.DType, s...)
 	}

@@ -181,7 +181,7 @@ func joinStates(fixed, in, out []Info) []Info {
 
 func withoutValues(in []Info) []Info {
 	for i := range in {
-		in[i].Const = nil
+		in[i] = in[i].WithoutValue()
 	}
 	return in
 }

@@ -76,7 +76,7 @@ func gradIf(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		grad = append(grad, &onnx.Attribute{Name: name, Type: onnx.AttrGraph, G: inner.Graph})
 	}
 	for i, d := range g.Internal("If", len(wrt), n.Inputs[:1], grad...) {
-		g.Infos[d] = withoutValues([]Info{g.Info(wrt[i])})[0]
+		g.Infos[d] = g.Info(wrt[i]).WithoutValue()
 		g.Contribute(wrt[i], d)
 	}
 	return nil, nil
@@ -145,7 +145,7 @@ func newReverse(g *Grad, n *Node, dy []*onnx.Value, states, outer, firstIn, firs
 			if final == nil {
 				final = &onnx.Value{Name: g.Names("final")}
 				n.SetOutput(i, final)
-				g.Infos[final] = withoutValues([]Info{g.Info(out)})[0]
+				g.Infos[final] = g.Info(out).WithoutValue()
 			}
 			start = g.Zeros(final)
 		}
@@ -201,7 +201,7 @@ func (r *reverse) close(node *onnx.Node, results int, sliced []*onnx.Value) (sta
 	ins := r.init
 	for _, v := range saved {
 		r.body.Outputs = append(r.body.Outputs, v)
-		info := withoutValues([]Info{r.Info(v)})[0]
+		info := r.Info(v).WithoutValue()
 		ins = append(ins, r.output(node, "saved", SequenceOf(info)))
 		inner.replace(inner.Graph, v, inner.input("saved", info))
 	}
@@ -212,7 +212,7 @@ func (r *reverse) close(node *onnx.Node, results int, sliced []*onnx.Value) (sta
 	outs := r.Internal("ReverseLoop", len(inner.Graph.Outputs), ins, IntAttr("states", int64(len(r.init))),
 		&onnx.Attribute{Name: "body", Type: onnx.AttrGraph, G: inner.Graph})
 	for i, v := range r.wrt {
-		r.Infos[outs[i]] = withoutValues([]Info{r.Info(v)})[0]
+		r.Infos[outs[i]] = r.Info(v).WithoutValue()
 	}
 	for i, v := range captures {
 		r.Contribute(v, outs[len(r.states)+i])

@@ -134,6 +134,30 @@ func (w *window) axis(i, in int) (out, begin, end int, err error) {
 	return out, begin, end, nil
 }
 
+// axisDim is axis for a dimension that is no number.
+func (w *window) axisDim(i int, in Dim) Dim {
+	eff, s := w.reach(i), D(w.stride[i])
+	if w.auto == "SAME_UPPER" || w.auto == "SAME_LOWER" {
+		return in.CeilDiv(s)
+	}
+	padded := in.Add(D(w.begin[i] + w.end[i]))
+	if !w.ceil {
+		return padded.Sub(D(eff)).FloorDiv(s).Add(D(1))
+	}
+	out := padded.Sub(D(eff)).CeilDiv(s).Add(D(1))
+	// Windows that would start in the padding at the end are left out, of which there is one at most.
+	return out.Min(in.Add(D(w.begin[i])).CeilDiv(s).Max(out.Sub(D(1))))
+}
+
+// transposedDim is transposed for a dimension that is no number.
+func (w *window) transposedDim(i int, in Dim, outPad int) Dim {
+	s := D(w.stride[i])
+	if w.auto == "SAME_UPPER" || w.auto == "SAME_LOWER" {
+		return in.Mul(s)
+	}
+	return in.Sub(D(1)).Mul(s).Add(number(int64(outPad + w.reach(i) - w.begin[i] - w.end[i])))
+}
+
 // transposed is the output size and the padding of a transposed convolution along axis
 // i over in elements; want is the size asked for, or -1.
 func (w *window) transposed(i, in, outPad, want int) (out, begin, end int, err error) {
@@ -233,7 +257,7 @@ func inferConv(transpose bool) func(*Node) ([]Info, error) {
 			if a.Known() && a.N%group != 0 {
 				return nil, fmt.Errorf("%d channels do not divide into %d groups", a.N, group)
 			}
-			c := b.Map(func(b int) int { return b * group })
+			c := b.Mul(D(group))
 			if out[1] = a; transpose {
 				out[1], c = c, a
 			}
@@ -268,7 +292,15 @@ func inferConv(transpose bool) func(*Node) ([]Info, error) {
 				out[i+2] = D(want[i])
 				continue
 			}
-			if !known || !d.Known() || d.N > maxWindow {
+			if !known || d.N > maxWindow {
+				continue
+			}
+			if !d.Known() {
+				if transpose {
+					out[i+2] = win.transposedDim(i, d, opad[i])
+				} else {
+					out[i+2] = win.axisDim(i, d)
+				}
 				continue
 			}
 			var o int

@@ -35,14 +35,14 @@ func cropAxes(n *Node, rank, count int) ([]int, error) {
 
 func inferCenterCropPad(n *Node) ([]Info, error) {
 	x := n.In[0]
-	v, known, err := constInts(n, 1)
+	v, known, err := n.list(1)
 	if err != nil {
 		return nil, err
 	}
 	if !x.Ranked {
 		return []Info{Unranked(x.DType)}, nil
 	}
-	count := listLen(n, 1)
+	count := -1
 	if known {
 		count = len(v)
 	}

@@ -163,12 +163,12 @@ func init() {
 	attr := func(n *Node, name string, def float32) float64 { return float64(n.Float(name, def)) }
 
 	register(
-		unaryOp("Abs", old, Numeric, merge(kernelTable(kernel.Abs[float32], kernel.Abs[float64]), unsignedTable,
+		withTerm(unaryOp("Abs", old, Numeric, merge(kernelTable(kernel.Abs[float32], kernel.Abs[float64]), unsignedTable,
 			signedTable(ints(absolute[int8]), ints(absolute[int16]), ints(absolute[int32]), ints(absolute[int64]))),
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Sign", x)) }),
-		unaryOp("Neg", old, Floats|Signed, merge(kernelTable(kernel.Neg[float32], kernel.Neg[float64]),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Sign", x)) }), func(_ *Node, x []Dim) Dim { return x[0].Max(D(0).Sub(x[0])) }),
+		withTerm(unaryOp("Neg", old, Floats|Signed, merge(kernelTable(kernel.Neg[float32], kernel.Neg[float64]),
 			signedTable(ints(negate[int8]), ints(negate[int16]), ints(negate[int32]), ints(negate[int64]))),
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Neg(dy) }),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Neg(dy) }), func(_ *Node, x []Dim) Dim { return D(0).Sub(x[0]) }),
 		unaryOp("Sign", []int{9, 13}, Numeric, merge(floatTable(sign), Table{
 			tensor.Uint8:  overSlices(each(func(v uint8) uint8 { return min(v, 1) })),
 			tensor.Uint16: overSlices(each(func(v uint16) uint16 { return min(v, 1) })),
@@ -310,7 +310,7 @@ func init() {
 			if a.Ranked && b.Ranked && len(a.Shape) != len(b.Shape) || a.DType != b.DType && a.DType != 0 && b.DType != 0 {
 				return nil, fmt.Errorf("the gate %s%v and the value %s%v differ", a.DType, a.Shape, b.DType, b.Shape)
 			}
-			a.Const = nil
+			a = a.WithoutValue()
 			return []Info{a}, nil
 		}, Compile: func(n *Node) (Kernel, error) {
 			alpha := float64(n.Float("alpha", 1))
@@ -343,6 +343,7 @@ func init() {
 		Op{Name: "Identity", Since: []int{1, 13, 14, 16, 19, 21, 23, 24, 25}, AnyKind: true, MinIn: 1, View: true, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[0]}, nil },
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) { return dy, nil }},
 		Op{Name: "Not", Since: []int{1}, MinIn: 1, Types: []TypeSet{Bools}, Infer: SameAs(0), InPlace: []int{0}, NoGrad: "it has no floating-point output", Flat: true,
+			Term:    func(_ *Node, x []Dim) Dim { return not(x[0]) },
 			Compile: Table{tensor.Bool: overSlices(each(func(v bool) bool { return !v }))}.Always(0)},
 		unaryOp("BitwiseNot", []int{18}, Integers, intKernels(invert[int8](), invert[int16](), invert[int32](), invert[int64](),
 			invert[uint8](), invert[uint16](), invert[uint32](), invert[uint64]()), nil),
@@ -364,6 +365,16 @@ func init() {
 				return []*onnx.Value{where(g, in, dy[0], g.Like(dy[0], 0))}, nil
 			}},
 		Op{Name: "Clip", Since: []int{11, 12, 13}, MinIn: 1, MaxIn: 3, Types: []TypeSet{Numeric}, Infer: SameAs(0), InPlace: []int{0},
+			Term: func(n *Node, x []Dim) Dim {
+				y := x[0]
+				if n.Has(1) {
+					y = y.Max(x[1])
+				}
+				if n.Has(2) {
+					y = y.Min(x[2])
+				}
+				return y
+			},
 			Compile: Table{
 				tensor.Float32: clipFloat[float32], tensor.Float64: clipFloat[float64], tensor.Int8: clip[int8], tensor.Int16: clip[int16],
 				tensor.Int32: clip[int32], tensor.Int64: clip[int64], tensor.Uint8: clip[uint8], tensor.Uint16: clip[uint16],
@@ -476,7 +487,8 @@ func boolTest(name string, since []int, f func(n *Node) func(float64) bool) Op {
 		Types: []TypeSet{Floats | Of(tensor.Float8E4M3FN, tensor.Float8E4M3FNUZ, tensor.Float8E5M2, tensor.Float8E5M2FNUZ)},
 		Infer: func(n *Node) ([]Info, error) {
 			out := n.In[0]
-			out.DType, out.Const = tensor.Bool, nil
+			out = out.WithoutValue()
+			out.DType = tensor.Bool
 			return []Info{out}, nil
 		},
 		Compile: func(n *Node) (Kernel, error) {
@@ -550,8 +562,8 @@ func shrink[T ordered](bias, lambd float64) Kernel {
 }
 
 func inferDropout(n *Node) ([]Info, error) {
-	y, mask := n.In[0], n.In[0]
-	y.Const, mask.Const = nil, nil
+	y := n.In[0].WithoutValue()
+	mask := y
 	if n.Since >= 10 {
 		mask.DType = tensor.Bool
 	}
@@ -710,7 +722,7 @@ func gradDropout(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		mask = &onnx.Value{Name: g.Names("mask")}
 		n.SetOutput(1, mask)
 		info := n.Info(0)
-		info.Const = nil
+		info = info.WithoutValue()
 		if n.Since >= 10 {
 			info.DType = tensor.Bool
 		}

@@ -126,17 +126,17 @@ func inferCol2Im(n *Node) ([]Info, error) {
 	if x.Ranked && len(x.Shape) != 3 {
 		return nil, fmt.Errorf("columns of rank %d, not 3", len(x.Shape))
 	}
-	image, knownImage, err := constInts(n, 1)
+	image, knownImage, err := n.list(1)
 	if err != nil {
 		return nil, err
 	}
-	block, knownBlock, err := constInts(n, 2)
+	block, knownBlock, err := n.list(2)
 	if err != nil {
 		return nil, err
 	}
 	if !knownImage {
-		if l := max(listLen(n, 1), listLen(n, 2)); l >= 0 {
-			return []Info{Tensor(x.DType, unknownDims(l+2)...)}, nil
+		if knownBlock {
+			return []Info{Tensor(x.DType, unknownDims(len(block)+2)...)}, nil
 		}
 		return []Info{Unranked(x.DType)}, nil
 	}
@@ -150,11 +150,21 @@ func inferCol2Im(n *Node) ([]Info, error) {
 	}
 	out.Shape[0] = x.Shape[0]
 	if knownBlock {
-		f, err := foldOf(n, toInts(image), toInts(block))
+		out.Shape[1] = x.Shape[1].FloorDiv(dimsProduct(block))
+	}
+	imageOf, knownImage, err := constInts(n, 1)
+	if err != nil {
+		return nil, err
+	}
+	blockOf, knownBlock, err := constInts(n, 2)
+	if err != nil {
+		return nil, err
+	}
+	if knownImage && knownBlock {
+		f, err := foldOf(n, toInts(imageOf), toInts(blockOf))
 		if err != nil {
 			return nil, err
 		}
-		out.Shape[1] = x.Shape[1].Map(func(d int) int { return d / f.rows })
 		if xs, ok := x.Static(); ok {
 			if _, _, err := f.columns(xs); err != nil {
 				return nil, err

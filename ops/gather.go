@@ -12,11 +12,11 @@ import (
 // The Gather and Scatter families.
 func init() {
 	register(
-		Op{Name: "Gather", Since: []int{1, 11, 13}, MinIn: 2, Infer: inferGather, Compile: compileGather, Grad: gradGather},
+		Op{Name: "Gather", Since: []int{1, 11, 13}, MinIn: 2, Infer: inferGather, Moves: []int{0}, Compile: compileGather, Grad: gradGather},
 		Op{Domain: Internal, Name: "GatherGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(gatherAt), NoGrad: noSecond},
-		Op{Name: "GatherElements", Since: []int{11, 13}, MinIn: 2, Infer: inferGatherElements, Compile: compileGatherElements, Grad: gradGather},
+		Op{Name: "GatherElements", Since: []int{11, 13}, MinIn: 2, Infer: inferGatherElements, Moves: []int{0}, Compile: compileGatherElements, Grad: gradGather},
 		Op{Domain: Internal, Name: "GatherElementsGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(elementsAt), NoGrad: noSecond},
-		Op{Name: "GatherND", Since: []int{11, 12, 13}, MinIn: 2, Infer: inferGatherND, Compile: compileGatherND, Grad: gradGather},
+		Op{Name: "GatherND", Since: []int{11, 12, 13}, MinIn: 2, Infer: inferGatherND, Moves: []int{0}, Compile: compileGatherND, Grad: gradGather},
 		Op{Domain: Internal, Name: "GatherNDGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(ndAt), NoGrad: noSecond},
 		Op{Name: "Scatter", Since: []int{9, 11}, MinIn: 3, Infer: SameAs(0), Compile: compileScatter(elementsAt), InPlace: []int{0}, Grad: gradScatter("GatherElements")},
 		Op{Name: "ScatterElements", Since: []int{11, 13, 16, 18}, MinIn: 3, Infer: SameAs(0), Compile: compileScatter(elementsAt), InPlace: []int{0}, Grad: gradScatter("GatherElements")},
@@ -199,7 +199,8 @@ func compileGather(*Node) (Kernel, error) {
 
 func inferGatherElements(n *Node) ([]Info, error) {
 	out := n.Info(1)
-	out.DType, out.Const = n.Info(0).DType, nil
+	out = out.WithoutValue()
+	out.DType = n.Info(0).DType
 	return []Info{out}, nil
 }
 

@@ -584,18 +584,23 @@ func inferAffineGrid(n *Node) ([]Info, error) {
 	if theta.Ranked && (len(theta.Shape) != 3 || theta.Shape[1].Known() && theta.Shape[2].Known() && theta.Shape[2].N != theta.Shape[1].N+1) {
 		return nil, fmt.Errorf("theta of %v is not a batch of matrices [2, 3] or [3, 4]", theta.Shape)
 	}
-	v, known, err := constInts(n, 1)
-	if err != nil {
-		return nil, err
+	v, ok, err := n.list(1)
+	if err != nil || !ok {
+		return []Info{Unranked(theta.DType)}, err
 	}
-	if !known {
-		if l := listLen(n, 1); l >= 0 {
-			return []Info{Tensor(theta.DType, unknownDims(l)...)}, nil
+	if c := n.Info(1).Const; c != nil {
+		size, err := c.Int64s()
+		if err != nil {
+			return nil, err
 		}
-		return []Info{Unranked(theta.DType)}, nil
+		if _, err := affineShape(toInts(size)); err != nil {
+			return nil, err
+		}
 	}
-	shape, err := affineShape(toInts(v))
-	return []Info{Tensor(theta.DType, Dims(shape)...)}, err
+	if len(v) != 4 && len(v) != 5 {
+		return nil, fmt.Errorf("a size of %v is not N×C×H×W or N×C×D×H×W", v)
+	}
+	return []Info{Tensor(theta.DType, slices.Concat(v[:1], v[2:], []Dim{D(len(v) - 2)})...)}, nil
 }
 
 // affineShape is the shape of the grid for an image of that size, N×C×spatial.

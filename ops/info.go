@@ -8,45 +8,6 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-// Dim is one dimension as far as it is known: a number (N ≥ 0), a named unknown
-// (N < 0, Sym set) that equals every other of its name, or simply unknown.
-type Dim struct {
-	N   int
-	Sym string
-}
-
-// D is a known dimension.
-func D(n int) Dim { return Dim{N: n} }
-
-// Unknown is a dimension of which nothing is known.
-var Unknown = Dim{N: -1}
-
-// Known reports whether the dimension is a number.
-func (d Dim) Known() bool { return d.N >= 0 }
-
-// Same reports whether two dimensions are sure to be equal.
-func (d Dim) Same(e Dim) bool {
-	return d.N >= 0 && d.N == e.N || d.N < 0 && e.N < 0 && d.Sym != "" && d.Sym == e.Sym
-}
-
-func (d Dim) String() string {
-	switch {
-	case d.N >= 0:
-		return fmt.Sprint(d.N)
-	case d.Sym != "":
-		return d.Sym
-	}
-	return "?"
-}
-
-// Map is f of a known dimension, unknown of an unknown one.
-func (d Dim) Map(f func(int) int) Dim {
-	if d.Known() {
-		return D(f(d.N))
-	}
-	return Unknown
-}
-
 // Info is what is known of a value before it is computed.
 type Info struct {
 	Kind   onnx.TypeKind
@@ -54,6 +15,7 @@ type Info struct {
 	Ranked bool         // whether Shape says anything
 	Shape  []Dim
 	Const  *tensor.Tensor // the value itself, where it is known
+	Values []Dim          // else, of few integers or bools, the elements as far as they are known; nil: none is
 	Elem   *Info          // of a sequence or optional: what is known of each element; nil: nothing
 }
 
@@ -62,8 +24,14 @@ const none = onnx.TypeKind(-1)
 
 // SequenceOf is the Info of a sequence of such elements.
 func SequenceOf(elem Info) Info {
-	elem.Const = nil
+	elem = elem.WithoutValue()
 	return Info{Kind: onnx.SequenceType, DType: elem.DType, Elem: &elem}
+}
+
+// WithoutValue is what is known but for the value.
+func (i Info) WithoutValue() Info {
+	i.Const, i.Values = nil, nil
+	return i
 }
 
 // element is what is known of an element of a sequence or optional.
@@ -76,7 +44,7 @@ func (i Info) element() Info {
 
 // Equal reports whether the same is known; values are not looked at.
 func (i Info) Equal(j Info) bool {
-	return i.Kind == j.Kind && i.DType == j.DType && i.Ranked == j.Ranked && slices.Equal(i.Shape, j.Shape) &&
+	return i.Kind == j.Kind && i.DType == j.DType && i.Ranked == j.Ranked && slices.EqualFunc(i.Shape, j.Shape, alike) &&
 		(i.Elem == nil) == (j.Elem == nil) && (i.Elem == nil || i.Elem.Equal(*j.Elem))
 }
 
@@ -123,7 +91,7 @@ func InfoOfType(t *onnx.Type) Info {
 		for _, d := range t.Shape {
 			switch {
 			case d.Param != "":
-				i.Shape = append(i.Shape, Dim{N: -1, Sym: d.Param})
+				i.Shape = append(i.Shape, Symbol(d.Param))
 			case d.Value >= 0:
 				i.Shape = append(i.Shape, D(int(d.Value)))
 			default:
@@ -176,7 +144,7 @@ func Dims(shape []int) []Dim {
 func SameAs(i int) func(*Node) ([]Info, error) {
 	return func(n *Node) ([]Info, error) {
 		out := n.Info(i)
-		out.Const = nil
+		out = out.WithoutValue()
 		return []Info{out}, nil
 	}
 }
@@ -201,7 +169,7 @@ func BroadcastDims(a, b []Dim) ([]Dim, error) {
 		case d.Known():
 			out[off+i] = d
 		default:
-			out[off+i] = Unknown
+			out[off+i] = broadcastOf(e, d)
 		}
 	}
 	return out, nil

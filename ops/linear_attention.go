@@ -54,12 +54,12 @@ func init() {
 		Op{Name: "CausalConvWithState", Since: []int{27}, MinIn: 2, MaxIn: 4, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats},
 			Infer: func(n *Node) ([]Info, error) {
 				x, w := n.In[0], n.In[1]
-				y, state := withoutValues([]Info{x})[0], Unranked(x.DType)
+				y, state := x.WithoutValue(), Unranked(x.DType)
 				if x.Ranked && len(x.Shape) != 3 || w.Ranked && len(w.Shape) != 3 {
 					return nil, fmt.Errorf("an input of %v and a kernel of %v have not three axes each", x.Shape, w.Shape)
 				}
 				if x.Ranked && w.Ranked {
-					state = Tensor(x.DType, x.Shape[0], x.Shape[1], w.Shape[2].Map(func(k int) int { return max(k-1, 0) }))
+					state = Tensor(x.DType, x.Shape[0], x.Shape[1], w.Shape[2].Sub(D(1)).Max(D(0)))
 				}
 				return []Info{y, state}, nil
 			},
@@ -150,9 +150,8 @@ func inferLinearAttention(n *Node) ([]Info, error) {
 	if len(q.Shape) != 3 || len(k.Shape) != 3 || len(v.Shape) != 3 {
 		return nil, fmt.Errorf("query of %v, key of %v and value of %v have not three axes each", q.Shape, k.Shape, v.Shape)
 	}
-	per := func(d Dim) Dim { return d.Map(func(n int) int { return n / s.kvHeads }) }
-	dk, dv := per(k.Shape[2]), per(v.Shape[2])
-	out := Tensor(q.DType, q.Shape[0], q.Shape[1], dv.Map(func(n int) int { return n * s.qHeads }))
+	dk, dv := k.Shape[2].FloorDiv(D(s.kvHeads)), v.Shape[2].FloorDiv(D(s.kvHeads))
+	out := Tensor(q.DType, q.Shape[0], q.Shape[1], dv.Mul(D(s.qHeads)))
 	return []Info{out, Tensor(state, q.Shape[0], D(s.kvHeads), dk, dv)}, nil
 }
 

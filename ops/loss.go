@@ -57,7 +57,7 @@ func inferLoss(n *Node) ([]Info, error) {
 		return nil, err
 	}
 	scores, target := n.In[0], n.In[1]
-	scores.Const = nil
+	scores = scores.WithoutValue()
 	out := Tensor(scores.DType)
 	if s.reduction == "none" {
 		if out = Unranked(scores.DType); target.Ranked {

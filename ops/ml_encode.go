@@ -14,7 +14,8 @@ import (
 func init() {
 	float := func(n *Node) ([]Info, error) {
 		out := n.In[0]
-		out.DType, out.Const = tensor.Float32, nil
+		out = out.WithoutValue()
+		out.DType = tensor.Float32
 		return []Info{out}, nil
 	}
 	register(
@@ -24,7 +25,7 @@ func init() {
 		Op{Domain: mlDomain, Name: "CategoryMapper", Since: []int{1}, MinIn: 1, Types: []TypeSet{Of(tensor.String, tensor.Int64)},
 			Infer: func(n *Node) ([]Info, error) {
 				out := n.In[0]
-				out.Const = nil
+				out = out.WithoutValue()
 				switch out.DType {
 				case tensor.String:
 					out.DType = tensor.Int64
@@ -679,7 +680,7 @@ func encoding(n *Node) (keys, values, def *tensor.Tensor, err error) {
 
 func inferLabelEncoder(n *Node) ([]Info, error) {
 	out := n.In[0]
-	out.Const = nil
+	out = out.WithoutValue()
 	if n.Since == 1 {
 		switch out.DType {
 		case tensor.String:

@@ -427,19 +427,8 @@ func scatterT[T any](p *kernel.Pool, dst, src []T, r runs, f func(d, s []T)) {
 // inferShapeInput infers an output of input 0's type whose shape is the value of input i.
 func inferShapeInput(i int) func(*Node) ([]Info, error) {
 	return func(n *Node) ([]Info, error) {
-		d := n.Info(0).DType
-		v, known, err := constInts(n, i)
-		if err != nil {
-			return nil, err
-		}
-		if known {
-			shape, err := dimsOf(v)
-			return []Info{Tensor(d, shape...)}, err
-		}
-		if l := listLen(n, i); l >= 0 {
-			return []Info{Tensor(d, unknownDims(l)...)}, nil
-		}
-		return []Info{Unranked(d)}, nil
+		out, err := n.shaped(n.Info(0).DType, i)
+		return []Info{out}, err
 	}
 }
 

@@ -108,7 +108,7 @@ func inferGrads(like ...int) func(*Node) ([]Info, error) {
 			out = append(out, n.Info(i))
 		}
 		for i := range out {
-			out[i].Const = nil
+			out[i] = out[i].WithoutValue()
 		}
 		return out, nil
 	}
@@ -143,8 +143,7 @@ func batchChannels(n *Node, xs []int) (batch, ch, inner int, err error) {
 }
 
 func inferBatchNorm(n *Node) ([]Info, error) {
-	x, mean := n.In[0], n.In[3]
-	x.Const, mean.Const = nil, nil
+	x, mean := n.In[0].WithoutValue(), n.In[3].WithoutValue()
 	ch := Unknown
 	if x.Ranked && (n.Since >= 9 || n.Int("spatial", 1) != 0) {
 		switch len(x.Shape) {
@@ -511,7 +510,7 @@ func gradBatchNorm(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 
 func inferLayerNorm(n *Node) ([]Info, error) {
 	x := n.In[0]
-	x.Const = nil
+	x = x.WithoutValue()
 	stat := Unranked(statType(n))
 	if x.Ranked {
 		axis, err := n.Axis("axis", -1, len(x.Shape))
@@ -724,7 +723,7 @@ func layerNorm[T kernel.Float](c *Ctx, rms bool) error {
 
 func inferLayerNormGrad(n *Node) ([]Info, error) {
 	x, p := n.In[1], Unranked(n.In[2].DType)
-	x.Const = nil
+	x = x.WithoutValue()
 	if x.Ranked {
 		axis, err := n.Axis("axis", -1, len(x.Shape))
 		if err != nil {

@@ -36,6 +36,12 @@ type Op struct {
 	// by [Ctx.Alloc].
 	Infer func(n *Node) ([]Info, error)
 
+	// What is known of elements of integers, for shapes that are computed: either Moves, the inputs that the elements of the outputs are
+	// taken from as they are (-1: all), or Term, of an elementwise operator, an element of the output from those of the inputs
+	// (Unknown where one is left out). Infer may also set [Info.Values] itself.
+	Moves []int
+	Term  func(n *Node, x []Dim) Dim
+
 	// BodyIn says what is known of the inputs of the subgraph under an attribute: with in nil, in its first run;
 	// else in any run, from what was known of its inputs and, from those, of its outputs.
 	BodyIn func(n *Node, attr string, in, out []Info) []Info
@@ -259,7 +265,9 @@ func (n *Node) InferOutputs() ([]Info, error) {
 	for len(out) < len(n.Outputs) {
 		out = append(out, Info{})
 	}
-	return out[:len(n.Outputs)], nil
+	out = out[:len(n.Outputs)]
+	n.inferValues(out)
+	return out, nil
 }
 
 // Has reports whether the i-th input is there.

@@ -22,7 +22,7 @@ func init() {
 				}
 				out := slices.Concat(n.In[2:2+k], n.In[2+2*k:])
 				for i := range out {
-					out[i].Const = nil
+					out[i] = out[i].WithoutValue()
 				}
 				return out, nil
 			},

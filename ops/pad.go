@@ -11,9 +11,9 @@ import (
 
 func init() {
 	register(
-		Op{Name: "Pad", Since: []int{1, 2, 11, 13, 18, 19, 21, 23, 24, 25}, MinIn: 1, MaxIn: 4, Infer: inferPad, Compile: compilePad, Grad: gradPad},
+		Op{Name: "Pad", Since: []int{1, 2, 11, 13, 18, 19, 21, 23, 24, 25}, MinIn: 1, MaxIn: 4, Infer: inferPad, Moves: []int{0, 2}, Compile: compilePad, Grad: gradPad},
 		Op{Domain: Internal, Name: "PadGrad", Since: []int{1}, MinIn: 3, MaxIn: 4, Infer: inferShapeInput(1), Compile: compilePadGrad, NoGrad: noSecond},
-		Op{Name: "Tile", Since: []int{1, 6, 13}, MinIn: 2, MaxIn: 3, Infer: inferTile, Compile: compileTile, Grad: gradTile},
+		Op{Name: "Tile", Since: []int{1, 6, 13}, MinIn: 2, MaxIn: 3, Infer: inferTile, Moves: []int{0}, Compile: compileTile, Grad: gradTile},
 		Op{Domain: Internal, Name: "TileGrad", Since: []int{1}, MinIn: 2, Infer: inferShapeInput(1), Compile: compileTileGrad, NoGrad: noSecond},
 	)
 }
@@ -72,6 +72,25 @@ func inferPad(n *Node) ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
+	if v := n.Info(1).elements(); !known && v != nil && (!n.Has(3) || axesKnown) {
+		ax := make([]int, rank)
+		for i := range ax {
+			ax[i] = i
+		}
+		if axesKnown {
+			if ax, err = NormAxes(axes, rank); err != nil {
+				return nil, err
+			}
+		}
+		if len(v) != 2*len(ax) {
+			return nil, fmt.Errorf("%d pads for %d axes", len(v), len(ax))
+		}
+		out := slices.Clone(in.Shape)
+		for i, a := range ax {
+			out[a] = out[a].Add(v[i]).Add(v[len(ax)+i])
+		}
+		return []Info{Tensor(in.DType, out...)}, nil
+	}
 	if !known || n.Has(3) && !axesKnown {
 		out := unknownDims(rank)
 		if axesKnown {
@@ -99,8 +118,8 @@ func inferPad(n *Node) ([]Info, error) {
 				return nil, fmt.Errorf("pads %d and %d leave less than nothing of dimension %d of %d", begin[i], end[i], i, d.N)
 			}
 			out[i] = D(d.N + begin[i] + end[i])
-		case begin[i] != 0 || end[i] != 0:
-			out[i] = Unknown
+		default:
+			out[i] = d.Add(number(int64(begin[i]) + int64(end[i])))
 		}
 	}
 	return []Info{Tensor(in.DType, out...)}, nil
@@ -389,6 +408,13 @@ func inferTile(n *Node) ([]Info, error) {
 	if !in.Ranked {
 		return []Info{Unranked(in.DType)}, nil
 	}
+	if v := n.Info(1).elements(); n.Info(1).Const == nil && !n.Has(2) && len(v) == len(in.Shape) {
+		out := slices.Clone(in.Shape)
+		for i := range out {
+			out[i] = out[i].Mul(v[i])
+		}
+		return []Info{Tensor(in.DType, out...)}, nil
+	}
 	if n.Info(1).Const == nil || n.Has(2) && n.Info(2).Const == nil {
 		return []Info{Tensor(in.DType, unknownDims(len(in.Shape))...)}, nil
 	}
@@ -408,7 +434,7 @@ func inferTile(n *Node) ([]Info, error) {
 			}
 			return nil, fmt.Errorf("dimension %d of %d is repeated %d times", i, out[i].N, r)
 		}
-		out[i] = Unknown
+		out[i] = out[i].Mul(number(r))
 	}
 	return []Info{Tensor(in.DType, out...)}, nil
 }

@@ -194,8 +194,12 @@ func inferPool(n *Node) ([]Info, error) {
 		}
 		out := []Dim{x.Shape[0], x.Shape[1]}
 		for i, d := range x.Shape[2:] {
-			if !d.Known() || d.N > maxWindow {
+			if d.N > maxWindow {
 				out = append(out, Unknown)
+				continue
+			}
+			if !d.Known() {
+				out = append(out, w.axisDim(i, d))
 				continue
 			}
 			o, _, _, err := w.axis(i, d.N)
@@ -803,7 +807,7 @@ func inferUnpool(n *Node) ([]Info, error) {
 		return nil, err
 	}
 	if n.Has(2) {
-		v, known, err := constInts(n, 2)
+		v, known, err := n.list(2)
 		if err != nil || !known {
 			return []Info{Tensor(x.DType, unknownDims(len(x.Shape))...)}, err
 		}

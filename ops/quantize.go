@@ -35,7 +35,8 @@ func init() {
 	register(Op{Name: "DynamicQuantizeLinear", Since: []int{11}, MinIn: 1, MinOut: 3, MaxOut: 3, Types: []TypeSet{Of(tensor.Float32)}, NoGrad: "its output is rounded",
 		Infer: func(n *Node) ([]Info, error) {
 			y := n.In[0]
-			y.DType, y.Const = tensor.Uint8, nil
+			y = y.WithoutValue()
+			y.DType = tensor.Uint8
 			return []Info{y, Tensor(tensor.Float32), Tensor(tensor.Uint8)}, nil
 		},
 		Compile: func(*Node) (Kernel, error) {
@@ -110,13 +111,15 @@ func inferQuantize(n *Node) ([]Info, error) {
 		return nil, err
 	}
 	y := n.In[0]
-	y.DType, y.Const = d, nil
+	y = y.WithoutValue()
+	y.DType = d
 	return []Info{y}, nil
 }
 
 func inferDequantize(n *Node) ([]Info, error) {
 	y := n.In[0]
-	y.DType, y.Const = n.In[1].DType, nil
+	y = y.WithoutValue()
+	y.DType = n.In[1].DType
 	if d := tensor.DType(n.Int("output_dtype", 0)); d != 0 {
 		if !Floats.Has(d) {
 			return nil, fmt.Errorf("output_dtype %d is no floating-point type", int(d))

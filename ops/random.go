@@ -19,7 +19,7 @@ func init() {
 				if err != nil {
 					return nil, err
 				}
-				dims, err := dimsOf(n.Ints("shape", nil))
+				dims, err := dimsOf(numbers(n.Ints("shape", nil)))
 				return []Info{Tensor(d, dims...)}, err
 			}, Compile: compileDraws(draw)}
 	}
@@ -77,7 +77,7 @@ func drawnType(n *Node, def tensor.DType, allowed TypeSet) (tensor.DType, error)
 
 func inferDrawnLike(n *Node, allowed TypeSet) ([]Info, error) {
 	out := n.In[0]
-	out.Const = nil
+	out = out.WithoutValue()
 	var err error
 	out.DType, err = drawnType(n, out.DType, allowed)
 	if err == nil && out.DType != tensor.Undefined && !allowed.Has(out.DType) {

@@ -79,7 +79,7 @@ func init() {
 				out[6] = Tensor(x, dirs, D(3*spec.hidden))
 			}
 			for i := range out {
-				out[i].Const = nil
+				out[i] = out[i].WithoutValue()
 			}
 			return out, nil
 		},

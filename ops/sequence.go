@@ -141,7 +141,7 @@ func init() {
 				if len(n.In) == 0 {
 					return []Info{{Kind: onnx.OptionalType}}, nil
 				}
-				e := withoutValues([]Info{n.In[0]})[0]
+				e := n.In[0].WithoutValue()
 				return []Info{{Kind: onnx.OptionalType, DType: e.DType, Elem: &e}}, nil
 			},
 			Compile: run(func(c *Ctx) error {
@@ -159,7 +159,7 @@ func init() {
 		Op{Name: "OptionalGetElement", Since: []int{15, 18}, AnyKind: true, MinIn: 1,
 			Infer: func(n *Node) ([]Info, error) {
 				if n.In[0].Kind != onnx.OptionalType {
-					return []Info{withoutValues([]Info{n.In[0]})[0]}, nil
+					return []Info{n.In[0].WithoutValue()}, nil
 				}
 				if n.In[0].Elem == nil {
 					return []Info{{}}, nil

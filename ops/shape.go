@@ -20,7 +20,7 @@ func init() {
 		Op{Name: "Flatten", Since: []int{1, 9, 11, 13, 21, 23, 24, 25}, MinIn: 1, View: true, Infer: inferFlatten, Grad: gradReshape},
 		Op{Name: "Squeeze", Since: []int{1, 11, 13, 21, 23, 24, 25}, MinIn: 1, MaxIn: 2, View: true, Infer: inferSqueeze, Grad: gradReshape},
 		Op{Name: "Unsqueeze", Since: []int{1, 11, 13, 21, 23, 24, 25}, MinIn: 1, MaxIn: 2, View: true, Infer: inferUnsqueeze, Grad: gradReshape},
-		Op{Name: "Expand", Since: []int{8, 13}, MinIn: 2, Infer: inferExpand, Compile: compileExpand,
+		Op{Name: "Expand", Since: []int{8, 13}, MinIn: 2, Infer: inferExpand, Moves: []int{0}, Compile: compileExpand,
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 				return []*onnx.Value{g.SumTo(dy[0], n.Inputs[0]), nil}, nil
 			}},
@@ -93,26 +93,14 @@ func runInts(c *Ctx, name string, i, before int) (v []int64, ok bool, err error)
 
 // dimsProduct is the product of dimensions, as far as it is known.
 func dimsProduct(ds []Dim) Dim {
-	p, odd := 1, Dim{N: 1}
-	odds := 0
+	p := D(1)
 	for _, d := range ds {
-		switch {
-		case d.N == 0:
+		if d.N == 0 {
 			return D(0)
-		case d.Known():
-			p *= d.N
-		default:
-			odd = d
-			odds++
 		}
+		p = p.Mul(d)
 	}
-	switch {
-	case odds == 0:
-		return D(p)
-	case odds == 1 && p == 1:
-		return odd
-	}
-	return Unknown
+	return p
 }
 
 // rowMajor is the strides of a contiguous tensor of that shape.
@@ -180,14 +168,14 @@ func inferShape(n *Node) ([]Info, error) {
 	}
 	lo, hi := shapeRange(n, len(in.Shape))
 	out := Tensor(tensor.Int64, D(hi-lo))
-	v := make([]int64, 0, hi-lo)
-	for _, d := range in.Shape[lo:hi] {
-		if !d.Known() {
-			return []Info{out}, nil
+	out.setElements(in.Shape[lo:hi])
+	if v := in.Shape[lo:hi]; len(v) > maxValues && !slices.ContainsFunc(v, func(d Dim) bool { return !d.Known() }) {
+		ints := make([]int64, len(v))
+		for i, d := range v {
+			ints[i] = int64(d.N)
 		}
-		v = append(v, int64(d.N))
+		out.Const = tensor.New(ints, len(ints))
 	}
-	out.Const = tensor.New(v, len(v))
 	return []Info{out}, nil
 }
 
@@ -213,9 +201,7 @@ func inferSize(n *Node) ([]Info, error) {
 	out := Tensor(tensor.Int64)
 	out.Shape = []Dim{}
 	if in := n.Info(0); in.Ranked && in.Kind == onnx.TensorType {
-		if p := dimsProduct(in.Shape); p.Known() {
-			out.Const = tensor.Scalar(int64(p.N))
-		}
+		out.setElements([]Dim{dimsProduct(in.Shape)})
 	}
 	return []Info{out}, nil
 }
@@ -243,25 +229,35 @@ func gradReshape(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 
 func inferReshape(n *Node) ([]Info, error) {
 	in := n.Info(0)
-	want, ok, known, err := n.IntsInput("shape", 1, 5)
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		return nil, errors.New("no shape is given")
+	var want []Dim
+	known := true
+	if n.Since < 5 {
+		want = numbers(n.Ints("shape", nil))
+		known = n.Attr("shape") != nil
+	} else if known = n.Has(1); known {
+		v, ok, err := n.list(1)
+		if err != nil {
+			return nil, err
+		}
+		if !ok || len(v) == 0 && n.Info(1).Const == nil { // a scalar's shape would pass for known, and the list go unread
+			return []Info{Unranked(in.DType)}, nil
+		}
+		want = v
 	}
 	if !known {
-		if r := listLen(n, 1); r > 0 { // a scalar's shape would pass for known, and the list go unread
-			return []Info{Tensor(in.DType, unknownDims(r)...)}, nil
-		}
-		return []Info{Unranked(in.DType)}, nil
+		return nil, errors.New("no shape is given")
 	}
 	allowZero := n.Int("allowzero", 0) != 0
 	out := make([]Dim, len(want))
-	infer := -1
+	infer, unknown, zeros := -1, 0, false // the place of -1
 	copied := make([]bool, len(in.Shape))
-	for i, w := range want {
+	for i, d := range want {
+		w, ok := d.Int()
 		switch {
+		case !ok:
+			if out[i] = d; alike(d, Unknown) {
+				unknown++
+			}
 		case w == -1:
 			if infer >= 0 {
 				return nil, fmt.Errorf("shape %v has two dimensions of -1", want)
@@ -281,53 +277,56 @@ func inferReshape(n *Node) ([]Info, error) {
 			out[i] = in.Shape[i]
 			copied[i] = true
 		default:
-			out[i] = D(int(w))
+			zeros = zeros || w == 0
+			out[i] = d
 		}
 	}
-	if allowZero && infer >= 0 && slices.Contains(want, 0) {
+	if allowZero && infer >= 0 && zeros {
 		return nil, fmt.Errorf("shape %v has both -1 and 0 under allowzero", want)
 	}
-	if in.Ranked {
-		var have, rest []Dim // what is left of either side without the copied dimensions
-		for i, d := range in.Shape {
-			if !copied[i] {
-				have = append(have, d)
-			}
+	if !in.Ranked {
+		return []Info{Tensor(in.DType, out...)}, nil
+	}
+	if infer < 0 && unknown == 1 { // what no one knows is what the others leave, be it said or not
+		infer = slices.IndexFunc(want, func(d Dim) bool { return alike(d, Unknown) })
+		unknown = 0
+	} else if infer >= 0 && unknown > 0 {
+		return []Info{Tensor(in.DType, out...)}, nil
+	}
+	var have, rest []Dim // what is left of either side without the copied dimensions
+	allKnown, zero := true, false
+	for i, d := range in.Shape {
+		if !copied[i] {
+			have = append(have, d)
+			continue
 		}
-		for i, w := range want {
-			if i != infer && (w != 0 || allowZero) {
-				rest = append(rest, out[i])
-			}
+		allKnown = allKnown && d.Known()
+		zero = zero || d.N == 0 // a copied dimension of 0 leaves nothing to divide
+	}
+	for i, d := range want {
+		if w, ok := d.Int(); i != infer && (!ok || w != 0 || allowZero) {
+			rest = append(rest, out[i])
 		}
-		zero := false // a copied dimension of 0 leaves nothing to divide
-		for i, d := range in.Shape {
-			zero = zero || copied[i] && d.N == 0
-		}
-		h, r := dimsProduct(have), dimsProduct(rest)
-		switch {
-		case infer >= 0 && r.N == 1 && !h.Known() && !zero:
-			out[infer] = h
-		case infer >= 0 && h.Known() && r.Known():
-			if r.N == 0 {
-				if h.N != 0 {
-					return nil, fmt.Errorf("shape %v does not hold the elements of %v", want, in.Shape)
-				}
-				out[infer] = D(0)
-				break
-			}
-			if h.N%r.N != 0 && !zero {
-				return nil, fmt.Errorf("shape %v does not divide the elements of %v", want, in.Shape)
-			}
-			out[infer] = D(h.N / r.N)
-		case infer < 0 && h.Known() && r.Known() && h.N != r.N && !zero:
-			allKnown := true
-			for i, d := range in.Shape {
-				allKnown = allKnown && (d.Known() || !copied[i])
-			}
-			if allKnown {
+	}
+	h, r := dimsProduct(have), dimsProduct(rest)
+	said := infer >= 0 && want[infer].Same(number(-1))
+	switch {
+	case infer >= 0 && h.Known() && r.Known() && said:
+		if r.N == 0 {
+			if h.N != 0 {
 				return nil, fmt.Errorf("shape %v does not hold the elements of %v", want, in.Shape)
 			}
+			out[infer] = D(0)
+			break
 		}
+		if h.N%r.N != 0 && !zero {
+			return nil, fmt.Errorf("shape %v does not divide the elements of %v", want, in.Shape)
+		}
+		out[infer] = D(h.N / r.N)
+	case infer >= 0 && !zero && !(h.Known() && r.Known() && (r.N == 0 || h.N%r.N != 0)):
+		out[infer] = h.FloorDiv(r)
+	case infer < 0 && h.Known() && r.Known() && h.N != r.N && !zero && allKnown:
+		return nil, fmt.Errorf("shape %v does not hold the elements of %v", want, in.Shape)
 	}
 	return []Info{Tensor(in.DType, out...)}, nil
 }
@@ -366,7 +365,7 @@ func inferSqueeze(n *Node) ([]Info, error) {
 	out := []Dim{}
 	if !ok {
 		for _, d := range in.Shape {
-			if !d.Known() {
+			if l, ok := d.Least(); !d.Known() && !(ok && l > 1) {
 				return []Info{Unranked(in.DType)}, nil
 			}
 			if d.N != 1 {
@@ -426,41 +425,33 @@ func inferUnsqueeze(n *Node) ([]Info, error) {
 }
 
 // dimsOf is a list of dimensions from a shape-like value.
-func dimsOf(v []int64) ([]Dim, error) {
-	out := make([]Dim, len(v))
+func dimsOf(v []Dim) ([]Dim, error) {
 	for i, d := range v {
-		if d < 0 || d > math.MaxInt {
+		if n, ok := d.Int(); ok && n < 0 {
 			return nil, fmt.Errorf("dimension %d of shape %v is negative", i, v)
 		}
-		out[i] = D(int(d))
 	}
-	return out, nil
+	return v, nil
+}
+
+// shaped is the Info of a tensor whose shape is the list in input i.
+func (n *Node) shaped(d tensor.DType, i int) (Info, error) {
+	v, ok, err := n.list(i)
+	if err != nil || !ok {
+		return Unranked(d), err
+	}
+	v, err = dimsOf(v)
+	return Tensor(d, v...), err
 }
 
 func inferExpand(n *Node) ([]Info, error) {
 	in := n.Info(0)
-	v, known, err := constInts(n, 1)
-	if err != nil {
-		return nil, err
+	want, err := n.shaped(in.DType, 1)
+	if err != nil || !want.Ranked || !in.Ranked {
+		return []Info{Unranked(in.DType)}, err
 	}
-	if !in.Ranked {
-		return []Info{Unranked(in.DType)}, nil
-	}
-	if !known {
-		if l := listLen(n, 1); l >= 0 {
-			return []Info{Tensor(in.DType, unknownDims(max(l, len(in.Shape)))...)}, nil
-		}
-		return []Info{Unranked(in.DType)}, nil
-	}
-	want, err := dimsOf(v)
-	if err != nil {
-		return nil, err
-	}
-	out, err := BroadcastDims(in.Shape, want)
-	if err != nil {
-		return nil, err
-	}
-	return []Info{Tensor(in.DType, out...)}, nil
+	want.Shape, err = BroadcastDims(in.Shape, want.Shape)
+	return []Info{want}, err
 }
 
 func compileExpand(*Node) (Kernel, error) {
@@ -482,7 +473,7 @@ func planExpand(c *Ctx, from []int) (*arrangement, error) {
 	if err != nil {
 		return nil, err
 	}
-	want, err := dimsOf(v)
+	want, err := dimsOf(numbers(v))
 	if err != nil {
 		return nil, err
 	}
@@ -564,21 +555,8 @@ func inferConstantOfShape(n *Node) ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, known, err := constInts(n, 0)
-	if err != nil {
-		return nil, err
-	}
-	if !known {
-		if l := listLen(n, 0); l >= 0 {
-			return []Info{Tensor(t.DType(), unknownDims(l)...)}, nil
-		}
-		return []Info{Unranked(t.DType())}, nil
-	}
-	shape, err := dimsOf(v)
-	if err != nil {
-		return nil, err
-	}
-	return []Info{Tensor(t.DType(), shape...)}, nil
+	out, err := n.shaped(t.DType(), 0)
+	return []Info{out}, err
 }
 
 func compileConstantOfShape(n *Node) (Kernel, error) {
@@ -645,7 +623,22 @@ func rangeLen(start, limit, delta *tensor.Tensor) (int, error) {
 func inferRange(n *Node) ([]Info, error) {
 	d := n.Info(0).DType
 	if n.Info(0).Const == nil || n.Info(1).Const == nil || n.Info(2).Const == nil {
-		return []Info{Tensor(d, Unknown)}, nil
+		start, limit, delta := n.number1(0), n.number1(1), n.number1(2)
+		out := Tensor(d, Unknown)
+		switch step, ok := delta.Int(); {
+		case ok && step > 0:
+			out.Shape[0] = limit.Sub(start).CeilDiv(delta).Max(D(0))
+		case ok && step < 0 && step > math.MinInt64:
+			out.Shape[0] = start.Sub(limit).CeilDiv(number(-step)).Max(D(0))
+		}
+		if l := out.Shape[0]; l.Known() && l.N <= maxValues {
+			v := make([]Dim, l.N)
+			for i := range v {
+				v[i] = start.Add(delta.Mul(D(i)))
+			}
+			out.setElements(v)
+		}
+		return []Info{out}, nil
 	}
 	l, err := rangeLen(n.Info(0).Const, n.Info(1).Const, n.Info(2).Const)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 
 func init() {
 	register(
-		Op{Name: "Slice", Since: []int{1, 10, 11, 13}, MinIn: 1, MaxIn: 5, Infer: inferSlice, Compile: compileSlice, Grad: gradSlice},
+		Op{Name: "Slice", Since: []int{1, 10, 11, 13}, MinIn: 1, MaxIn: 5, Infer: inferSlice, Moves: []int{0}, Compile: compileSlice, Grad: gradSlice},
 		Op{Domain: Internal, Name: "SliceGrad", Since: []int{1}, MinIn: 4, MaxIn: 6, Infer: inferShapeInput(1), Compile: compileSliceGrad, NoGrad: noSecond},
 	)
 }
@@ -51,9 +51,8 @@ func sliceSpan(start, end, step int64, axis, d int) (span1, error) {
 	return span1{int(s), int(step), int(count)}, nil
 }
 
-// sliceArgs is the axes, starts, ends and steps, from what get gives for each of the inputs from at on.
-func sliceArgs(starts, ends, axes, steps []int64, hasAxes, hasSteps bool, rank int) (ax []int, st []int64, err error) {
-	k := len(starts)
+// sliceArgs is the axes and the steps of k slices.
+func sliceArgs(k, ends int, axes, steps []int64, hasAxes, hasSteps bool, rank int) (ax []int, st []int64, err error) {
 	if !hasAxes {
 		axes = make([]int64, k)
 		for i := range axes {
@@ -63,8 +62,8 @@ func sliceArgs(starts, ends, axes, steps []int64, hasAxes, hasSteps bool, rank i
 	if !hasSteps {
 		steps = slices.Repeat([]int64{1}, k)
 	}
-	if len(ends) != k || len(axes) != k || len(steps) != k {
-		return nil, nil, fmt.Errorf("%d starts, %d ends, %d axes and %d steps", k, len(ends), len(axes), len(steps))
+	if ends != k || len(axes) != k || len(steps) != k {
+		return nil, nil, fmt.Errorf("%d starts, %d ends, %d axes and %d steps", k, ends, len(axes), len(steps))
 	}
 	ax, err = NormAxes(axes, rank)
 	return ax, steps, err
@@ -87,7 +86,7 @@ func inferSlice(n *Node) ([]Info, error) {
 		return nil, errors.New("starts or ends are not given")
 	}
 	out := slices.Clone(in.Shape)
-	if !known[0] || !known[1] || !known[2] || !known[3] {
+	if !known[2] || !known[3] || !known[0] && n.Info(1).elements() == nil || !known[1] && n.Info(2).elements() == nil {
 		if ok[2] && known[2] {
 			ax, err := NormAxes(v[2], len(out))
 			if err != nil {
@@ -106,27 +105,67 @@ func inferSlice(n *Node) ([]Info, error) {
 		}
 		return []Info{Tensor(in.DType, unknownDims(len(out))...)}, nil
 	}
-	ax, steps, err := sliceArgs(v[0], v[1], v[2], v[3], ok[2], ok[3], len(out))
+	starts, ends := numbers(v[0]), numbers(v[1])
+	if !known[0] {
+		starts = n.Info(1).elements()
+	}
+	if !known[1] {
+		ends = n.Info(2).elements()
+	}
+	ax, steps, err := sliceArgs(len(starts), len(ends), v[2], v[3], ok[2], ok[3], len(out))
 	if err != nil {
 		return nil, err
 	}
 	for i, a := range ax {
-		if !out[a].Known() {
-			if steps[i] == 0 {
-				return nil, fmt.Errorf("the step of axis %d is 0", a)
-			}
-			if v[0][i] != 0 || v[1][i] < math.MaxInt32 || steps[i] != 1 {
-				out[a] = Unknown
-			}
+		if steps[i] == 0 {
+			return nil, fmt.Errorf("the step of axis %d is 0", a)
+		}
+		s, known1 := starts[i].Int()
+		e, known2 := ends[i].Int()
+		if !out[a].Known() || !known1 || !known2 {
+			out[a] = sliceDim(starts[i], ends[i], steps[i], out[a])
 			continue
 		}
-		s, err := sliceSpan(v[0][i], v[1][i], steps[i], a, out[a].N)
+		span, err := sliceSpan(s, e, steps[i], a, out[a].N)
 		if err != nil {
 			return nil, err
 		}
-		out[a] = D(s.n)
+		out[a] = D(span.n)
 	}
 	return []Info{Tensor(in.DType, out...)}, nil
+}
+
+// sliceDim is [sliceSpan]'s count where one of the numbers is not known.
+func sliceDim(start, end Dim, step int64, d Dim) Dim {
+	s, sKnown := start.Int()
+	e, eKnown := end.Int()
+	if step < 0 { // of the last element, or what is beyond it, and all before
+		if !sKnown || s != -1 && s < math.MaxInt32 || !eKnown || e > -math.MaxInt32 || step == math.MinInt64 {
+			return Unknown
+		}
+		return d.CeilDiv(number(-step))
+	}
+	// What is not less than MaxInt32 is past the end of every dimension.
+	at := func(v Dim, n int64, known bool) Dim {
+		least, some := v.Least()
+		most, ok := D(0).Sub(v).Least()
+		switch {
+		case known && n >= math.MaxInt32:
+			return d
+		case known && n <= -math.MaxInt32:
+			return D(0)
+		case some && least >= 0:
+			return v.Min(d)
+		case ok && most > 0:
+			return d.Add(v).Max(D(0))
+		}
+		return Unknown
+	}
+	from, to := at(start, s, sKnown), at(end, e, eKnown)
+	if from.Same(D(0)) && step == 1 {
+		return to
+	}
+	return to.Sub(from).CeilDiv(number(step)).Max(D(0))
 }
 
 // sliceAt is the shape that a slice of shape has, and where its elements lie. The arguments
@@ -142,7 +181,7 @@ func sliceAt(c *Ctx, shape []int, first, before int) (out, strides []int, off in
 	if !ok[0] || !ok[1] {
 		return nil, nil, 0, errors.New("starts or ends are not given")
 	}
-	ax, steps, err := sliceArgs(v[0], v[1], v[2], v[3], ok[2], ok[3], len(shape))
+	ax, steps, err := sliceArgs(len(v[0]), len(v[1]), v[2], v[3], ok[2], ok[3], len(shape))
 	if err != nil {
 		return nil, nil, 0, err
 	}

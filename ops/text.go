@@ -37,7 +37,8 @@ func init() {
 		Op{Name: "RegexFullMatch", Since: []int{20}, MinIn: 1, Types: []TypeSet{strs}, NoGrad: why,
 			Infer: func(n *Node) ([]Info, error) {
 				out := n.In[0]
-				out.DType, out.Const = tensor.Bool, nil
+				out = out.WithoutValue()
+				out.DType = tensor.Bool
 				return []Info{out}, nil
 			},
 			Compile: compileRegexFullMatch},

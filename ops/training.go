@@ -17,8 +17,9 @@ func init() {
 		// stream alone, so that the gradient is the same operator on dY.
 		Op{Domain: Internal, Name: "SeededDropout", Since: []int{1}, MinIn: 3, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats, Floats, Of(tensor.Int64)},
 			Infer: func(n *Node) ([]Info, error) {
-				y, mask := n.In[0], n.In[0]
-				y.Const, mask.Const, mask.DType = nil, nil, tensor.Bool
+				y := n.In[0].WithoutValue()
+				mask := y
+				mask.DType = tensor.Bool
 				return []Info{y, mask}, nil
 			},
 			InPlace: []int{0}, Compile: Table{tensor.Float32: seededDropout[float32], tensor.Float64: seededDropout[float64]}.Always(0),

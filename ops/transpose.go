@@ -11,7 +11,7 @@ import (
 // Transpose and the other ways to put the same elements in another order.
 func init() {
 	register(
-		Op{Name: "Transpose", Since: []int{1, 13, 21, 23, 24, 25}, MinIn: 1, Infer: inferTranspose, Compile: compileTranspose, Grad: gradTranspose},
+		Op{Name: "Transpose", Since: []int{1, 13, 21, 23, 24, 25}, MinIn: 1, Infer: inferTranspose, Moves: []int{0}, Compile: compileTranspose, Grad: gradTranspose},
 		Op{Name: "DepthToSpace", Since: []int{1, 11, 13}, MinIn: 1, Infer: inferDepthToSpace, Compile: compileDepthToSpace, Grad: gradDepthToSpace},
 		Op{Name: "SpaceToDepth", Since: []int{1, 13}, MinIn: 1, Infer: inferSpaceToDepth, Compile: compileSpaceToDepth, Grad: gradSpaceToDepth},
 		Op{Domain: Internal, Name: "SpaceToDepthCRD", Since: []int{1}, MinIn: 1, Infer: inferSpaceToDepth, Compile: compileSpaceToDepth, NoGrad: noSecond},
@@ -117,8 +117,7 @@ func inferDepthToSpace(n *Node) ([]Info, error) {
 	if ch := in.Shape[1]; ch.Known() && ch.N%(b*b) != 0 {
 		return nil, fmt.Errorf("dimension 1 of %d does not divide by %d", ch.N, b*b)
 	}
-	up := func(v int) int { return v * b }
-	return []Info{Tensor(in.DType, in.Shape[0], in.Shape[1].Map(func(v int) int { return v / (b * b) }), in.Shape[2].Map(up), in.Shape[3].Map(up))}, nil
+	return []Info{Tensor(in.DType, in.Shape[0], in.Shape[1].FloorDiv(D(b*b)), in.Shape[2].Mul(D(b)), in.Shape[3].Mul(D(b)))}, nil
 }
 
 func inferSpaceToDepth(n *Node) ([]Info, error) {
@@ -138,8 +137,7 @@ func inferSpaceToDepth(n *Node) ([]Info, error) {
 			return nil, fmt.Errorf("dimension %d of %d does not divide by %d", i+2, d.N, b)
 		}
 	}
-	down := func(v int) int { return v / b }
-	return []Info{Tensor(in.DType, in.Shape[0], in.Shape[1].Map(func(v int) int { return v * b * b }), in.Shape[2].Map(down), in.Shape[3].Map(down))}, nil
+	return []Info{Tensor(in.DType, in.Shape[0], in.Shape[1].Mul(D(b*b)), in.Shape[2].FloorDiv(D(b)), in.Shape[3].FloorDiv(D(b)))}, nil
 }
 
 // blockStrides walks the space side (n, h, by, w, bx, c) and the depth side at once.

@@ -815,7 +815,7 @@ func (b *bound) Infer(inputs []ops.Info) ([]ops.Info, error) {
 	}
 	for i, slot := range p.outputs {
 		out[i] = p.infos[slot]
-		out[i].Const = nil
+		out[i] = out[i].WithoutValue()
 	}
 	return out, nil
 }

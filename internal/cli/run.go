@@ -122,8 +122,10 @@ func inputs(s *runtime.Session, m *onnx.Model, files []string, random bool, seed
 			shape[i] = 1
 			if d.Known() {
 				shape[i] = d.N
-			} else if n, ok := sizes[d.Sym]; ok {
-				shape[i] = n
+			} else if name, ok := d.Name(); ok {
+				if n, ok := sizes[name]; ok {
+					shape[i] = n
+				}
 			}
 		}
 		t, err := tensor.Zeros(p.Info.DType, shape...)
