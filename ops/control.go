@@ -195,6 +195,10 @@ func inferLoop(n *Node) ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
+	trips := Unknown
+	if n.Has(0) && neverStops(n) {
+		trips = n.number1(0).Max(D(0))
+	}
 	carried, saved := len(n.Inputs)-2, len(body)-savedBy(n, "saved")
 	for i := range out {
 		if i+1 >= len(body) {
@@ -207,12 +211,41 @@ func inferLoop(n *Node) ([]Info, error) {
 		case i < carried: // the body may never run
 			out[i] = join(n.Info(2+i), b)
 		case b.Kind == onnx.TensorType && b.Ranked:
-			out[i] = Tensor(b.DType, append([]Dim{Unknown}, b.Shape...)...)
+			out[i] = Tensor(b.DType, append([]Dim{trips}, b.Shape...)...)
 		default:
 			out[i] = Unranked(b.DType)
 		}
 	}
 	return out, nil
+}
+
+// neverStops reports whether a Loop's condition is true before it and in all of its iterations, so that its trip count says how many there are.
+func neverStops(n *Node) bool {
+	yes := func(t *tensor.Tensor) bool {
+		return t != nil && t.DType() == tensor.Bool && t.Len() == 1 && tensor.View[bool](t)[0]
+	}
+	body := n.Attr("body")
+	if body == nil || body.G == nil || len(body.G.Inputs) < 2 || len(body.G.Outputs) < 1 || n.Has(1) && !yes(n.Info(1).Const) {
+		return false
+	}
+	v := body.G.Outputs[0]
+	for range len(body.G.Nodes) + 1 {
+		def := v.Def()
+		switch {
+		case v == body.G.Inputs[1]:
+			return true
+		case def == nil:
+			return yes(v.Const) && slices.Contains(body.G.Inits, v) && !slices.Contains(body.G.Inputs, v)
+		case def.Op == "Constant":
+			a := def.Attr("value")
+			return a != nil && yes(a.T)
+		case (def.Op == "Identity" || def.Op == "Cast") && def.Inputs[0] != nil:
+			v = def.Inputs[0]
+		default:
+			return false
+		}
+	}
+	return false
 }
 
 func runLoop(c *Ctx) error {

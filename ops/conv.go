@@ -134,28 +134,33 @@ func (w *window) axis(i, in int) (out, begin, end int, err error) {
 	return out, begin, end, nil
 }
 
-// axisDim is axis for a dimension that is no number.
-func (w *window) axisDim(i int, in Dim) Dim {
-	eff, s := w.reach(i), D(w.stride[i])
+// reachDim is reach for a kernel of that size.
+func (w *window) reachDim(i int, kernel Dim) Dim {
+	return kernel.Sub(D(1)).Mul(D(w.dil[i])).Add(D(1))
+}
+
+// axisDim is axis where the dimension or the kernel's size is no number.
+func (w *window) axisDim(i int, in, kernel Dim) Dim {
+	eff, s := w.reachDim(i, kernel), D(w.stride[i])
 	if w.auto == "SAME_UPPER" || w.auto == "SAME_LOWER" {
 		return in.CeilDiv(s)
 	}
 	padded := in.Add(D(w.begin[i] + w.end[i]))
 	if !w.ceil {
-		return padded.Sub(D(eff)).FloorDiv(s).Add(D(1))
+		return padded.Sub(eff).FloorDiv(s).Add(D(1))
 	}
-	out := padded.Sub(D(eff)).CeilDiv(s).Add(D(1))
+	out := padded.Sub(eff).CeilDiv(s).Add(D(1))
 	// Windows that would start in the padding at the end are left out, of which there is one at most.
 	return out.Min(in.Add(D(w.begin[i])).CeilDiv(s).Max(out.Sub(D(1))))
 }
 
-// transposedDim is transposed for a dimension that is no number.
-func (w *window) transposedDim(i int, in Dim, outPad int) Dim {
+// transposedDim is transposed where the dimension or the kernel's size is no number.
+func (w *window) transposedDim(i int, in, kernel Dim, outPad int) Dim {
 	s := D(w.stride[i])
 	if w.auto == "SAME_UPPER" || w.auto == "SAME_LOWER" {
 		return in.Mul(s)
 	}
-	return in.Sub(D(1)).Mul(s).Add(number(int64(outPad + w.reach(i) - w.begin[i] - w.end[i])))
+	return in.Sub(D(1)).Mul(s).Add(w.reachDim(i, kernel)).Add(number(int64(outPad - w.begin[i] - w.end[i])))
 }
 
 // transposed is the output size and the padding of a transposed convolution along axis
@@ -279,7 +284,12 @@ func inferConv(transpose bool) func(*Node) ([]Info, error) {
 			win.kernel = make([]int, rank)
 		}
 		for i := range rank {
-			known := given
+			known, size := given, Unknown
+			if given {
+				size = D(win.kernel[i])
+			} else if w.Ranked {
+				size = w.Shape[i+2]
+			}
 			if w.Ranked && w.Shape[i+2].Known() {
 				k := w.Shape[i+2].N
 				if k < 1 || k > maxWindow || given && k != win.kernel[i] {
@@ -292,14 +302,14 @@ func inferConv(transpose bool) func(*Node) ([]Info, error) {
 				out[i+2] = D(want[i])
 				continue
 			}
-			if !known || d.N > maxWindow {
+			if d.N > maxWindow {
 				continue
 			}
-			if !d.Known() {
+			if !known || !d.Known() {
 				if transpose {
-					out[i+2] = win.transposedDim(i, d, opad[i])
+					out[i+2] = win.transposedDim(i, d, size, opad[i])
 				} else {
-					out[i+2] = win.axisDim(i, d)
+					out[i+2] = win.axisDim(i, d, size)
 				}
 				continue
 			}

@@ -25,6 +25,30 @@ var Unknown = Dim{N: -1}
 // Symbol is the dimension of that name, equal to every other of its name.
 func Symbol(name string) Dim { return symbol(name, strconv.Quote(name)) }
 
+// Fresh is the size of an axis of the value of that name. Two are equal if their paths are: where in a model the value is.
+func Fresh(value string, axis int, path string) Dim {
+	return symbol(value+"["+strconv.Itoa(axis)+"]", "#"+path+"["+strconv.Itoa(axis)+"]")
+}
+
+// without is d, unknown if it hangs on sizes that are [Fresh] under the path.
+func (d Dim) without(path string) Dim {
+	if d.N < 0 && d.term != nil && d.term.hangsOn("#"+path) {
+		return Unknown
+	}
+	return d
+}
+
+func (t *poly) hangsOn(prefix string) bool {
+	for _, p := range t.sum {
+		for _, a := range p.of {
+			if strings.HasPrefix(a.key, prefix) || slices.ContainsFunc(a.args, func(t *poly) bool { return t.hangsOn(prefix) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // symbol is a named size; those of one key are equal.
 func symbol(name, key string) Dim {
 	a := &atom{key: key, name: name, size: 1 + len(name)/64}

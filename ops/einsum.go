@@ -143,7 +143,7 @@ func bindDims(sizes map[label]Dim, labels []label, shape []Dim) error {
 			if o.Known() && d.Known() && o.N != d.N {
 				return fmt.Errorf("an index repeated in a shape %v has sizes %d and %d", shape, o.N, d.N)
 			}
-			if o.Known() {
+			if o.Known() || alike(d, Unknown) {
 				d = o
 			}
 		}

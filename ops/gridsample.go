@@ -85,7 +85,7 @@ func inferGridSample(n *Node) ([]Info, error) {
 		copy(out.Shape, x.Shape[:2])
 	}
 	if grid.Ranked {
-		if !out.Shape[0].Known() {
+		if alike(out.Shape[0], Unknown) || grid.Shape[0].Known() && !out.Shape[0].Known() {
 			out.Shape[0] = grid.Shape[0]
 		}
 		copy(out.Shape[2:], grid.Shape[1:rank-1])

@@ -34,6 +34,26 @@ func (i Info) WithoutValue() Info {
 	return i
 }
 
+// Without is what is known but for what hangs on sizes that are [Fresh] under the path: what holds whenever the subgraph there has run.
+func (i Info) Without(path string) Info {
+	each := func(ds []Dim) []Dim {
+		if !slices.ContainsFunc(ds, func(d Dim) bool { return !alike(d, d.without(path)) }) {
+			return ds
+		}
+		out := make([]Dim, len(ds))
+		for k, d := range ds {
+			out[k] = d.without(path)
+		}
+		return out
+	}
+	i.Shape, i.Values = each(i.Shape), each(i.Values)
+	if i.Elem != nil {
+		e := i.Elem.Without(path)
+		i.Elem = &e
+	}
+	return i
+}
+
 // element is what is known of an element of a sequence or optional.
 func (i Info) element() Info {
 	if i.Elem == nil || i.Elem.Kind == none {

@@ -75,12 +75,8 @@ func inferExtract(n *Node) ([]Info, error) {
 		return nil, fmt.Errorf("input 0 is a scalar")
 	}
 	count := Unknown
-	if shape, ok := y.Static(); ok {
-		size, err := tensor.NumElements(shape)
-		if err != nil {
-			return nil, err
-		}
-		count = D(size)
+	if y.Ranked {
+		count = dimsProduct(y.Shape)
 	}
 	if len(x.Shape) == 1 {
 		return []Info{Tensor(x.DType, D(1), count)}, nil

@@ -199,7 +199,7 @@ func inferPool(n *Node) ([]Info, error) {
 				continue
 			}
 			if !d.Known() {
-				out = append(out, w.axisDim(i, d))
+				out = append(out, w.axisDim(i, d, D(w.kernel[i])))
 				continue
 			}
 			o, _, _, err := w.axis(i, d.N)
@@ -822,7 +822,9 @@ func inferUnpool(n *Node) ([]Info, error) {
 				return nil, err
 			}
 			out.Shape[2+i] = D(size)
+			continue
 		}
+		out.Shape[2+i] = d.Sub(D(1)).Mul(D(w.stride[i])).Add(number(int64(w.kernel[i] - w.begin[i] - w.end[i])))
 	}
 	return []Info{out}, nil
 }

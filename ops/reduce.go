@@ -91,8 +91,19 @@ func inferReduce(n *Node) ([]Info, error) {
 			out = append(out, D(1))
 		}
 	}
-	return []Info{Tensor(in.DType, out...)}, nil
+	y := Tensor(in.DType, out...)
+	if f := reductionTerms[n.Op]; f != nil && in.Values != nil && len(in.Values) > 0 && !slices.Contains(mask, false) {
+		v := in.Values[0]
+		for _, d := range in.Values[1:] {
+			v = f(v, d)
+		}
+		y.setElements([]Dim{v})
+	}
+	return []Info{y}, nil
 }
+
+// reductionTerms is what reductions make of integers that are known as terms.
+var reductionTerms = map[string]func(a, b Dim) Dim{"ReduceSum": Dim.Add, "ReduceProd": Dim.Mul, "ReduceMax": Dim.Max, "ReduceMin": Dim.Min}
 
 // reduction is how elements become one: row reduces all of x; where rows are reduced element by
 // element, step takes one more into acc, which starts from init, and finish ends it.

@@ -190,9 +190,15 @@ func inferResize(n *Node) ([]Info, error) {
 				if i == 1 && n.Str("coordinate_transformation_mode", "") != "tf_crop_and_resize" {
 					continue // not read
 				}
-				return []Info{out}, nil
+				if i != 3 || n.Info(k).Values == nil {
+					return []Info{out}, nil
+				}
 			}
 		}
+	}
+	if k := resizeInput(n, 3); k >= 0 && n.Has(k) && n.Info(k).Const == nil && n.Info(k).Values != nil {
+		resizeToSizes(n, out.Shape, x.Shape, n.Info(k).Values)
+		return []Info{out}, nil
 	}
 	a, err := resizeInputs(n, func(i int) *tensor.Tensor {
 		if k := resizeInput(n, i); k >= 0 {
@@ -205,6 +211,11 @@ func inferResize(n *Node) ([]Info, error) {
 	}
 	xs, ok := x.Static()
 	if !ok {
+		if a.sizes != nil {
+			resizeToSizes(n, out.Shape, x.Shape, numbers(a.sizes))
+		} else {
+			resizeByScales(n, out.Shape, x.Shape, a.scales)
+		}
 		return []Info{out}, nil
 	}
 	axes, err := resizeShape(n, xs, a)
@@ -215,6 +226,51 @@ func inferResize(n *Node) ([]Info, error) {
 		out.Shape[i] = D(d.out)
 	}
 	return []Info{out}, nil
+}
+
+// resizeAxes is the axes that count scales or sizes are for, nil if they are for no such tensor.
+func resizeAxes(n *Node, rank, count int) []int {
+	axes := make([]int, rank)
+	for i := range axes {
+		axes[i] = i
+	}
+	if v := n.Ints("axes", nil); len(v) > 0 {
+		axes, _ = NormAxes(v, rank)
+	}
+	if len(axes) != count {
+		return nil
+	}
+	return axes
+}
+
+// resizeToSizes notes in out what sizes make of dimensions that are no numbers.
+func resizeToSizes(n *Node, out, x, sizes []Dim) {
+	axes := resizeAxes(n, len(x), len(sizes))
+	if axes == nil || n.Str("keep_aspect_ratio_policy", "stretch") != "stretch" {
+		return
+	}
+	copy(out, x)
+	for i, a := range axes {
+		out[a] = sizes[i]
+	}
+}
+
+// resizeByScales notes in out what scales make of dimensions that are no numbers: multiples and binary fractions, with which float32, in
+// which sizes are computed, is exact up to 2²⁴.
+func resizeByScales(n *Node, out, x []Dim, scales []float64) {
+	axes := resizeAxes(n, len(x), len(scales))
+	if axes == nil {
+		return
+	}
+	copy(out, x)
+	for i, a := range axes {
+		const parts = 1 << 10
+		if s := scales[i] * parts; s == math.Trunc(s) && s > 0 && s < 1<<20 {
+			out[a] = x[a].Mul(D(int(s))).FloorDiv(D(parts))
+		} else {
+			out[a] = Unknown
+		}
+	}
 }
 
 // axisTaps is the taps of each output along an axis: width of them, of weight 0 where there

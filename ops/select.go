@@ -50,6 +50,8 @@ func inferOneHot(n *Node) ([]Info, error) {
 			return nil, err
 		}
 		depth = D(k)
+	} else {
+		depth = n.number1(1)
 	}
 	return []Info{Tensor(d, slices.Insert(slices.Clone(in.Shape), axis, depth)...)}, nil
 }
@@ -142,7 +144,13 @@ func isSet(t *tensor.Tensor) func(i int) bool {
 
 func inferNonZero(n *Node) ([]Info, error) {
 	if r := n.Info(0).Rank(); r >= 0 {
-		return []Info{Tensor(tensor.Int64, D(r), Unknown)}, nil
+		count := Unknown
+		if def := n.Inputs[0].Def(); def != nil && def.Op == "ConstantOfShape" && onnx.CanonicalDomain(def.Domain) == "" {
+			if a := def.Attr("value"); a != nil && a.T != nil && a.T.Len() == 1 && isSet(a.T)(0) { // as exporters write a range
+				count = dimsProduct(n.Info(0).Shape)
+			}
+		}
+		return []Info{Tensor(tensor.Int64, D(r), count)}, nil
 	}
 	return []Info{Tensor(tensor.Int64, Unknown, Unknown)}, nil
 }
@@ -287,6 +295,8 @@ func inferTopK(n *Node) ([]Info, error) {
 			return nil, fmt.Errorf("the top %d of dimension %d of %v", k, axis, in.Shape[axis])
 		}
 		d = D(int(k))
+	} else {
+		d = n.number1(1)
 	}
 	a, b := slices.Clone(in.Shape), slices.Clone(in.Shape)
 	a[axis], b[axis] = d, d

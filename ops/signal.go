@@ -25,10 +25,14 @@ func init() {
 					return []Info{Unranked(x.DType)}, nil
 				}
 				f, known, err := dftOf(n, x.Shape)
-				if err != nil || !known {
+				if err != nil || f == nil {
 					return []Info{Unranked(x.DType)}, err
 				}
 				out := slices.Clone(x.Shape)
+				if !known {
+					out[f.axis], out[len(out)-1] = f.outDims(n, x.Shape[f.axis])
+					return []Info{Tensor(x.DType, out...)}, nil
+				}
 				out[f.axis], out[len(out)-1] = D(f.outRows()), D(f.outParts())
 				return []Info{Tensor(x.DType, out...)}, nil
 			},
@@ -55,6 +59,16 @@ func init() {
 					return nil, err
 				} else if known {
 					out = Tensor(x.DType, D(f.batch), D(f.frames), D(f.outRows()), D(2))
+				} else if x.Ranked && len(x.Shape) > 1 {
+					size := n.number1(3)
+					if w := n.Info(2); !n.Has(3) && w.Rank() == 1 {
+						size = w.Shape[0]
+					}
+					rows := size
+					if f.onesided {
+						rows = size.FloorDiv(D(2)).Add(D(1))
+					}
+					out = Tensor(x.DType, x.Shape[0], x.Shape[1].Sub(size).FloorDiv(n.number1(1)).Add(D(1)), rows, D(2))
 				}
 				return []Info{out}, nil
 			},
@@ -88,6 +102,8 @@ func init() {
 						return nil, err
 					}
 					size = D(v)
+				} else {
+					size = n.number1(0)
 				}
 				return []Info{Tensor(d, size)}, nil
 			},
@@ -126,7 +142,7 @@ func init() {
 				if !(Numeric).Has(d) {
 					return nil, fmt.Errorf("output_datatype %d is no number", int(d))
 				}
-				out := Tensor(d, Unknown, Unknown)
+				out := Tensor(d, n.number1(1).FloorDiv(D(2)).Add(D(1)), n.number1(0))
 				for i, c := range []*tensor.Tensor{n.In[1].Const, n.In[0].Const} {
 					if c == nil {
 						continue
@@ -293,14 +309,14 @@ func dftOf(n *Node, shape []Dim) (f *dftSpec, known bool, err error) {
 	if n.Has(first) {
 		c := n.Info(first).Const
 		if c == nil {
-			return nil, false, nil
+			return f, false, nil
 		}
 		if f.n, err = oneLength(c, "dft_length"); err != nil {
 			return nil, false, err
 		}
 	}
 	if !rows.Known() || !parts.Known() {
-		return nil, false, nil
+		return f, false, nil
 	}
 	f.rows, f.parts = rows.N, parts.N
 	if f.n < 0 {
@@ -312,6 +328,23 @@ func dftOf(n *Node, shape []Dim) (f *dftSpec, known bool, err error) {
 		return nil, false, fmt.Errorf("a transform of length %d is out of range", f.n)
 	}
 	return f, true, nil
+}
+
+// outDims is outRows and outParts where the rows or the transform's length (input 1) are no numbers.
+func (f *dftSpec) outDims(n *Node, rows Dim) (out, parts Dim) {
+	size := rows
+	if n.Has(1) {
+		size = n.number1(1)
+	} else if f.onesided && f.inverse {
+		size = rows.Sub(D(1)).Mul(D(2))
+	}
+	switch {
+	case f.onesided && f.inverse:
+		return size, D(1)
+	case f.onesided:
+		size = size.FloorDiv(D(2)).Add(D(1))
+	}
+	return size, D(2)
 }
 
 // lines calls do for each line along the axis with where it begins in a tensor of rows and parts of its own.

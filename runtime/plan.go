@@ -814,8 +814,9 @@ func (b *bound) Infer(inputs []ops.Info) ([]ops.Info, error) {
 		} // else it may be that this branch is not taken
 	}
 	for i, slot := range p.outputs {
-		out[i] = p.infos[slot]
-		out[i] = out[i].WithoutValue()
+		if out[i] = p.infos[slot]; len(p.inputs) > 0 { // of any of its runs
+			out[i] = out[i].WithoutValue().Without(p.path)
+		}
 	}
 	return out, nil
 }

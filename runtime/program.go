@@ -21,6 +21,7 @@ type program struct {
 	outputs  []int
 	captures []*onnx.Value // values of the graphs around this one, in the order in which they are bound
 	depth    int           // 0 for the top graph
+	path     string        // of the graph in the model, "" for the top graph
 	steps    []*step
 
 	infos []ops.Info     // by slot: what is known whatever the inputs are
@@ -47,6 +48,7 @@ type outer struct {
 	infos map[*onnx.Value]ops.Info
 	in    []ops.Info // what is known of the subgraph's inputs
 	depth int
+	path  string
 }
 
 // compile builds the program of g. Nested graphs are compiled with it.
@@ -59,7 +61,7 @@ func compile(m *onnx.Model, g *onnx.Graph, around *outer, set *settings) (*progr
 		p.slot(v)
 	}
 	if around != nil {
-		p.depth = around.depth
+		p.depth, p.path = around.depth, around.path
 		p.captures = g.Captures()
 		for _, v := range p.captures {
 			p.slot(v)
@@ -105,6 +107,9 @@ func compile(m *onnx.Model, g *onnx.Graph, around *outer, set *settings) (*progr
 		}
 		p.infos[s], p.known[s] = ops.InfoOf(v.Const, true), v.Const
 	}
+	for _, s := range p.inputs {
+		p.nameSizes(s)
+	}
 	for _, v := range p.captures {
 		s := p.slots[v]
 		p.infos[s] = around.infos[v]
@@ -129,7 +134,7 @@ func (p *program) compileStep(m *onnx.Model, s *step) error {
 		if a.G == nil {
 			continue
 		}
-		scope := &outer{infos: map[*onnx.Value]ops.Info{}, depth: p.depth + 1}
+		scope := &outer{infos: map[*onnx.Value]ops.Info{}, depth: p.depth + 1, path: p.pathOf(s.outs) + a.Name + "/"}
 		for v, slot := range p.slots {
 			scope.infos[v] = p.infos[slot]
 		}
@@ -161,7 +166,37 @@ func (p *program) compileStep(m *onnx.Model, s *step) error {
 		return err
 	}
 	p.note(s, outs, p.infos, p.known)
+	for _, slot := range s.outs {
+		if slot >= 0 {
+			p.nameSizes(slot)
+		}
+	}
 	return nil
+}
+
+// nameSizes gives the sizes of a value that nothing is known of names, so that what hangs on them is known to be equal.
+func (p *program) nameSizes(slot int) {
+	shape, cloned := p.infos[slot].Shape, false
+	for axis, d := range shape {
+		if d != ops.Unknown {
+			continue
+		}
+		if !cloned {
+			shape, cloned = slices.Clone(shape), true
+			p.infos[slot].Shape = shape
+		}
+		shape[axis] = ops.Fresh(p.values[slot].Name, axis, p.pathOf([]int{slot}))
+	}
+}
+
+// pathOf says where in the model the step with those outputs, or the value, is.
+func (p *program) pathOf(slots []int) string {
+	for _, slot := range slots {
+		if slot >= 0 {
+			return fmt.Sprint(p.path, slot, "/")
+		}
+	}
+	return p.path + "/"
 }
 
 // note adds what was inferred of a step's outputs, and computes them now if all that it reads is known.
@@ -197,7 +232,7 @@ func (p *program) compileBody(m *onnx.Model, n *ops.Node, a *onnx.Attribute, sco
 		}
 		out := make([]ops.Info, len(body.outputs))
 		for i, slot := range body.outputs {
-			out[i] = body.infos[slot]
+			out[i] = body.infos[slot].Without(body.path)
 		}
 		next := n.Def.BodyIn(n, a.Name, in, out)
 		if slices.EqualFunc(in, next, ops.Info.Equal) {
