@@ -30,6 +30,15 @@ func attentionCases(add addCase) {
 	add("Attention", 23, "a mask's own, of heads", attrs{i("is_causal", 1)}, signed(2, 2, 3, 2), signed(2, 2, 3, 2), signed(2, 2, 3, 2), signed(1, 2, 3, 3))
 	add("Attention", 24, "a mask's own, of the first keys", nil, signed(1, 2, 2, 2), signed(1, 2, 4, 2), signed(1, 2, 4, 2), signed(2, 3))
 
+	for mode := range int64(4) {
+		as := func(more ...*onnx.Attribute) attrs { return append(more, i("qk_matmul_output_mode", mode)) }
+		add("Attention", 23, fmt.Sprint("scores, mode ", mode), as(f("softcap", 0.7)), signed(1, 2, 3, 4), signed(1, 2, 5, 4), signed(1, 2, 5, 2), signed(3, 5)).outs = 4
+		// Of those that a mask takes away the scores are infinite.
+		if mode != 2 {
+			add("Attention", 23, fmt.Sprint("masked scores, mode ", mode), as(i("is_causal", 1), f("softcap", 1.5)), signed(1, 4, 3, 2), signed(1, 2, 3, 2), signed(1, 2, 3, 2), nil,
+				signed(1, 2, 2, 2), signed(1, 2, 2, 2)).outs = 4
+		}
+	}
 	for _, rule := range []string{"linear", "gated", "delta", "gated_delta"} {
 		for _, wide := range []bool{false, true} {
 			as := attrs{i("q_num_heads", 4), i("kv_num_heads", 2), ops.StringAttr("update_rule", rule)}
@@ -94,6 +103,9 @@ func rotaryCases(add addCase) {
 	x := signed(2, 3)
 	add("SwiGLU", 28, "one for both", nil, x, x)
 	add("RotaryEmbedding", 23, "heads as an axis", nil, signed(2, 3, 2, 4), table(2, 2, 2), table(2, 2, 2))
+	add("RotaryEmbedding", 23, "tables", nil, signed(2, 3, 2, 4), signed(2, 2, 2), signed(2, 2, 2))
+	add("RotaryEmbedding", 23, "tables, positions, interleaved, part", attrs{i("num_heads", 2), i("interleaved", 1), i("rotary_embedding_dim", 2)},
+		signed(1, 3, 8), signed(5, 1), signed(5, 1), intsOf([]int{1, 3}, 0, 4, 2))
 	add("RotaryEmbedding", 23, "positions, interleaved, part", attrs{i("num_heads", 2), i("interleaved", 1), i("rotary_embedding_dim", 2)},
 		signed(1, 3, 8), table(5, 1), table(5, 1), intsOf([]int{1, 3}, 0, 4, 2))
 	add("CausalConvWithState", 27, "plain", nil, signed(2, 3, 4), signed(3, 1, 3))

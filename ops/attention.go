@@ -37,9 +37,9 @@ func init() {
 				}
 				return flexAttention, nil
 			}, Grad: gradFlexAttention},
-		// The node's inputs, then the gradients of Y, present_key and present_value: those of Q, K, V, past_key and past_value, and
+		// The node's inputs, then the gradients of its outputs: those of Q, K, V, past_key and past_value, and
 		// of the scores as they go into the softmax.
-		Op{Domain: Internal, Name: "AttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 10, MinOut: 3, MaxOut: 6,
+		Op{Domain: Internal, Name: "AttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 11, MinOut: 3, MaxOut: 6,
 			Infer: func(n *Node) ([]Info, error) {
 				scores := Tensor(n.In[0].DType, Unknown, Unknown, Unknown, Unknown)
 				return withoutValues([]Info{n.In[0], n.In[1], n.In[2], n.In[4], n.In[5], scores}), nil
@@ -193,6 +193,7 @@ type attentionProblem[T kernel.Float] struct {
 	lengths      []int64
 	rows         int // of a tile
 	dScores      []T // gradients of the scores, where they are asked for
+	dQK          []T // and of those that are the node's output
 }
 
 func newAttention[T kernel.Float](c *Ctx, s *attentionSpec) (*attentionProblem[T], error) {
@@ -488,10 +489,7 @@ func attention[T kernel.Float](c *Ctx, s *attentionSpec) error {
 }
 
 func gradAttention(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-	if len(dy) > 3 && dy[3] != nil {
-		return nil, fmt.Errorf("the output qk_matmul_output has none")
-	}
-	in := make([]*onnx.Value, 10)
+	in := make([]*onnx.Value, 7+len(dy))
 	for i := range 7 {
 		in[i] = n.Input(i)
 	}
@@ -543,6 +541,9 @@ func attentionGrad[T kernel.Float](c *Ctx, s *attentionSpec) error {
 		p.dScores = tensor.Data[T](t)
 		clear(p.dScores)
 	}
+	if t := c.In(10); t != nil {
+		p.dQK = tensor.Data[T](t)
+	}
 	// Gradients of all keys and values, past ones included.
 	full := func(h headed) (*tensor.Tensor, error) {
 		return c.New(tensor.TypeOf[T](), h.batch, h.heads, p.total, h.size)
@@ -566,7 +567,7 @@ func attentionGrad[T kernel.Float](c *Ctx, s *attentionSpec) error {
 		dq = tensor.Data[T](outs[0])
 	}
 	yh := headed{p.q.batch, p.q.heads, p.q.rows, p.v.size, p.q.flat}
-	if len(dy) > 0 && p.total > 0 {
+	if (len(dy) > 0 || len(p.dQK) > 0) && p.total > 0 {
 		c.Pool.For(p.k.batch*p.k.heads, 1, func(lo, hi int) {
 			room, pool := attentionRoom[T](3 * p.rows * p.total)
 			defer pool.Put(room)
@@ -608,25 +609,51 @@ func attentionGrad[T kernel.Float](c *Ctx, s *attentionSpec) error {
 func (p *attentionProblem[T]) backward(room []T, b, h, r, n int, dy []T, yh headed, dq, dk, dv []T) {
 	size := n * p.total
 	prob, ds, capped := room[:size], room[size:2*size], room[2*size:3*size]
+	var biased []T
+	if p.dQK != nil && p.mode == 2 {
+		biased = make([]T, size)
+	}
 	p.scores(prob, b, h, r, n, func(mode int, s []T) {
 		if mode == 1 && p.softcap > 0 {
 			copy(capped, s)
 		}
+		if mode == 2 && biased != nil {
+			copy(biased, s)
+		}
 	})
-	yAt, yLD := yh.at(b, h)
-	dyr := dy[yAt+r*yLD:]
-	vAt, vLD := p.v.at(b, h/p.group)
-	kernel.Gemm(nil, true, false, p.total, p.v.size, n, 1, prob, p.total, dyr, yLD, 1, dv, p.v.size)
-	kernel.Gemm(nil, false, true, n, p.total, p.v.size, 1, dyr, yLD, p.vs[vAt:], vLD, 0, ds, p.total)
+	if len(dy) > 0 {
+		yAt, yLD := yh.at(b, h)
+		dyr := dy[yAt+r*yLD:]
+		vAt, vLD := p.v.at(b, h/p.group)
+		kernel.Gemm(nil, true, false, p.total, p.v.size, n, 1, prob, p.total, dyr, yLD, 1, dv, p.v.size)
+		kernel.Gemm(nil, false, true, n, p.total, p.v.size, 1, dyr, yLD, p.vs[vAt:], vLD, 0, ds, p.total)
+	} else {
+		clear(ds)
+	}
+	own := func(mode int) { // the share that comes by the scores themselves
+		if p.dQK != nil && p.mode == mode {
+			kernel.Add(ds, ds, p.dQK[((b*p.q.heads+h)*p.q.rows+r)*p.total:][:size])
+		}
+	}
+	own(3)
 	for i := range n {
 		d, w := ds[i*p.total:][:p.total], prob[i*p.total:][:p.total]
 		sum := kernel.Dot(d, w)
 		kernel.SubScalar(d, d, sum)
 		kernel.Mul(d, d, w)
 	}
+	if p.dQK != nil && p.mode == 2 {
+		own(2)
+		for i, v := range biased {
+			if math.IsInf(float64(v), -1) { // masked: a constant
+				ds[i] = 0
+			}
+		}
+	}
 	if p.dScores != nil {
 		copy(p.dScores[((b*p.q.heads+h)*p.q.rows+r)*p.total:], ds)
 	}
+	own(1)
 	if p.softcap > 0 {
 		for i, v := range capped {
 			t := v / T(p.softcap)
@@ -635,6 +662,7 @@ func (p *attentionProblem[T]) backward(room []T, b, h, r, n int, dy []T, yh head
 			}
 		}
 	}
+	own(0)
 	qAt, qLD := p.q.at(b, h)
 	kAt, kLD := p.k.at(b, h/p.group)
 	if dq != nil {

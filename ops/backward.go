@@ -50,11 +50,23 @@ func (g *Grad) reach(graph *onnx.Graph) {
 			if o == nil {
 				continue
 			}
-			if d := g.Info(o).DType; d == tensor.Undefined || d.IsFloat() {
+			if d := g.Info(o).DType; d == tensor.Undefined || d.IsFloat() || (quantized.Has(d) || d == tensor.Int32) && g.quantizes(n) {
 				g.moves[o] = true
 			}
 		}
 	}
+}
+
+// quantizes reports whether integers that n gives stand for real numbers: it makes them so, or moves such.
+func (g *Grad) quantizes(n *onnx.Node) bool {
+	r, err := Resolve(n, g.Opset(n.Domain))
+	if err != nil {
+		return false
+	}
+	return r.Def.Estimate != nil && !r.Def.Flat || r.Def.Grad != nil && slices.ContainsFunc(n.Inputs, func(v *onnx.Value) bool {
+		d := g.Info(v).DType
+		return g.moves[v] && d != tensor.Undefined && !d.IsFloat()
+	})
 }
 
 // Moves reports whether v hangs on what the gradient is taken by.
@@ -113,13 +125,21 @@ func (g *Grad) backwardNode(n *onnx.Node, wrt []*onnx.Value) error {
 	if err != nil {
 		return err
 	}
-	if r.Def.Grad == nil {
+	grad := r.Def.Grad
+	if grad == nil && g.StraightThrough {
+		grad = r.Def.Estimate
+	}
+	if grad == nil {
 		if r.Def.Flat {
+			*g.cut = n
 			return nil
 		}
 		why := r.Def.NoGrad
 		if why == "" {
 			why = "it has none"
+		}
+		if r.Def.Estimate != nil {
+			why += ": only straight-through estimation, if it is asked for, passes it"
 		}
 		return fmt.Errorf("gradient: node %q (%s), on the way from %s: %s", n.Name, n.Op, path(n, wrt), why)
 	}
@@ -130,7 +150,7 @@ func (g *Grad) backwardNode(n *onnx.Node, wrt []*onnx.Value) error {
 			r.In = append(r.In, g.Info(v))
 		}
 	}
-	dx, err := r.Def.Grad(g, r, dy)
+	dx, err := grad(g, r, dy)
 	if err == nil {
 		err = g.err
 	}

@@ -68,8 +68,11 @@ func castTerm(n *Node, x []Dim) Dim {
 	return not(equalTerm(n, []Dim{x[0], D(0)}))
 }
 
-// castBack is the gradient of a cast between floating-point types; others let none through.
+// castBack is the gradient of a cast between floating-point types, or of integers that stand for real numbers; others let none through.
 func castBack(g *Grad, n *Node, dy *onnx.Value) *onnx.Value {
+	if dy != nil && g.Moves(n.Inputs[0]) && !g.DType(n.Inputs[0]).IsFloat() {
+		return dy
+	}
 	if dy == nil || !g.DType(n.Inputs[0]).IsFloat() || !g.DType(n.Outputs[0]).IsFloat() {
 		return nil
 	}

@@ -177,7 +177,7 @@ func init() {
 			signedTable(ints(signum[int8]), ints(signum[int16]), ints(signum[int32]), ints(signum[int64]))), nil),
 		unaryOp("Ceil", old, Floats, floatTable(math.Ceil), nil),
 		unaryOp("Floor", old, Floats, floatTable(math.Floor), nil),
-		unaryOp("Round", []int{11, 22}, Floats, floatTable(math.RoundToEven), nil),
+		letThrough(unaryOp("Round", []int{11, 22}, Floats, floatTable(math.RoundToEven), nil)),
 		unaryOp("Sqrt", old, Floats, kernelTable(kernel.Sqrt[float32], kernel.Sqrt[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Div(dy, g.Mul(y, g.Like(y, 2))) }),
 		unaryOp("Reciprocal", old, Floats, kernelTable(kernel.Recip[float32], kernel.Recip[float64]),
@@ -694,6 +694,12 @@ func (m *mersenne) next() uint32 {
 func (m *mersenne) float64() float64 {
 	a, b := m.next()>>5, m.next()>>6
 	return (float64(a)*(1<<26) + float64(b)) / (1 << 53)
+}
+
+// letThrough has straight-through estimation pass op as if it were nothing.
+func letThrough(op Op) Op {
+	op.Estimate = func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) { return dy, nil }
+	return op
 }
 
 // gradDropout sends the gradient the way that the mask let through, which the node gets as an output if it

@@ -17,7 +17,10 @@ type Grad struct {
 	Infos map[*onnx.Value]Info    // of the forward graph's values; those of emitted nodes are added
 	Opset func(domain string) int // at which the forward graph's nodes are meant
 	Names func(hint string) string
-	err   error
+	// StraightThrough has gradients pass what rounds ([Op.Estimate]), through which there is none.
+	StraightThrough bool
+	err             error
+	cut             **onnx.Node // the last node found to be constant almost everywhere
 
 	// Of the graph that [Grad.Backward] walks.
 	moves map[*onnx.Value]bool          // what hangs on what the gradient is taken by
@@ -33,7 +36,7 @@ func NewGrad(m *onnx.Model, infos map[*onnx.Value]Info) *Grad {
 		}
 	})
 	next := 0
-	return &Grad{Graph: m.Graph, Infos: infos, Opset: func(domain string) int { return int(m.OpsetVersion(domain)) }, Names: func(hint string) string {
+	return &Grad{Graph: m.Graph, Infos: infos, cut: new(*onnx.Node), Opset: func(domain string) int { return int(m.OpsetVersion(domain)) }, Names: func(hint string) string {
 		for {
 			next++
 			if name := fmt.Sprintf("grad::%s_%d", hint, next); !taken[name] {
@@ -46,6 +49,9 @@ func NewGrad(m *onnx.Model, infos map[*onnx.Value]Info) *Grad {
 
 // Err is the first error of an emitted node.
 func (g *Grad) Err() error { return g.err }
+
+// Cut is a node at which a gradient has ended since its output is constant almost everywhere, nil if there is none.
+func (g *Grad) Cut() *onnx.Node { return *g.cut }
 
 // Info is what is known of v.
 func (g *Grad) Info(v *onnx.Value) Info {

@@ -11,7 +11,6 @@ import (
 
 // Linear models and support vector machines.
 func init() {
-	const labelsOut = "its scores' gradient is not implemented, and its labels have none"
 	register(
 		Op{Domain: mlDomain, Name: "LinearRegressor", Since: []int{1}, MinIn: 1, Types: []TypeSet{mlNumeric},
 			Infer: func(n *Node) ([]Info, error) {
@@ -20,15 +19,15 @@ func init() {
 			},
 			Compile: compileLinearRegressor, Grad: gradLinearRegressor},
 		Op{Domain: mlDomain, Name: "LinearClassifier", Since: []int{1}, MinIn: 1, MinOut: 1, MaxOut: 2, Types: []TypeSet{mlNumeric},
-			Infer: inferClassifier("classlabels_strings", "classlabels_ints"), Compile: compileLinearClassifier, NoGrad: labelsOut},
+			Infer: inferClassifier("classlabels_strings", "classlabels_ints"), Compile: compileLinearClassifier, Grad: gradLinearClassifier},
 		Op{Domain: mlDomain, Name: "SVMRegressor", Since: []int{1}, MinIn: 1, Types: []TypeSet{mlNumeric},
 			Infer: func(n *Node) ([]Info, error) {
 				rows, err := inferRows(n.In[0])
 				return []Info{Tensor(tensor.Float32, rows, D(1))}, err
 			},
-			Compile: compileSVMRegressor, NoGrad: "the gradient of SVMRegressor is not implemented"},
+			Compile: compileSVMRegressor, Grad: gradSVMRegressor},
 		Op{Domain: mlDomain, Name: "SVMClassifier", Since: []int{1}, MinIn: 1, MinOut: 1, MaxOut: 2, Types: []TypeSet{mlNumeric},
-			Infer: inferClassifier("classlabels_strings", "classlabels_ints"), Compile: compileSVMClassifier, NoGrad: labelsOut},
+			Infer: inferClassifier("classlabels_strings", "classlabels_ints"), Compile: compileSVMClassifier, Grad: gradSVMClassifier},
 	)
 }
 
@@ -125,29 +124,210 @@ func storeScores[T kernel.Float](c *Ctx, i int, y []T, rows, width int, post pos
 	return nil
 }
 
-// gradLinearRegressor is dX = dY·W. The weights are attributes, which nothing trains.
-func gradLinearRegressor(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-	x := n.Inputs[0]
-	if !g.DType(x).IsFloat() || dy[0] == nil {
+// gradScores is the gradient of output i, the scores of rows of input 0 after a transform; compose makes them before it. The weights are
+// attributes, which nothing trains.
+func gradScores(g *Grad, n *Node, i int, d *onnx.Value, post postTransform, compose func(g *Grad, rows *onnx.Value) *onnx.Value) ([]*onnx.Value, error) {
+	if d == nil || !g.DType(n.Inputs[0]).IsFloat() {
 		return []*onnx.Value{nil}, nil
 	}
-	if p := n.Str("post_transform", "NONE"); p != "NONE" {
-		return nil, fmt.Errorf("the gradient of post_transform %s is not implemented", p)
+	y := n.Outputs[i]
+	switch post {
+	case logisticTransform:
+		d = g.Mul(d, g.Mul(y, g.Sub(g.Like(y, 1), y)))
+	case softmaxTransform, softmaxZeroTransform:
+		d = g.Mul(y, g.Sub(d, g.ReduceSum(g.Mul(d, y), true, 1)))
 	}
-	var w []float32
-	if a := n.Attr("coefficients"); a != nil {
-		w = a.Floats
+	dy := make([]*onnx.Value, len(n.Outputs))
+	dy[i] = d
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		rows := in[0]
+		if g.Rank(rows) == 1 {
+			rows = g.Op("Unsqueeze", rows, g.Int64s(0))
+		}
+		out := make([]*onnx.Value, i+1)
+		if out[i] = compose(g, rows); post == probitTransform {
+			out[i] = g.probit(out[i])
+		}
+		out[i] = g.Op("CastLike", out[i], d)
+		return out
+	})
+}
+
+// matrix is a constant of rows×columns in v's element type, transposed.
+func (g *Grad) matrix(v *onnx.Value, rows int, w []float32) *onnx.Value {
+	if rows < 1 || len(w)%rows != 0 {
+		g.fail(fmt.Errorf("%d coefficients do not divide into %d rows", len(w), rows))
+		return v
 	}
-	targets := int(n.Int("targets", 1))
-	if targets < 1 || len(w)%targets != 0 {
-		return nil, fmt.Errorf("%d coefficients cannot be those of %d targets", len(w), targets)
-	}
-	wt, err := tensor.FromSlice(w, []int{targets, len(w) / targets})
+	cols := len(w) / rows
+	t, err := tensor.Zeros(g.DType(v), cols, rows)
 	if err != nil {
-		return nil, err
+		g.fail(err)
+		return v
 	}
-	d := g.Op("CastLike", g.MatMul(dy[0], g.Const(wt)), x)
-	return []*onnx.Value{g.ReshapeLike(d, x)}, nil
+	for i, x := range w {
+		tensor.SetFloat64At(t, i%cols*rows+i/cols, float64(x))
+	}
+	return g.Const(t)
+}
+
+// linear is x times the rows of w, and, if there are any, biases.
+func (g *Grad) linear(x *onnx.Value, rows int, w, bias []float32) *onnx.Value {
+	y := g.MatMul(x, g.matrix(x, rows, w))
+	if len(bias) > 0 {
+		y = g.Add(y, g.matrix(x, len(bias), bias))
+	}
+	return y
+}
+
+// probit is [probit] as nodes.
+func (g *Grad) probit(p *onnx.Value) *onnx.Value {
+	p = g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Float64))}, p) // most of it cancels
+	number := func(v float64) *onnx.Value { return g.Like(p, v) }
+	x := g.Sub(g.Mul(number(2), p), number(1))
+	l := g.Op("Log", g.Mul(g.Sub(number(1), x), g.Add(number(1), x)))
+	v := g.Add(number(2/(3.14159*0.147)), g.Mul(number(0.5), l))
+	root := g.Op("Sqrt", g.Sub(g.Op("Sqrt", g.Sub(g.Mul(v, v), g.Div(l, number(0.147)))), v))
+	return g.Mul(g.Op("Sign", x), g.Mul(number(math.Sqrt2), root))
+}
+
+// columns puts the score of the second of two classes beside that of the first, as [postTransform.pair] does but for a transform.
+func (g *Grad) columns(s *onnx.Value, signed bool) *onnx.Value {
+	first := g.Neg(s)
+	if !signed {
+		first = g.Sub(g.Like(s, 1), s)
+	}
+	return g.With("Concat", []*onnx.Attribute{IntAttr("axis", 1)}, first, s)
+}
+
+func gradLinearRegressor(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	a := &attrs{n: n}
+	w, bias, targets, post := a.floats("coefficients"), a.floats("intercepts"), int(a.int("targets", 1)), a.postTransform()
+	if a.err != nil {
+		return nil, a.err
+	}
+	return gradScores(g, n, 0, dy[0], post, func(g *Grad, x *onnx.Value) *onnx.Value { return g.linear(x, targets, w, bias) })
+}
+
+func gradLinearClassifier(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	if len(dy) < 2 {
+		return nil, nil
+	}
+	a := &attrs{n: n}
+	w, bias, post := a.floats("coefficients"), a.floats("intercepts"), a.postTransform()
+	rows := len(bias)
+	classes := a.labels("classlabels_strings", "classlabels_ints").len()
+	if a.err != nil {
+		return nil, a.err
+	}
+	if rows == 0 { // without intercepts the features tell
+		s := g.Info(n.Inputs[0]).Shape
+		if len(s) == 0 || s[len(s)-1].N < 1 {
+			return nil, fmt.Errorf("neither the intercepts nor the number of features are known")
+		}
+		rows = len(w) / s[len(s)-1].N
+	}
+	if rows == 1 && classes == 2 {
+		logistic := post == logisticTransform
+		if !logistic {
+			post = noTransform
+		}
+		return gradScores(g, n, 1, dy[1], post, func(g *Grad, x *onnx.Value) *onnx.Value {
+			return g.columns(g.linear(x, 1, w, bias), logistic)
+		})
+	}
+	return gradScores(g, n, 1, dy[1], post, func(g *Grad, x *onnx.Value) *onnx.Value { return g.linear(x, rows, w, bias) })
+}
+
+// supports is the kernel function of every row of x with every vector.
+func (s svmAttrs) supports(g *Grad, x *onnx.Value) *onnx.Value {
+	k := g.MatMul(x, g.matrix(x, int(s.count), s.vectors))
+	if s.function == linearSVM || len(s.params) != 3 {
+		return k
+	}
+	number := func(v float64) *onnx.Value { return g.Like(x, v) }
+	gamma, coef0, degree := float64(s.params[0]), float64(s.params[1]), float64(s.params[2])
+	if s.function == rbfSVM { // |x|² − 2x·v + |v|²
+		norms := make([]float32, s.count)
+		width := len(s.vectors) / len(norms)
+		squares := make([]float64, len(norms))
+		for i, v := range s.vectors {
+			squares[i/width] += float64(v) * float64(v)
+		}
+		for i, v := range squares {
+			norms[i] = float32(v)
+		}
+		d := g.Sub(g.Add(g.ReduceSum(g.Mul(x, x), true, 1), g.matrix(x, len(norms), norms)), g.Mul(number(2), k))
+		return g.Op("Exp", g.Mul(number(-gamma), d))
+	}
+	k = g.Add(g.Mul(number(gamma), k), number(coef0))
+	if s.function == sigmoidSVM {
+		return g.Op("Tanh", k)
+	}
+	return g.Op("Pow", k, number(degree))
+}
+
+func gradSVMRegressor(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	a := &attrs{n: n}
+	s := readSVM(a, a.int("n_supports", 0))
+	sign := a.int("one_class", 0) != 0
+	if a.err != nil || sign { // a sign is constant almost everywhere
+		return nil, a.err
+	}
+	return gradScores(g, n, 0, dy[0], s.post, func(g *Grad, x *onnx.Value) *onnx.Value {
+		if s.count > 0 {
+			x = s.supports(g, x)
+		}
+		return g.linear(x, 1, s.coefficients, s.rho)
+	})
+}
+
+func gradSVMClassifier(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	if len(dy) < 2 {
+		return nil, nil
+	}
+	a := &attrs{n: n}
+	k := a.labels("classlabels_strings", "classlabels_ints").len()
+	var starts []int
+	count := 0
+	for _, v := range a.ints("vectors_per_class") {
+		starts = append(starts, count)
+		count += int(v)
+	}
+	starts = append(starts, count)
+	s := readSVM(a, int64(count))
+	switch {
+	case a.err != nil:
+		return nil, a.err
+	case len(a.floats("prob_a")) > 0:
+		return nil, fmt.Errorf("the calibrated probabilities (prob_a) are iterated to a tolerance, and have none")
+	case count == 0:
+		return gradScores(g, n, 1, dy[1], s.post, func(g *Grad, x *onnx.Value) *onnx.Value { return g.linear(x, k, s.coefficients, s.rho) })
+	case len(starts) != k+1 || len(s.coefficients) != (k-1)*count:
+		return nil, fmt.Errorf("%d coefficients do not suit %d support vectors of %d classes", len(s.coefficients), count, k)
+	}
+	// Each pair of classes weighs the vectors of both.
+	var w []float32
+	for i := range k {
+		for j := i + 1; j < k; j++ {
+			row := make([]float32, count)
+			copy(row[starts[i]:starts[i+1]], s.coefficients[(j-1)*count+starts[i]:])
+			copy(row[starts[j]:starts[j+1]], s.coefficients[i*count+starts[j]:])
+			w = append(w, row...)
+		}
+	}
+	post := s.post
+	if k == 2 && post != logisticTransform {
+		post = noTransform
+	}
+	return gradScores(g, n, 1, dy[1], post, func(g *Grad, x *onnx.Value) *onnx.Value {
+		scores := s.supports(g, x)
+		scores = g.linear(scores, k*(k-1)/2, w, s.rho)
+		if k == 2 {
+			scores = g.columns(scores, s.post == noTransform || s.post == logisticTransform)
+		}
+		return scores
+	})
 }
 
 func compileLinearClassifier(n *Node) (Kernel, error) {

@@ -473,10 +473,8 @@ func batchNormGrad[T kernel.Float](c *Ctx) error {
 }
 
 func gradBatchNorm(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-	for i, d := range dy {
-		if i > 0 && d != nil {
-			return nil, fmt.Errorf("gradient: the statistics of BatchNormalization have none")
-		}
+	if slices.ContainsFunc(dy[1:], func(d *onnx.Value) bool { return d != nil }) {
+		return gradBatchStatistics(g, n, dy)
 	}
 	attrs := []*onnx.Attribute{FloatAttr("epsilon", n.Float("epsilon", 1e-5)), IntAttr("training_mode", 1), IntAttr("spatial", 1)}
 	in := []*onnx.Value{dy[0], n.Inputs[0], n.Inputs[1]}
@@ -504,6 +502,52 @@ func gradBatchNorm(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		out[4] = g.Mul(g.Mul(dScale, g.Div(scale, total)), g.Like(variance, -0.5))
 	}
 	return out, nil
+}
+
+// gradBatchStatistics is the gradient of BatchNormalization whose running, or saved, mean and variance are used as well.
+func gradBatchStatistics(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		x, mean, variance := in[0], in[3], in[4]
+		rank := int64(g.Rank(x))
+		axes, around := []int64{0}, []int64{0}
+		if n.Since >= 9 || n.Int("spatial", 1) != 0 {
+			for a := int64(2); a < rank; a++ {
+				axes, around = append(axes, a), append(around, a)
+			}
+		}
+		if rank == 1 { // one channel
+			around = nil
+		}
+		beside := func(v *onnx.Value) *onnx.Value { // a statistic, to stand beside x
+			if around == nil {
+				return v
+			}
+			if len(axes) == 1 && rank > 2 { // one for each element of an example
+				return g.Op("Reshape", v, g.With("Concat", []*onnx.Attribute{IntAttr("axis", 0)}, g.Int64s(1), g.Op("Slice", g.Shape(x), g.Int64s(1), g.Int64s(math.MaxInt64), g.Int64s(0))))
+			}
+			return g.Op("Unsqueeze", v, g.Int64s(around...))
+		}
+		outs := []*onnx.Value{nil, mean, variance, mean, variance}
+		if batchTraining(n) {
+			like := func(v *onnx.Value) *onnx.Value { return g.ReshapeLike(g.Op("CastLike", v, mean), mean) }
+			average := func(v *onnx.Value) *onnx.Value {
+				return g.With("ReduceMean", []*onnx.Attribute{IntAttr("keepdims", 1)}, v, g.Int64s(axes...))
+			}
+			m := average(x)
+			d := g.Sub(x, m)
+			own, spread := like(m), like(average(g.Mul(d, d)))
+			share := float64(n.Float("momentum", 0.9))
+			toward := func(old, now *onnx.Value) *onnx.Value {
+				return g.Add(g.Mul(old, g.Like(mean, share)), g.Mul(now, g.Like(mean, 1-share)))
+			}
+			outs = []*onnx.Value{nil, toward(mean, own), toward(variance, spread), own, spread}
+			mean, variance = own, spread
+		}
+		perStd := g.Op("Reciprocal", g.Op("Sqrt", g.Add(variance, g.Like(variance, float64(n.Float("epsilon", 1e-5))))))
+		asX := func(v *onnx.Value) *onnx.Value { return beside(g.Op("CastLike", v, x)) }
+		outs[0] = g.Add(g.Mul(g.Mul(g.Sub(x, asX(mean)), asX(perStd)), asX(in[1])), asX(in[2]))
+		return outs
+	})
 }
 
 // LayerNormalization and RMSNormalization

@@ -68,6 +68,9 @@ type Op struct {
 	Grad func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error)
 	// NoGrad says why there is no gradient, where none can be.
 	NoGrad string
+	// Estimate is emitted in place of a gradient that there is none of, or that is nothing, where [Grad.StraightThrough] asks
+	// for it: rounding is let through. Integers that such an operator gives stand for real numbers.
+	Estimate func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error)
 	// Flat: the outputs are constant almost everywhere, so that no gradient is the right gradient (PyTorch's
 	// answer for floor, sign, comparisons and the like).
 	Flat bool

@@ -6,15 +6,16 @@ import (
 	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
 )
 
 // Convolutions of 8-bit integers, which are exact, and what rounds their results to 8 bits again. The kernels want channels last.
 func init() {
 	bytes := Of(tensor.Int8, tensor.Uint8)
-	const why = "its inputs are integers"
+	const why = "its inputs are quantized"
 	register(
-		Op{Name: "ConvInteger", Since: []int{10}, MinIn: 2, MaxIn: 4, Types: []TypeSet{bytes}, NoGrad: why, FLOPs: convFLOPs,
+		Op{Name: "ConvInteger", Since: []int{10}, MinIn: 2, MaxIn: 4, Types: []TypeSet{bytes}, NoGrad: why, Estimate: estimateConvInteger, FLOPs: convFLOPs,
 			Infer: func(n *Node) ([]Info, error) {
 				return inferByteConv(n, n.In[0], n.In[1], Info{}, tensor.Int32, false)
 			},
@@ -24,7 +25,7 @@ func init() {
 			}},
 	)
 	for _, domain := range []string{"", "com.microsoft"} {
-		op := Op{Domain: domain, Name: "QLinearConv", Since: []int{10}, MinIn: 8, MaxIn: 9, NoGrad: why,
+		op := Op{Domain: domain, Name: "QLinearConv", Since: []int{10}, MinIn: 8, MaxIn: 9, NoGrad: why, Estimate: estimateQLinearConv,
 			FLOPs: func(c *Ctx) int64 { return tapFLOPs(c.Out(0).Len(), c.In(3)) },
 			Types: []TypeSet{bytes, Of(tensor.Float32), bytes, bytes, Of(tensor.Float32), bytes, Of(tensor.Float32), bytes, Of(tensor.Int32)},
 			Infer: func(n *Node) ([]Info, error) {
@@ -35,7 +36,7 @@ func init() {
 				return func(c *Ctx) error { return qLinearConv(c, b) }, nil
 			}}
 		if domain != "" {
-			op.Since = []int{1}
+			op.Since, op.Estimate = []int{1}, nil
 		}
 		register(op)
 	}
@@ -43,6 +44,36 @@ func init() {
 
 // channelsLast reports whether images of n have their channels as their last axis, which com.microsoft knows.
 func channelsLast(n *Node) bool { return n.Domain != "" && n.Int("channels_last", 0) != 0 }
+
+// estimateConvInteger is the gradient of the same convolution of real numbers.
+func estimateConvInteger(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, []*onnx.Value{g.real(dy[0])}, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		less := func(i int) *onnx.Value {
+			x := g.real(in[i])
+			if n.Has(i + 2) {
+				zero := g.real(in[i+2])
+				if i == 1 && g.Rank(zero) == 1 { // one for each channel
+					zero = g.beside(zero, x, 0)
+				}
+				x = g.Sub(x, zero)
+			}
+			return x
+		}
+		return g.Node("Conv", 1, []*onnx.Value{less(0), less(1)}, n.Attrs...)
+	})
+}
+
+// estimateQLinearConv is the gradient by way of the real numbers that the integers stand for.
+func estimateQLinearConv(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		w := g.Node("DequantizeLinear", 1, in[3:6], IntAttr("axis", 0))[0]
+		operands := []*onnx.Value{g.dequantize(in[0], in[1], in[2]), w}
+		if n.Has(8) {
+			operands = append(operands, g.Mul(g.real(in[8]), g.Mul(in[1], in[4])))
+		}
+		return []*onnx.Value{g.quantize(g.Node("Conv", 1, operands, n.Attrs...)[0], in[6], in[7])}
+	})
+}
 
 // inferByteConv is a convolution's shape, wherever its operands stand.
 func inferByteConv(n *Node, x, w, bias Info, d tensor.DType, last bool) ([]Info, error) {

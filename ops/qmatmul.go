@@ -15,21 +15,21 @@ func init() {
 	const ms = "com.microsoft"
 	bytes := Of(tensor.Int8, tensor.Uint8)
 	float := Of(tensor.Float32)
-	const why = "its inputs are integers"
+	const why = "its inputs are quantized"
 	register(
-		Op{Name: "MatMulInteger", Since: []int{10}, MinIn: 2, MaxIn: 4, Types: []TypeSet{bytes}, NoGrad: why, FLOPs: matMulFLOPs,
+		Op{Name: "MatMulInteger", Since: []int{10}, MinIn: 2, MaxIn: 4, Types: []TypeSet{bytes}, NoGrad: why, Estimate: estimateMatMulInteger, FLOPs: matMulFLOPs,
 			Infer: func(n *Node) ([]Info, error) { return inferProduct(n, n.In[0], n.In[1], tensor.Int32) },
 			Compile: func(n *Node) (Kernel, error) {
 				packed := constBytes(n, 1)
 				return func(c *Ctx) error { return byteMatMul(c, byteOperands{a: 0, b: 1, aZero: 2, bZero: 3}, packed, nil) }, nil
 			}},
-		Op{Name: "QLinearMatMul", Since: []int{10, 21}, MinIn: 8, Types: []TypeSet{bytes, Floats, bytes, bytes, Floats, bytes, Floats, bytes}, NoGrad: why, FLOPs: matMulFLOPs,
+		Op{Name: "QLinearMatMul", Since: []int{10, 21}, MinIn: 8, Types: []TypeSet{bytes, Floats, bytes, bytes, Floats, bytes, Floats, bytes}, NoGrad: why, Estimate: estimateQLinearMatMul, FLOPs: matMulFLOPs,
 			Infer: inferQLinearMatMul, Compile: qLinearMatMul},
 		// QLinearMatMul of the standard with a bias of as many int32s as columns, or none, which its sums begin with.
 		Op{Domain: Internal, Name: "QLinearMatMul", Since: []int{1}, MinIn: 8, MaxIn: 9, Types: []TypeSet{bytes, float, bytes, bytes, float, bytes, float, bytes, Of(tensor.Int32)}, NoGrad: why, FLOPs: matMulFLOPs,
 			Infer: inferQLinearMatMul, Compile: qLinearMatMul},
 		// MatMulIntegerToFloat is MatMulInteger, its sums as real numbers: times both scales, plus a bias.
-		Op{Domain: ms, Name: "MatMulIntegerToFloat", Since: []int{1}, MinIn: 4, MaxIn: 7, Types: []TypeSet{bytes, bytes, float, float, bytes, bytes, float}, NoGrad: why, FLOPs: matMulFLOPs,
+		Op{Domain: ms, Name: "MatMulIntegerToFloat", Since: []int{1}, MinIn: 4, MaxIn: 7, Types: []TypeSet{bytes, bytes, float, float, bytes, bytes, float}, Grad: gradMatMulIntegerToFloat, FLOPs: matMulFLOPs,
 			Infer: func(n *Node) ([]Info, error) { return inferProduct(n, n.In[0], n.In[1], tensor.Float32) },
 			Compile: func(n *Node) (Kernel, error) {
 				packed := constBytes(n, 1)
@@ -68,6 +68,49 @@ func inferProduct(n *Node, a, b Info, d tensor.DType) ([]Info, error) {
 		return nil, err
 	}
 	return []Info{Tensor(d, out...)}, nil
+}
+
+// estimateMatMulInteger is the gradient of the same product of real numbers.
+func estimateMatMulInteger(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, []*onnx.Value{g.real(dy[0])}, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		less := func(i int) *onnx.Value {
+			x := g.real(in[i])
+			if n.Has(i + 2) {
+				zero := g.real(in[i+2])
+				if i == 0 && g.Rank(zero) == 1 { // one for each row
+					zero = g.Op("Unsqueeze", zero, g.Int64s(1))
+				}
+				x = g.Sub(x, zero)
+			}
+			return x
+		}
+		return []*onnx.Value{g.MatMul(less(0), less(1))}
+	})
+}
+
+// estimateQLinearMatMul is the gradient by way of the real numbers that the bytes stand for.
+func estimateQLinearMatMul(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		return []*onnx.Value{g.quantize(g.MatMul(g.dequantize(in[0], in[1], in[2]), g.dequantize(in[3], in[4], in[5])), in[6], in[7])}
+	})
+}
+
+// gradMatMulIntegerToFloat is that of the product of what the integers stand for.
+func gradMatMulIntegerToFloat(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		less := func(i int) *onnx.Value {
+			x := g.Op("CastLike", in[i], in[2])
+			if n.Has(i + 4) {
+				x = g.Sub(x, g.Op("CastLike", in[i+4], in[2]))
+			}
+			return x
+		}
+		y := g.Mul(g.Mul(g.MatMul(less(0), less(1)), in[2]), in[3])
+		if n.Has(6) {
+			y = g.Add(y, in[6])
+		}
+		return []*onnx.Value{y}
+	})
 }
 
 // asUnsigned is t's elements as uint8, those of int8 moved up by 128 in room, which the same move of the zero point makes up for.

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
 )
 
@@ -21,18 +22,31 @@ func init() {
 		}
 		register(
 			Op{Domain: domain, Name: "QuantizeLinear", Since: versions, MinIn: 2, MaxIn: 3, Types: []TypeSet{floats, floats | Of(tensor.Float8E8M0), quantized},
-				NoGrad: "its output is rounded", Infer: inferQuantize, Compile: func(n *Node) (Kernel, error) {
+				NoGrad: "its output is rounded", Estimate: estimateQuantize, Infer: inferQuantize, Compile: func(n *Node) (Kernel, error) {
 					if _, err := quantizedType(n); err != nil {
 						return nil, err
 					}
 					return quantizeLinear, nil
 				}},
 			Op{Domain: domain, Name: "DequantizeLinear", Since: versions, MinIn: 2, MaxIn: 3, Types: []TypeSet{quantized | Of(tensor.Int32), Floats | Of(tensor.Float8E8M0), quantized | Of(tensor.Int32)},
-				NoGrad: "its input is quantized: train the model before it is quantized", Infer: inferDequantize,
+				Grad: gradDequantize, Infer: inferDequantize,
 				Compile: func(*Node) (Kernel, error) { return dequantizeLinear, nil }},
 		)
 	}
 	register(Op{Name: "DynamicQuantizeLinear", Since: []int{11}, MinIn: 1, MinOut: 3, MaxOut: 3, Types: []TypeSet{Of(tensor.Float32)}, NoGrad: "its output is rounded",
+		// The range is the batch's, and not differentiated.
+		Estimate: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+			if dy[0] == nil {
+				return nil, nil
+			}
+			scale := n.Output(1)
+			if scale == nil {
+				scale = &onnx.Value{Name: g.Names("scale")}
+				n.SetOutput(1, scale)
+				g.Infos[scale] = Tensor(tensor.Float32)
+			}
+			return []*onnx.Value{g.Div(dy[0], scale)}, nil
+		},
 		Infer: func(n *Node) ([]Info, error) {
 			y := n.In[0]
 			y = y.WithoutValue()
@@ -57,6 +71,144 @@ func init() {
 				return nil
 			}, nil
 		}})
+}
+
+// real is the numbers of an integer tensor as float32.
+func (g *Grad) real(v *onnx.Value) *onnx.Value {
+	return g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Float32))}, v)
+}
+
+// beside gives a list that belongs to an axis of x as many axes as it takes to stand beside x.
+func (g *Grad) beside(v, x *onnx.Value, axis int64) *onnx.Value {
+	var after []int64
+	for a := axis + 1; a < int64(g.Rank(x)); a++ {
+		after = append(after, a-axis)
+	}
+	if after == nil {
+		return v
+	}
+	return g.Op("Unsqueeze", v, g.Int64s(after...))
+}
+
+// scales is how the scales of a node that quantizes, or the reverse, lie beside its input.
+type scales struct {
+	x, scale, zero *onnx.Value
+	axis           int64 // -1: one for all
+	block          int64
+}
+
+func scalesOf(g *Grad, n *Node) (s scales, err error) {
+	s = scales{x: n.Inputs[0], scale: n.Inputs[1], zero: n.Input(2), axis: -1, block: n.Int("block_size", 0)}
+	shape := n.Info(1)
+	switch {
+	case !shape.Ranked || len(shape.Shape) == 1 && !shape.Shape[0].Known():
+		return s, fmt.Errorf("the number of the scales is not known")
+	case s.block == 0 && (len(shape.Shape) == 0 || len(shape.Shape) == 1 && shape.Shape[0].N == 1):
+		return s, nil
+	}
+	axis, err := n.Axis("axis", 1, g.Rank(s.x))
+	s.axis = int64(axis)
+	return s, err
+}
+
+// spread is v, the scales or the zero points, as it broadcasts to the input, in d's type.
+func (s scales) spread(g *Grad, v, like *onnx.Value) *onnx.Value {
+	v = g.Op("CastLike", v, like)
+	switch {
+	case s.block > 0: // each repeated along the axis, and cut to it
+		v = g.Op("Unsqueeze", v, g.Int64s(s.axis+1))
+		reps := make([]int64, g.Rank(v))
+		for i := range reps {
+			reps[i] = 1
+		}
+		reps[s.axis+1] = s.block
+		v = g.Op("Tile", v, g.Int64s(reps...))
+		var sizes []*onnx.Value
+		for a := range int64(g.Rank(s.x)) {
+			if a == s.axis {
+				sizes = append(sizes, g.Int64s(-1))
+			} else {
+				sizes = append(sizes, g.Dims(s.x, a))
+			}
+		}
+		v = g.Op("Reshape", v, g.With("Concat", []*onnx.Attribute{IntAttr("axis", 0)}, sizes...))
+		return g.Op("Slice", v, g.Int64s(0), g.Dims(s.x, s.axis), g.Int64s(s.axis))
+	case s.axis < 0:
+		return g.Op("Reshape", v, g.Int64s())
+	}
+	return g.beside(v, s.x, s.axis)
+}
+
+// total sums d, of the input's shape, to the shape of the scales.
+func (s scales) total(g *Grad, d *onnx.Value) (*onnx.Value, error) {
+	if s.block > 0 {
+		return nil, fmt.Errorf("the scales of blocks have none")
+	}
+	var axes []int64
+	for a := range int64(g.Rank(s.x)) {
+		if a != s.axis {
+			axes = append(axes, a)
+		}
+	}
+	if axes != nil {
+		d = g.ReduceSum(d, false, axes...)
+	}
+	return g.Op("CastLike", g.ReshapeLike(d, s.scale), s.scale), nil
+}
+
+// gradDequantize is that of (x − zero)·scale. What x gets is by the numbers that its integers are.
+func gradDequantize(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	s, err := scalesOf(g, n)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*onnx.Value, len(n.Inputs))
+	if g.Moves(s.x) {
+		out[0] = g.Mul(dy[0], s.spread(g, s.scale, dy[0]))
+	}
+	if g.Moves(s.scale) {
+		x := g.Op("CastLike", s.x, dy[0])
+		if s.zero != nil {
+			x = g.Sub(x, s.spread(g, s.zero, dy[0]))
+		}
+		out[1], err = s.total(g, g.Mul(dy[0], x))
+	}
+	return out, err
+}
+
+// estimateQuantize lets the gradient through rounding, but not where the output is saturated: PyTorch's estimate for torch.fake_quantize_per_tensor_affine
+// and, of the scale, torch._fake_quantize_learnable_per_tensor_affine without a factor.
+func estimateQuantize(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	to, err := quantizedType(n)
+	if err != nil {
+		return nil, err
+	}
+	lo, hi, ok := bounds(to)
+	if !ok {
+		return nil, fmt.Errorf("straight-through estimation is not supported for %s", to)
+	}
+	s, err := scalesOf(g, n)
+	if err != nil {
+		return nil, err
+	}
+	d := dy[0]
+	scale := s.spread(g, s.scale, d)
+	x := g.Op("CastLike", s.x, d)
+	at := g.Div(x, scale)
+	q := g.Op("Round", at)
+	if s.zero != nil {
+		q = g.Add(q, s.spread(g, s.zero, d))
+	}
+	inside := g.Op("And", g.Op("GreaterOrEqual", q, g.Like(d, float64(lo))), g.Op("LessOrEqual", q, g.Like(d, float64(hi))))
+	through := g.Op("Where", inside, g.Div(d, scale), g.Like(d, 0))
+	out := make([]*onnx.Value, len(n.Inputs))
+	if out[0] = through; g.DType(s.x).IsFloat() {
+		out[0] = g.Op("CastLike", through, s.x)
+	}
+	if g.Moves(s.scale) {
+		out[1], err = s.total(g, g.Neg(g.Mul(through, at)))
+	}
+	return out, err
 }
 
 // quantized is the types that a zero point may have.

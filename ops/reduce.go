@@ -26,7 +26,7 @@ func init() {
 		Op{Name: "LogSoftmax", Since: []int{1, 11, 13}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferSoftmax,
 			Compile: softmaxTable(kernel.LogSoftmaxRow[float32], kernel.LogSoftmaxRow[float64]), InPlace: []int{0}, Grad: gradLogSoftmax},
 		Op{Name: "Hardmax", Since: []int{1, 11, 13}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferSoftmax,
-			Compile: softmaxTable(hardmaxRow[float32], hardmaxRow[float64]), InPlace: []int{0}, NoGrad: "the output is constant almost everywhere"},
+			Compile: softmaxTable(hardmaxRow[float32], hardmaxRow[float64]), InPlace: []int{0}, Flat: true},
 	)
 }
 

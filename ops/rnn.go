@@ -563,6 +563,9 @@ func (q *rnnProblem[T]) forward(d int, buf []T) *rnnTape[T] {
 		rp = kernel.PackB(true, H, GH, r, H)
 	}
 	for s := range q.T {
+		if B == 0 {
+			break
+		}
 		gates := tp.gates[s*B*GH : (s+1)*B*GH]
 		prev, next := tp.h[s*B*H:(s+1)*B*H], tp.h[(s+1)*B*H:(s+2)*B*H]
 		kernel.GemmPackedB(q.pool, false, B, 1, prev, H, rp, 1, gates, GH, nil)
@@ -802,7 +805,7 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 		rows, late = 2*H, kernel.PackB(false, H, H, r[2*H*H:], H)
 	}
 	back := kernel.PackB(false, rows, H, r, H)
-	for s := q.T - 1; s >= 0; s-- {
+	for s := q.T - 1; s >= 0 && B > 0; s-- {
 		product := kernel.GemmPackedB[T]
 		if s%2 == 1 {
 			product = kernel.GemmPackedBBack[T]

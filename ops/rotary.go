@@ -19,10 +19,8 @@ func init() {
 			return Table{tensor.Float32: rotary[float32](r), tensor.Float64: rotary[float64](r)}.By(0), nil
 		},
 		Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-			for _, v := range n.Inputs[1:3] {
-				if g.Moves(v) {
-					return nil, fmt.Errorf("the tables of cosines and sines have none")
-				}
+			if g.Moves(n.Inputs[1]) || g.Moves(n.Inputs[2]) {
+				return gradRotaryTables(g, n, dy)
 			}
 			// A rotation's gradient is the rotation back.
 			in := append([]*onnx.Value{dy[0], n.Inputs[1], g.Neg(n.Inputs[2])}, n.Inputs[3:]...)
@@ -122,6 +120,59 @@ func rotary[T kernel.Float](r rotarySpec) Kernel {
 		}
 		return nil
 	}
+}
+
+// gradRotaryTables is the gradient where the cosines and sines have one as well.
+func gradRotaryTables(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	r, err := rotaryOf(n)
+	if err != nil {
+		return nil, err
+	}
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		x, shape := in[0], in[0]
+		concat := func(axis int64, parts ...*onnx.Value) *onnx.Value {
+			return g.With("Concat", []*onnx.Attribute{IntAttr("axis", axis)}, parts...)
+		}
+		exactly := []*onnx.Attribute{IntAttr("allowzero", 1)}
+		reshape := func(v *onnx.Value, sizes ...*onnx.Value) *onnx.Value {
+			return g.With("Reshape", exactly, v, concat(0, sizes...))
+		}
+		four := g.Rank(x) == 4
+		heads := g.Int64s(int64(r.heads))
+		if four { // to [batch, tokens, heads, size]
+			x = g.Transpose(x, 0, 2, 1, 3)
+		} else {
+			x = reshape(x, g.Dims(x, 0, 1), heads, g.Div(g.Dims(x, 2), heads))
+		}
+		dim := g.Int64s(int64(r.dim))
+		if r.dim == 0 {
+			dim = g.Dims(x, 3)
+		}
+		cut := func(v, from, to *onnx.Value) *onnx.Value { return g.Op("Slice", v, from, to, g.Int64s(3)) }
+		zero, two, half := g.Int64s(0), g.Int64s(2), g.Div(dim, g.Int64s(2))
+		turned, rest := cut(x, zero, dim), cut(x, dim, g.Dims(x, 3))
+		pairs, axis := reshape(turned, g.Dims(x, 0, 1, 2), two, half), int64(3) // [batch, tokens, heads, 2, half], or with the last two the other way
+		if r.interleaved {
+			pairs, axis = reshape(turned, g.Dims(x, 0, 1, 2), half, two), 4
+		}
+		part := func(i int64) *onnx.Value {
+			return g.With("Gather", []*onnx.Attribute{IntAttr("axis", axis)}, pairs, g.Const(tensor.Scalar(i)))
+		}
+		table := func(v *onnx.Value) *onnx.Value { // [batch, tokens, 1, half]
+			if len(in) > 3 && in[3] != nil {
+				v = g.Op("Gather", reshape(v, g.Div(g.Op("Reshape", g.Op("Size", v), g.Int64s(1)), half), half), in[3])
+			}
+			return reshape(v, g.Dims(x, 0, 1), g.Int64s(1), half)
+		}
+		a, b, cos, sin := part(0), part(1), table(in[1]), table(in[2])
+		put := g.Int64s(axis)
+		turned = concat(axis, g.Op("Unsqueeze", g.Sub(g.Mul(cos, a), g.Mul(sin, b)), put), g.Op("Unsqueeze", g.Add(g.Mul(sin, a), g.Mul(cos, b)), put))
+		y := concat(3, reshape(turned, g.Dims(x, 0, 1, 2), dim), rest)
+		if four {
+			return []*onnx.Value{g.Transpose(y, 0, 2, 1, 3)}
+		}
+		return []*onnx.Value{g.ReshapeLike(y, shape)}
+	})
 }
 
 // tensorScatter writes update into a copy of the cache, from each sample's index on.

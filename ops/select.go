@@ -14,12 +14,12 @@ import (
 // What is kept hangs on the values: NonZero, Compress, TopK, Unique; and OneHot.
 func init() {
 	register(
-		Op{Name: "OneHot", Since: []int{9, 11}, MinIn: 3, Infer: inferOneHot, Compile: compileOneHot, NoGrad: "indices are not differentiable"},
+		Op{Name: "OneHot", Since: []int{9, 11}, MinIn: 3, Infer: inferOneHot, Compile: compileOneHot, Grad: gradOneHot},
 		Op{Name: "NonZero", Since: []int{9, 13}, MinIn: 1, Infer: inferNonZero, Compile: compileNonZero, NoGrad: "positions are integers"},
 		Op{Name: "Compress", Since: []int{9, 11}, MinIn: 2, Infer: inferCompress, Compile: compileCompress, Grad: gradCompress},
 		Op{Domain: Internal, Name: "CompressGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileCompressGrad, NoGrad: noSecond},
 		Op{Name: "TopK", Since: []int{1, 10, 11, 24}, MinIn: 1, MaxIn: 2, Types: []TypeSet{Numeric, Index}, MinOut: 1, MaxOut: 2, Infer: inferTopK, Compile: compileTopK, Grad: gradTopK},
-		Op{Name: "Unique", Since: []int{11}, MinIn: 1, MinOut: 1, MaxOut: 4, Infer: inferUnique, Compile: compileUnique, NoGrad: "which elements are kept hangs on the values"},
+		Op{Name: "Unique", Since: []int{11}, MinIn: 1, MinOut: 1, MaxOut: 4, Infer: inferUnique, Compile: compileUnique, Grad: gradUnique},
 	)
 }
 
@@ -32,6 +32,34 @@ func oneHotDepth(t *tensor.Tensor) (int, error) {
 		return 0, fmt.Errorf("the depth is %d", d)
 	}
 	return int(d), nil
+}
+
+// gradOneHot: of the values, off and on. Indices are integers.
+func gradOneHot(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	values := n.Inputs[2]
+	flags := g.Node("Concat", 1, []*onnx.Value{g.Op("Unsqueeze", g.Like(values, 0), g.Int64s(0)), g.Op("Unsqueeze", g.Like(values, 1), g.Int64s(0))}, IntAttr("axis", 0))[0]
+	on := g.Node("OneHot", 1, []*onnx.Value{n.Inputs[0], n.Inputs[1], flags}, n.Attrs...)[0]
+	total := func(v *onnx.Value) *onnx.Value {
+		return g.Op("Unsqueeze", g.With("ReduceSum", []*onnx.Attribute{IntAttr("keepdims", 0)}, v), g.Int64s(0))
+	}
+	hot := total(g.Mul(dy[0], on))
+	return []*onnx.Value{nil, nil, g.With("Concat", []*onnx.Attribute{IntAttr("axis", 0)}, g.Sub(total(dy[0]), hot), hot)}, nil
+}
+
+// gradUnique: each element that is kept is the first of its kind.
+func gradUnique(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	first := n.Output(1)
+	if first == nil {
+		first = &onnx.Value{Name: g.Names("first")}
+		n.SetOutput(1, first)
+		g.Infos[first] = Tensor(tensor.Int64, Unknown)
+	}
+	x := n.Inputs[0]
+	if n.Attr("axis") != nil {
+		return g.Internal("GatherGrad", 1, []*onnx.Value{dy[0], first, g.Shape(x)}, IntAttr("axis", n.Int("axis", 0))), nil
+	}
+	size := g.Op("Reshape", g.Op("Size", x), g.Int64s(1))
+	return []*onnx.Value{g.ReshapeLike(g.Internal("GatherGrad", 1, []*onnx.Value{dy[0], first, size}, IntAttr("axis", 0))[0], x)}, nil
 }
 
 func inferOneHot(n *Node) ([]Info, error) {

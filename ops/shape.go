@@ -29,7 +29,15 @@ func init() {
 		Op{Name: "ConstantOfShape", Since: []int{9, 20, 21, 23, 24, 25}, MinIn: 1, Infer: inferConstantOfShape, Compile: compileConstantOfShape,
 			NoGrad: "the output does not hang on the input's values"},
 		Op{Name: "Range", Since: []int{11, 27}, MinIn: 3, Types: []TypeSet{Floats | Of(tensor.Int16) | Index}, Infer: inferRange, Compile: compileRange,
-			NoGrad: "the length of the output hangs on the inputs"},
+			// start + i·delta; the limit moves the length alone.
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				out := []*onnx.Value{g.ReshapeLike(g.ReduceSum(dy[0], false, 0), n.Inputs[0]), nil, nil}
+				if g.Moves(n.Inputs[2]) {
+					at := g.Op("CastLike", g.Positions(dy[0], 0), dy[0])
+					out[2] = g.ReshapeLike(g.ReduceSum(g.Mul(dy[0], at), false, 0), n.Inputs[2])
+				}
+				return out, nil
+			}},
 		Op{Name: "EyeLike", Since: []int{9, 22}, MinIn: 1, Infer: inferEyeLike, Compile: compileEyeLike,
 			NoGrad: "the output does not hang on the input's values"},
 	)

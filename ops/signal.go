@@ -77,7 +77,7 @@ func init() {
 			},
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 				if w := n.Input(2); w != nil && g.Moves(w) {
-					return nil, fmt.Errorf("a window has none")
+					return gradSTFTWindow(g, n, dy)
 				}
 				return g.Internal("STFTGrad", 1, append([]*onnx.Value{dy[0]}, n.Inputs...), n.Attrs...), nil
 			}},
@@ -136,7 +136,7 @@ func init() {
 		window("HannWindow", func(x float64) float64 { return 0.5 - 0.5*math.Cos(x) }),
 		window("HammingWindow", func(x float64) float64 { return 25.0/46 - 21.0/46*math.Cos(x) }),
 		window("BlackmanWindow", func(x float64) float64 { return 0.42 - 0.5*math.Cos(x) + 0.08*math.Cos(2*x) }),
-		Op{Name: "MelWeightMatrix", Since: []int{17}, MinIn: 5, Types: []TypeSet{length, length, length, Floats, Floats}, NoGrad: "its inputs choose bins",
+		Op{Name: "MelWeightMatrix", Since: []int{17}, MinIn: 5, Types: []TypeSet{length, length, length, Floats, Floats}, NoGrad: "its inputs choose bins", Flat: true,
 			Infer: func(n *Node) ([]Info, error) {
 				d := tensor.DType(n.Int("output_datatype", 1))
 				if !(Numeric).Has(d) {
@@ -526,6 +526,21 @@ func stftOf(n *Node, shape []int, ok bool) (f *stftSpec, known bool, err error) 
 	}
 	f.frames = (f.length-f.n)/f.step + 1
 	return f, true, nil
+}
+
+// gradSTFTWindow is the gradient of STFT whose window has one as well: frames, times the window, transformed.
+func gradSTFTWindow(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		x, window := in[0], in[2]
+		if g.Rank(x) == 2 {
+			x = g.Op("Unsqueeze", x, g.Int64s(2))
+		}
+		step := g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Int64))}, g.Op("Reshape", in[1], g.Int64s(1)))
+		begin := g.Op("Unsqueeze", g.Mul(g.Positions(n.Outputs[0], 1), step), g.Int64s(1))
+		at := g.Add(begin, g.Positions(window, 0)) // [frames, places]
+		frames := g.Mul(g.With("Gather", []*onnx.Attribute{IntAttr("axis", 1)}, x, at), g.Op("Unsqueeze", window, g.Int64s(1)))
+		return g.Node("DFT", 1, []*onnx.Value{frames, nil, g.Const(tensor.Scalar(int64(2)))}, IntAttr("onesided", n.Int("onesided", 1)))
+	})
 }
 
 func stft[T kernel.Float](c *Ctx) error {

@@ -1,0 +1,129 @@
+package finetune
+
+import (
+	"math/rand/v2"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
+	"github.com/retune-go/retune/tensor"
+)
+
+func init() { gradFamilies = append(gradFamilies, microsoftCases) }
+
+// single is in as float32.
+func single(in *gradInput) *gradInput {
+	return &gradInput{fixed: in.fixed, make: func(r *rand.Rand) *tensor.Tensor {
+		t, err := tensor.Convert(in.make(r), tensor.Float32, true)
+		if err != nil {
+			panic(err)
+		}
+		return t
+	}}
+}
+
+// microsoftCases are operators of com.microsoft, most of which are differentiated as what they are computed by.
+func microsoftCases(add addCase) {
+	type attrs = []*onnx.Attribute
+	i, is, f, s := ops.IntAttr, ops.IntsAttr, ops.FloatAttr, ops.StringAttr
+	ms := func(op, name string, as attrs, in ...*gradInput) *gradCase {
+		c := add(op, 1, name, as, in...)
+		c.domain = "com.microsoft"
+		return c
+	}
+	int32s := func(shape []int, v ...int32) *gradInput { return fixed(tensor.New(v, shape...)) }
+	ms("Gelu", "", nil, signed(3, 5))
+	ms("QuickGelu", "", attrs{f("alpha", 1.4)}, signed(3, 5))
+	ms("BiasGelu", "", nil, signed(2, 3, 5), signed(5))
+	ms("FastGelu", "", nil, signed(3, 5))
+	ms("FastGelu", "bias", nil, signed(2, 3, 5), signed(5))
+	ms("SkipLayerNormalization", "all", attrs{f("epsilon", 0.01)}, signed(2, 3, 4), signed(2, 3, 4), signed(4), signed(4), signed(4))
+	ms("SkipLayerNormalization", "no bias", attrs{f("epsilon", 0.01)}, signed(3, 4), signed(3, 4), signed(4))
+	named := func(c *gradCase, outs ...string) { // with the outputs named, "" standing for one that is left out
+		op, as := c.op, c.attrs
+		c.graph = func(b *onnx.Builder, in []*onnx.Value) []*onnx.Value {
+			n := onnx.NewNode(op, in, outs...)
+			n.Domain, n.Attrs = c.domain, as
+			var made []*onnx.Value
+			b.Add(n)
+			for _, v := range n.Outputs {
+				if v != nil {
+					made = append(made, v)
+				}
+			}
+			return made
+		}
+	}
+	named(ms("SkipLayerNormalization", "sum", attrs{f("epsilon", 0.01)}, signed(2, 3, 4), signed(2, 3, 4), signed(4), signed(4), signed(4)), "out", "", "", "sum")
+	named(ms("SkipSimplifiedLayerNormalization", "sum", attrs{f("epsilon", 0.01)}, signed(2, 3, 4), signed(2, 3, 4), signed(4), signed(4)), "out", "", "", "sum")
+	ms("SimplifiedLayerNormalization", "", attrs{f("epsilon", 0.01)}, signed(2, 3, 4), signed(4)).domain = ""
+	named(ms("EmbedLayerNormalization", "sum", attrs{f("epsilon", 0.01)}, int32s([]int{2, 3}, 1, 0, 3, 2, 1, 1), int32s([]int{2, 3}, 0, 0, 1, 1, 0, 1),
+		signed(4, 5), signed(3, 5), signed(2, 5), signed(5), signed(5)), "out", "", "sum")
+	for _, op := range []string{"FusedMatMul", "TransposeMatMul"} {
+		ms(op, "alpha, transposed", attrs{f("alpha", 0.7), i("transA", 1), i("transB", 1)}, signed(2, 3, 4), signed(2, 5, 3))
+	}
+	ms("FusedMatMul", "batch transposed", attrs{i("transBatchA", 1)}, signed(3, 2, 4), signed(2, 4, 5))
+	ms("FusedGemm", "leaky", attrs{s("activation", "LeakyRelu"), f("activation_alpha", 0.3), i("transB", 1)}, signed(2, 3), signed(4, 3), signed(4))
+	ms("FusedConv", "sum, relu", attrs{s("activation", "Relu"), is("kernel_shape", 3, 3), is("pads", 1, 1, 1, 1)}, signed(1, 2, 4, 4), signed(2, 2, 3, 3), signed(2), signed(1, 2, 4, 4))
+	ms("Trilu", "lower", attrs{i("upper", 0)}, signed(2, 3, 4))
+
+	heads := i("num_heads", 2)
+	ms("Attention", "bias", attrs{heads}, signed(2, 3, 4), signed(4, 12), signed(12))
+	ms("Attention", "lengths", attrs{heads}, signed(2, 3, 4), signed(4, 12), signed(12), int32s([]int{2}, 3, 2))
+	ms("Attention", "causal, past and present", attrs{heads, i("unidirectional", 1)}, signed(2, 3, 4), signed(4, 12), signed(12), nil, signed(2, 2, 2, 2, 2)).outs = 2
+	ms("Attention", "mask, added bias", attrs{heads}, signed(1, 3, 4), signed(4, 12), signed(12), int32s([]int{1, 3}, 1, 0, 1), nil, signed(1, 2, 3, 3))
+	ms("MultiHeadAttention", "bias", attrs{heads}, signed(2, 3, 4), signed(2, 5, 4), signed(2, 5, 4), signed(12))
+	ms("MultiHeadAttention", "mask, added bias", attrs{heads, f("scale", 0.4)}, signed(1, 3, 4), signed(1, 5, 4), signed(1, 5, 4), nil, int32s([]int{1, 5}, 1, 1, 0, 1, 1), signed(1, 2, 3, 5))
+	ms("MultiHeadAttention", "past and present", attrs{heads, i("unidirectional", 1)}, signed(1, 2, 4), signed(1, 2, 4), signed(1, 2, 4), nil, nil, nil, signed(1, 2, 3, 2), signed(1, 2, 3, 2)).outs = 3
+	ms("MultiHeadAttention", "keys with an axis of heads", attrs{heads}, signed(2, 3, 4), signed(2, 2, 5, 2), signed(2, 2, 5, 2))
+	lens, total := int32s([]int{2}, 2, 2), int32s([]int{}, 3)
+	ms("GroupQueryAttention", "first run", attrs{i("num_heads", 4), i("kv_num_heads", 2)}, signed(2, 3, 8), signed(2, 3, 4), signed(2, 3, 4), nil, nil, lens, total)
+	ms("GroupQueryAttention", "caches, window, softcap", attrs{i("num_heads", 4), i("kv_num_heads", 2), i("local_window_size", 3), f("softcap", 2), f("scale", 0.6)},
+		signed(2, 1, 8), signed(2, 1, 4), signed(2, 1, 4), signed(2, 2, 4, 2), signed(2, 2, 4, 2), int32s([]int{2}, 3, 2), int32s([]int{}, 4)).outs = 3
+	ms("GroupQueryAttention", "packed, rotary", attrs{i("num_heads", 2), i("kv_num_heads", 1), i("do_rotary", 1)},
+		signed(2, 3, 16), nil, nil, nil, nil, lens, total, signed(4, 2), signed(4, 2))
+	ms("RotaryEmbedding", "", attrs{i("num_heads", 2)}, signed(2, 3, 8), intsOf([]int{2, 3}, 0, 1, 2, 3, 1, 0), signed(4, 2), signed(4, 2))
+	ms("RotaryEmbedding", "one position, interleaved", attrs{i("interleaved", 1)}, signed(2, 2, 3, 4), ints(1), signed(5, 2), signed(5, 2))
+
+	uint8s := func(shape []int, v ...uint8) *gradInput { return fixed(tensor.New(v, shape...)) }
+	exact := func(c *gradCase) { c.step, c.tol = 0.25, 1e-4 } // of what is linear in each number, in float32
+	bytes := func(n int) []uint8 {
+		v := make([]uint8, n)
+		for i := range v {
+			v[i] = uint8(37*i + 11)
+		}
+		return v
+	}
+	exact(ms("MatMulIntegerToFloat", "zero points, bias", nil, uint8s([]int{2, 3}, bytes(6)...), uint8s([]int{3, 2}, bytes(6)...),
+		single(signed(1)), single(signed(2)), uint8s([]int{}, 100), uint8s([]int{2}, 90, 7), single(signed(2))))
+	exact(ms("MatMulNBits", "", attrs{i("K", 16), i("N", 2), i("bits", 4), i("block_size", 16)}, single(signed(3, 16)), uint8s([]int{2, 1, 8}, bytes(16)...), single(signed(2))))
+	exact(ms("GatherBlockQuantized", "", attrs{i("block_size", 16), i("bits", 8), i("gather_axis", 0), i("quantize_axis", 1)}, uint8s([]int{3, 16}, bytes(48)...), ints(2, 0, 2), single(signed(3, 1))))
+	for _, domain := range []string{"", "com.microsoft"} {
+		for name, in := range map[string][]*gradInput{
+			"one scale":     {uint8s([]int{2, 3}, bytes(6)...), single(signed()), uint8s([]int{}, 100)},
+			"one of a list": {uint8s([]int{2, 3}, bytes(6)...), single(signed(1))},
+			"columns":       {uint8s([]int{2, 3, 2}, bytes(12)...), single(signed(3)), uint8s([]int{3}, 100, 3, 7)},
+		} {
+			c := ms("DequantizeLinear", name, nil, in...)
+			exact(c)
+			if c.domain = domain; domain == "" {
+				c.opset = 21
+			}
+		}
+	}
+	refused := func(c *gradCase) { c.refused = "straight-through" }
+	for _, domain := range []string{"", "com.microsoft"} {
+		c := ms("QuantizeLinear DequantizeLinear", "refused", nil, single(signed(2, 3)), fixed(tensor.Scalar(float32(0.1))))
+		refused(c)
+		if c.domain = domain; domain == "" {
+			c.opset = 21
+		}
+		c.graph = func(b *onnx.Builder, in []*onnx.Value) []*onnx.Value {
+			q := onnx.NewNode("QuantizeLinear", in, "q")
+			q.Domain = domain
+			d := onnx.NewNode("DequantizeLinear", []*onnx.Value{b.Add(q)[0], in[1]}, "d")
+			d.Domain = domain
+			return b.Add(d)
+		}
+	}
+	refused(ms("DynamicQuantizeMatMul", "refused", nil, single(signed(2, 3)), uint8s([]int{3, 2}, bytes(6)...), single(signed(1))))
+}
