@@ -840,8 +840,37 @@ func (a *atom) eval(size func(string) (int, bool)) (int64, bool) {
 }
 
 func (t *poly) String() string {
+	var parts []string
+	sum := slices.Clone(t.sum)
+	for _, p := range t.sum { // x - max(0, x - y) is min(x, y), and y + max(0, x - y) is max(x, y)
+		if len(p.of) != 1 || p.of[0].op != above || p.c != 1 && p.c != -1 {
+			continue
+		}
+		var x, y []monomial
+		for _, q := range p.of[0].args[0].sum {
+			if q.c > 0 {
+				x = append(x, q)
+			} else {
+				y = append(y, monomial{-q.c, q.of})
+			}
+		}
+		name, gone := "max", append(slices.Clone(y), p)
+		if p.c < 0 {
+			name, gone = "min", append(slices.Clone(x), p)
+		}
+		in := func(set []monomial) func(monomial) bool {
+			return func(q monomial) bool {
+				return slices.ContainsFunc(set, func(r monomial) bool { return q.c == r.c && q.compare(r) == 0 })
+			}
+		}
+		if !slices.ContainsFunc(gone, func(q monomial) bool { return !in(sum)(q) }) {
+			sum = slices.DeleteFunc(sum, in(gone))
+			parts = append(parts, fmt.Sprintf("%s(%v,%v)", name, &poly{sum: x}, &poly{sum: y}))
+		}
+	}
 	var b strings.Builder
-	for _, p := range t.sum {
+	b.WriteString(strings.Join(parts, "+"))
+	for _, p := range sum {
 		c := p.c
 		switch {
 		case c < 0:
@@ -849,7 +878,7 @@ func (t *poly) String() string {
 		case b.Len() > 0:
 			b.WriteByte('+')
 		}
-		var parts []string
+		parts = parts[:0]
 		if c != 1 && c != -1 || len(p.of) == 0 {
 			parts = append(parts, strings.TrimPrefix(strconv.FormatInt(c, 10), "-"))
 		}

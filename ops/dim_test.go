@@ -23,6 +23,8 @@ func TestDimStrings(t *testing.T) {
 		"max(0,seq-2)":      s.Sub(D(1)).Max(D(0)).Sub(D(1)).Max(D(0)), // x[1:][1:]
 		"seq/2":             s.Sub(s.FloorDiv(D(2))).Sub(s.Mod(D(2))),
 		"2*(seq/2)":         s.Sub(s.Mod(D(2))),
+		"min(seq,512)":      D(512).Min(s),
+		"max(past,seq)+1":   s.Max(p).Add(D(1)),
 		"12/batch":          D(12).FloorDiv(b),
 		"(past+seq)/batch":  s.Add(p).FloorDiv(b),
 		"?":                 Unknown.Add(D(1)),

@@ -342,9 +342,41 @@ func peakRSS() int64 {
 	return 0
 }
 
+// printValues prints the type and the shape of every value that m's nodes compute, as far as they are known before a run, and the elements
+// of those that shapes are made of.
+func printValues(w io.Writer, m *onnx.Model) error {
+	m, err := runtime.Expand(m)
+	if err != nil {
+		return err
+	}
+	infos, err := runtime.Infer(m)
+	if err != nil {
+		return err
+	}
+	m.Graph.Walk(func(g *onnx.Graph) {
+		for _, n := range g.Nodes {
+			for _, v := range n.Outputs {
+				info, live := infos[v]
+				if v == nil || !live {
+					continue
+				}
+				fmt.Fprintf(w, "value %s %s of %s", v.Name, typeName(info), n.Op)
+				if c := info.Const; info.Values != nil {
+					fmt.Fprintf(w, " = %v", info.Values)
+				} else if c != nil && c.Len() <= 8 && !c.DType().IsFloat() {
+					fmt.Fprintf(w, " = %v", elements(c))
+				}
+				fmt.Fprintln(w)
+			}
+		}
+	})
+	return nil
+}
+
 func inspectCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "inspect MODEL",
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "inspect MODEL [--values]",
 		Short: "Say what a model is: inputs, outputs, operators, weights",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -399,7 +431,12 @@ func inspectCommand() *cobra.Command {
 				bytes += len(v.Const.Bytes())
 			}
 			fmt.Fprintf(w, "%d weights in %d initializers, %d bytes\n", params, len(m.Graph.Inits), bytes)
+			if all {
+				return printValues(w, m)
+			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&all, "values", false, "also the shape of every value, as far as it is known before a run")
+	return cmd
 }
