@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"math"
 	"slices"
 
@@ -141,10 +142,10 @@ func (q *quantizer) bias(v *onnx.Value, x float32, w []float32, n int) (b *onnx.
 	return q.init(v, tensor.New(ints)), true
 }
 
-// add puts a node at the end of those that are in their place, and makes its output a new value.
+// add puts a node at the end of those that are in their place, and makes its output a new value. It is named after that if it has no name.
 func (q *quantizer) add(n *onnx.Node, named *onnx.Value) *onnx.Value {
 	out := &onnx.Value{Name: named.Name}
-	n.Name = named.Name
+	n.Name = cmp.Or(n.Name, named.Name)
 	n.SetOutput(0, out)
 	q.nodes = append(q.nodes, n)
 	q.graphOf[n] = q.graph
@@ -170,9 +171,10 @@ func (q *quantizer) image(v *onnx.Value, rank int) *onnx.Value {
 	return q.last[v]
 }
 
-// result makes fresh, an image with its channels last if that is said, what n computed, held within the bytes [lo, hi].
-func (q *quantizer) result(n, fresh *onnx.Node, last bool, g grain, lo, hi float64) {
+// result makes fresh, an image with its channels last if that is said, what n computed from d's result, held within the bytes [lo, hi].
+func (q *quantizer) result(n, d, fresh *onnx.Node, last bool, g grain, lo, hi float64) {
 	out := n.Outputs[0]
+	fresh.Name = d.Name
 	y := q.add(fresh, out)
 	if least, most := g.bounds(); lo > least || hi < most {
 		y = q.table(y, out, g, func(i float64) float64 { return min(max(i, lo), hi) })
@@ -275,7 +277,7 @@ func (q *quantizer) alone(n *onnx.Node, op string, images []*onnx.Value, ok bool
 	if op == "QLinearConv" || op == "QLinearGlobalAveragePool" {
 		fresh.SetAttr(onnx.IntAttr("channels_last", 1))
 	}
-	q.result(n, fresh, true, grain{d: tensor.Uint8}, 0, 255)
+	q.result(n, n, fresh, true, grain{d: tensor.Uint8}, 0, 255)
 	return true
 }
 
@@ -328,7 +330,7 @@ func (q *quantizer) operator(n *onnx.Node, g grain) bool {
 		fresh := microsoftNode("QLinearConv", q.image(x, rank), from.scale, from.zero, w.v, w.scale, w.zero, g.scale, g.zero, b)
 		fresh.Attrs = slices.Clone(d.Attrs)
 		fresh.SetAttr(onnx.IntAttr("channels_last", 1))
-		q.result(n, fresh, true, g, lo, hi)
+		q.result(n, d, fresh, true, g, lo, hi)
 		return true
 	case "Gemm", "MatMul":
 		p, product := q.product(d)
@@ -343,7 +345,7 @@ func (q *quantizer) operator(n *onnx.Node, g grain) bool {
 			}
 			in = append(in, b)
 		}
-		q.result(n, internal("QLinearMatMul", in), false, g, lo, hi)
+		q.result(n, d, internal("QLinearMatMul", in), false, g, lo, hi)
 		return true
 	case "Add":
 		y, other, second := q.bytesOf(d.Inputs[1])
@@ -354,7 +356,7 @@ func (q *quantizer) operator(n *onnx.Node, g grain) bool {
 		if last {
 			x, y = q.image(x, rank), q.image(y, rank)
 		}
-		q.result(n, microsoftNode("QLinearAdd", x, from.scale, from.zero, y, other.scale, other.zero, g.scale, g.zero), last, g, lo, hi)
+		q.result(n, d, microsoftNode("QLinearAdd", x, from.scale, from.zero, y, other.scale, other.zero, g.scale, g.zero), last, g, lo, hi)
 		return true
 	case "MaxPool":
 		if !ok || !image || !from.same(g) || d.Int("storage_order", 0) != 0 {
@@ -362,7 +364,7 @@ func (q *quantizer) operator(n *onnx.Node, g grain) bool {
 		}
 		fresh := microsoftNode("NhwcMaxPool", q.image(x, rank))
 		fresh.Attrs = slices.Clone(d.Attrs)
-		q.result(n, fresh, true, g, lo, hi)
+		q.result(n, d, fresh, true, g, lo, hi)
 		return true
 	case "GlobalAveragePool", "ReduceMean":
 		xr := q.infos[d.Inputs[0]].Rank()
@@ -372,11 +374,12 @@ func (q *quantizer) operator(n *onnx.Node, g grain) bool {
 		fresh := microsoftNode("QLinearGlobalAveragePool", q.image(x, xr), from.scale, from.zero, g.scale, g.zero)
 		fresh.SetAttr(onnx.IntAttr("channels_last", 1))
 		if d.Op == "GlobalAveragePool" || d.Int("keepdims", 1) != 0 {
-			q.result(n, fresh, true, g, lo, hi)
+			q.result(n, d, fresh, true, g, lo, hi)
 			return true
 		}
+		fresh.Name = d.Name
 		flat := onnx.NewNode("Reshape", []*onnx.Value{q.add(fresh, n.Outputs[0]), q.init(n.Outputs[0], tensor.New([]int64{0, -1}))})
-		q.result(n, flat, false, g, lo, hi)
+		q.result(n, d, flat, false, g, lo, hi)
 		return true
 	case "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice":
 		if !ok || from.d != g.d {
@@ -384,7 +387,7 @@ func (q *quantizer) operator(n *onnx.Node, g grain) bool {
 		}
 		fresh := onnx.NewNode(d.Op, append([]*onnx.Value{q.regrained(x, from, g)}, d.Inputs[1:]...))
 		fresh.Attrs, fresh.Opset = slices.Clone(d.Attrs), d.Opset
-		q.result(n, fresh, false, g, lo, hi)
+		q.result(n, d, fresh, false, g, lo, hi)
 		return true
 	}
 	return false
@@ -443,7 +446,7 @@ func (q *quantizer) concat(n, d *onnx.Node, g grain, lo, hi float64) bool {
 	fresh := onnx.NewNode("Concat", in)
 	fresh.Opset = d.Opset
 	fresh.SetAttr(onnx.IntAttr("axis", axis))
-	q.result(n, fresh, last, g, lo, hi)
+	q.result(n, d, fresh, last, g, lo, hi)
 	return true
 }
 
@@ -522,7 +525,7 @@ func (q *quantizer) floatProduct(n *onnx.Node) bool {
 		}
 		in = append(in, b)
 	}
-	q.result(n, microsoftNode("MatMulIntegerToFloat", in...), false, grain{d: tensor.Uint8}, 0, 255)
+	q.result(n, n, microsoftNode("MatMulIntegerToFloat", in...), false, grain{d: tensor.Uint8}, 0, 255)
 	return true
 }
 
@@ -591,6 +594,6 @@ func (q *quantizer) unary(n *onnx.Node, g grain) bool {
 		fresh.SetInput(0, last)
 	}
 	lo, hi := g.bounds()
-	q.result(n, fresh, last != nil, g, lo, hi)
+	q.result(n, n, fresh, last != nil, g, lo, hi)
 	return true
 }
