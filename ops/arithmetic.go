@@ -197,19 +197,46 @@ func elementwise[A, B, R tensor.Element](f func(A, B) R) Kernel {
 	})
 }
 
-// fast uses a vector kernel, with forms for a scalar on either side.
-func fast[T kernel.Float](vv func(dst, x, y []T), vs func(dst, x []T, s T), sv func(dst []T, s T, x []T)) Kernel {
+// vectors is the vector kernels of an operator on two operands, with forms for a scalar on either side.
+type vectors[T kernel.Float] struct {
+	vv func(dst, x, y []T)
+	vs func(dst, x []T, s T)
+	sv func(dst []T, s T, x []T)
+}
+
+// vectorsOf is those of an operator of that name; none if it has none.
+func vectorsOf[T kernel.Float](op string) vectors[T] {
+	switch op {
+	case "Add":
+		return vectors[T]{kernel.Add[T], kernel.AddScalar[T], flip(kernel.AddScalar[T])}
+	case "Sub":
+		return vectors[T]{kernel.Sub[T], kernel.SubScalar[T], kernel.ScalarSub[T]}
+	case "Mul":
+		return vectors[T]{kernel.Mul[T], kernel.Scale[T], flip(kernel.Scale[T])}
+	case "Div":
+		return vectors[T]{kernel.Div[T], kernel.DivScalar[T], kernel.ScalarDiv[T]}
+	case "Max":
+		return vectors[T]{kernel.Max[T], kernel.MaxScalar[T], flip(kernel.MaxScalar[T])}
+	case "Min":
+		return vectors[T]{kernel.Min[T], kernel.MinScalar[T], flip(kernel.MinScalar[T])}
+	}
+	return vectors[T]{}
+}
+
+// fast is the vector kernels of an operator over broadcast operands.
+func fast[T kernel.Float](op string) Kernel {
+	f := vectorsOf[T](op)
 	return pairwise(func(dst, a, b []T, sa, sb int) error {
 		switch {
 		case sa == 1 && sb == 1 || len(dst) == 1:
-			vv(dst, a, b)
+			f.vv(dst, a, b)
 		case sa == 1:
-			vs(dst, a, b[0])
+			f.vs(dst, a, b[0])
 		case sb == 1:
-			sv(dst, a[0], b)
+			f.sv(dst, a[0], b)
 		default:
 			one := make([]T, 1)
-			vv(one, a[:1], b[:1])
+			f.vv(one, a[:1], b[:1])
 			for i := range dst {
 				dst[i] = one[0]
 			}
@@ -517,25 +544,25 @@ func init() {
 	bools := func(f func(a, b bool) bool) func(*Node) Table { return fixed(Table{tensor.Bool: elementwise(f)}) }
 	register(
 		withTerm(pairOp("Add", arith, Numeric, 0, fixed(merge(Table{
-			tensor.Float32: fast(kernel.Add[float32], kernel.AddScalar[float32], flip(kernel.AddScalar[float32])),
-			tensor.Float64: fast(kernel.Add[float64], kernel.AddScalar[float64], flip(kernel.AddScalar[float64]))},
+			tensor.Float32: fast[float32]("Add"),
+			tensor.Float64: fast[float64]("Add")},
 			intKernels(addK[int8](), addK[int16](), addK[int32](), addK[int64](), addK[uint8](), addK[uint16](), addK[uint32](), addK[uint64]()))),
 			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) { return dy, dy }), fold1(Dim.Add)),
 		withTerm(pairOp("Sub", arith, Numeric, 0, fixed(merge(Table{
-			tensor.Float32: fast(kernel.Sub[float32], kernel.SubScalar[float32], kernel.ScalarSub[float32]),
-			tensor.Float64: fast(kernel.Sub[float64], kernel.SubScalar[float64], kernel.ScalarSub[float64])},
+			tensor.Float32: fast[float32]("Sub"),
+			tensor.Float64: fast[float64]("Sub")},
 			intKernels(subK[int8](), subK[int16](), subK[int32](), subK[int64](), subK[uint8](), subK[uint16](), subK[uint32](), subK[uint64]()))),
 			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) { return dy, g.Neg(dy) }), fold1(Dim.Sub)),
 		withTerm(pairOp("Mul", arith, Numeric, 0, fixed(merge(Table{
-			tensor.Float32: fast(kernel.Mul[float32], kernel.Scale[float32], flip(kernel.Scale[float32])),
-			tensor.Float64: fast(kernel.Mul[float64], kernel.Scale[float64], flip(kernel.Scale[float64]))},
+			tensor.Float32: fast[float32]("Mul"),
+			tensor.Float64: fast[float64]("Mul")},
 			intKernels(mulK[int8](), mulK[int16](), mulK[int32](), mulK[int64](), mulK[uint8](), mulK[uint16](), mulK[uint32](), mulK[uint64]()))),
 			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) {
 				return g.Mul(dy, b), g.Mul(dy, a)
 			}), fold1(Dim.Mul)),
 		withTerm(pairOp("Div", arith, Numeric, 0, fixed(merge(Table{
-			tensor.Float32: fast(kernel.Div[float32], kernel.DivScalar[float32], kernel.ScalarDiv[float32]),
-			tensor.Float64: fast(kernel.Div[float64], kernel.DivScalar[float64], kernel.ScalarDiv[float64])},
+			tensor.Float32: fast[float32]("Div"),
+			tensor.Float64: fast[float64]("Div")},
 			intKernels(divK[int8](), divK[int16](), divK[int32](), divK[int64](), divK[uint8](), divK[uint16](), divK[uint32](), divK[uint64]()))),
 			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) {
 				da = g.Div(dy, b)
@@ -573,20 +600,20 @@ func init() {
 		pairOp("BitwiseOr", []int{18}, Integers, 0, fixed(intKernels(orK[int8](), orK[int16](), orK[int32](), orK[int64](), orK[uint8](), orK[uint16](), orK[uint32](), orK[uint64]())), nil),
 		pairOp("BitwiseXor", []int{18}, Integers, 0, fixed(intKernels(xorK[int8](), xorK[int16](), xorK[int32](), xorK[int64](), xorK[uint8](), xorK[uint16](), xorK[uint32](), xorK[uint64]())), nil),
 		withTerm(variadic("Max", []int{1, 6, 8, 12, 13}, merge(Table{
-			tensor.Float32: fast(kernel.Max[float32], kernel.MaxScalar[float32], flip(kernel.MaxScalar[float32])),
-			tensor.Float64: fast(kernel.Max[float64], kernel.MaxScalar[float64], flip(kernel.MaxScalar[float64]))},
+			tensor.Float32: fast[float32]("Max"),
+			tensor.Float64: fast[float64]("Max")},
 			intKernels(maxK[int8](), maxK[int16](), maxK[int32](), maxK[int64](), maxK[uint8](), maxK[uint16](), maxK[uint32](), maxK[uint64]())), shareTies), fold1(Dim.Max)),
 		withTerm(variadic("Min", []int{1, 6, 8, 12, 13}, merge(Table{
-			tensor.Float32: fast(kernel.Min[float32], kernel.MinScalar[float32], flip(kernel.MinScalar[float32])),
-			tensor.Float64: fast(kernel.Min[float64], kernel.MinScalar[float64], flip(kernel.MinScalar[float64]))},
+			tensor.Float32: fast[float32]("Min"),
+			tensor.Float64: fast[float64]("Min")},
 			intKernels(minK[int8](), minK[int16](), minK[int32](), minK[int64](), minK[uint8](), minK[uint16](), minK[uint32](), minK[uint64]())), shareTies), fold1(Dim.Min)),
 		variadic("Sum", []int{1, 6, 8, 13}, Table{
-			tensor.Float32: fast(kernel.Add[float32], kernel.AddScalar[float32], flip(kernel.AddScalar[float32])),
-			tensor.Float64: fast(kernel.Add[float64], kernel.AddScalar[float64], flip(kernel.AddScalar[float64]))},
+			tensor.Float32: fast[float32]("Add"),
+			tensor.Float64: fast[float64]("Add")},
 			func(g *Grad, n *Node, dy *onnx.Value) []*onnx.Value { return repeat(dy, len(n.Inputs)) }),
 		variadic("Mean", []int{1, 6, 8, 13}, Table{
-			tensor.Float32: fast(kernel.Add[float32], kernel.AddScalar[float32], flip(kernel.AddScalar[float32])),
-			tensor.Float64: fast(kernel.Add[float64], kernel.AddScalar[float64], flip(kernel.AddScalar[float64]))},
+			tensor.Float32: fast[float32]("Add"),
+			tensor.Float64: fast[float64]("Add")},
 			func(g *Grad, n *Node, dy *onnx.Value) []*onnx.Value {
 				return repeat(g.Div(dy, g.Like(dy, float64(len(n.Inputs)))), len(n.Inputs))
 			}),

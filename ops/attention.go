@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
@@ -377,22 +376,6 @@ func (p *attentionProblem[T]) join(c *Ctx, keys, values *tensor.Tensor) error {
 	return nil
 }
 
-var attentionRoom32, attentionRoom64 sync.Pool
-
-func attentionRoom[T kernel.Float](n int) (*[]T, *sync.Pool) {
-	pool := &attentionRoom64
-	if tensor.TypeOf[T]() == tensor.Float32 {
-		pool = &attentionRoom32
-	}
-	room, _ := pool.Get().(*[]T)
-	if room == nil || cap(*room) < n {
-		room = new([]T)
-		*room = make([]T, n)
-	}
-	*room = (*room)[:n]
-	return room, pool
-}
-
 // scores computes the probabilities of rows [r, r+n) of a head into s, n×total. keep gets each stage's scores, and, with softcap, capped
 // the scores divided by it.
 func (p *attentionProblem[T]) scores(s []T, b, h, r, n int, keep func(mode int, s []T)) {
@@ -467,7 +450,7 @@ func attention[T kernel.Float](c *Ctx, s *attentionSpec) error {
 	}
 	tiles := (p.q.rows + p.rows - 1) / p.rows
 	c.Pool.For(p.q.batch*p.q.heads*tiles, 1+16384/max(1, p.rows*p.total*p.q.size/16), func(lo, hi int) {
-		room, pool := attentionRoom[T](p.rows * p.total)
+		room, pool := takeRoom[T](p.rows * p.total)
 		defer pool.Put(room)
 		for q := lo; q < hi; q++ {
 			b, h, r := q/tiles/p.q.heads, q/tiles%p.q.heads, q%tiles*p.rows
@@ -569,7 +552,7 @@ func attentionGrad[T kernel.Float](c *Ctx, s *attentionSpec) error {
 	yh := headed{p.q.batch, p.q.heads, p.q.rows, p.v.size, p.q.flat}
 	if (len(dy) > 0 || len(p.dQK) > 0) && p.total > 0 {
 		c.Pool.For(p.k.batch*p.k.heads, 1, func(lo, hi int) {
-			room, pool := attentionRoom[T](3 * p.rows * p.total)
+			room, pool := takeRoom[T](3 * p.rows * p.total)
 			defer pool.Put(room)
 			for q := lo; q < hi; q++ {
 				b, kh := q/p.k.heads, q%p.k.heads

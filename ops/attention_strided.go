@@ -253,7 +253,7 @@ type attendant[T kernel.Float] struct {
 
 // Part computes the tiles [lo, hi).
 func (a attendant[T]) Part(lo, hi int) {
-	room, pool := attentionRoom[T](a.tile * a.total)
+	room, pool := takeRoom[T](a.tile * a.total)
 	defer pool.Put(room)
 	for w := lo; w < hi; w++ {
 		m, r := w/a.tiles, w%a.tiles*a.tile

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -120,6 +121,23 @@ func Scratch[T any](c *Ctx) *T {
 		c.spare = v
 	}
 	return v
+}
+
+var room32, room64 sync.Pool
+
+// takeRoom is n elements of any value for one worker's use, and where it puts them back.
+func takeRoom[T kernel.Float](n int) (*[]T, *sync.Pool) {
+	pool := &room64
+	if tensor.TypeOf[T]() == tensor.Float32 {
+		pool = &room32
+	}
+	room, _ := pool.Get().(*[]T)
+	if room == nil || cap(*room) < n {
+		room = new([]T)
+		*room = make([]T, n)
+	}
+	*room = (*room)[:n]
+	return room, pool
 }
 
 // Body is the node's subgraph under that attribute.

@@ -56,3 +56,31 @@ func BenchmarkAttention(b *testing.B) {
 		})
 	}
 }
+
+// Chains of operators on single elements: short ones and long, of a rotation, and of Swish and what multiplies it.
+func BenchmarkChains(b *testing.B) {
+	for _, n := range []int{1 << 10, 1 << 14, 1 << 18, 1 << 21} {
+		for name, chain := range map[string]func(g *onnx.Builder, x, y, row *onnx.Value) *onnx.Value{
+			"swiglu": func(g *onnx.Builder, x, y, row *onnx.Value) *onnx.Value {
+				return g.Op("Mul", g.Op("Mul", x, g.Op("Sigmoid", x)), y)
+			},
+			"rotation": func(g *onnx.Builder, x, y, row *onnx.Value) *onnx.Value {
+				return g.Op("Add", g.Op("Mul", x, row), g.Op("Mul", y, row))
+			},
+			"tanh": func(g *onnx.Builder, x, y, row *onnx.Value) *onnx.Value {
+				return g.Op("Mul", g.Op("Sub", y, x), g.Op("Sub", number(g, 1), g.Op("Mul", y, y)))
+			},
+		} {
+			b.Run(fmt.Sprint(name, " ", n), func(b *testing.B) {
+				g := onnx.NewBuilder("chain", 17)
+				x, y := g.Input("x", tensor.Float32, n/256, 256), g.Input("y", tensor.Float32, n/256, 256)
+				g.OutputOf("z", chain(g, x, y, g.Const(random(256))), nil)
+				m, err := g.Model()
+				if err != nil {
+					b.Fatal(err)
+				}
+				benchPasses(b, m, map[string]tensor.Value{"x": random(n/256, 256), "y": random(n/256, 256)}, "pointwise")
+			})
+		}
+	}
+}

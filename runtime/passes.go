@@ -33,6 +33,7 @@ var passes = []pass{
 	{"linear", linear},
 	{"epilogue", epilogues},
 	{"blocked", blocked},
+	{"pointwise", chains},
 }
 
 // Passes names the passes in their order, for [WithoutPass].
