@@ -19,10 +19,13 @@ type pass struct {
 
 // passes in the order in which they run.
 var passes = []pass{
+	{"branches", branches},
 	{"identity", identity},
 	{"quantized", quantized},
 	{"constants", constants},
 	{"common", common},
+	{"moves", moves},
+	{"states", states},
 	{"gelu", gelu},
 	{"swish", swish},
 	{"norms", norms},

@@ -43,6 +43,9 @@ type step struct {
 // foldLimit bounds the bytes of a value that is computed ahead and kept.
 const foldLimit = 64 << 20
 
+// foldGrowth bounds the bytes of one that is made of a few.
+const foldGrowth = 4 << 20
+
 // outer is what a subgraph sees of the graphs around it.
 type outer struct {
 	infos map[*onnx.Value]ops.Info
@@ -361,12 +364,30 @@ func (p *program) fold(s *step, infos []ops.Info, known []tensor.Value) {
 	if err := execute(s, c); err != nil {
 		return
 	}
+	if grown(vals, c.Outs) {
+		return
+	}
 	for i, slot := range s.outs {
 		if slot >= 0 && i < len(c.Outs) && c.Outs[i] != nil {
 			known[slot] = c.Outs[i]
 			infos[slot] = ops.InfoOf(c.Outs[i], true)
 		}
 	}
+}
+
+// grown reports whether outs take foldGrowth bytes and much more than ins: then to compute them again in each run costs less than to
+// keep them, for every plan.
+func grown(ins, outs []tensor.Value) bool {
+	size := func(vs []tensor.Value) (n int) {
+		for _, v := range vs {
+			if t, ok := v.(*tensor.Tensor); ok && t != nil && t.DType() != tensor.String {
+				n += len(t.Bytes())
+			}
+		}
+		return n
+	}
+	n := size(outs)
+	return n > foldGrowth && n > 4*size(ins)
 }
 
 // execute infers the outputs' shapes from the values at hand, allocates what is known and runs the

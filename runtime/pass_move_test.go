@@ -1,0 +1,85 @@
+package runtime_test
+
+import (
+	"testing"
+
+	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/tensor"
+)
+
+func TestMovesAreFound(t *testing.T) {
+	ints := func(b *onnx.Builder, v ...int64) *onnx.Value { return b.Const(tensor.New(v, len(v))) }
+	perm := func(b *onnx.Builder, x *onnx.Value, p ...int64) *onnx.Value {
+		return b.Node("Transpose", []*onnx.Value{x}, onnx.IntsAttr("perm", p...))
+	}
+	for name, p := range map[string]pattern{
+		"there and back": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return b.Op("Sin", perm(b, perm(b, x, 1, 2, 0), 2, 0, 1))
+		}, "Sin"},
+		"two become one": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return perm(b, perm(b, x, 1, 2, 0), 1, 2, 0)
+		}, "Transpose"},
+		"back after an activation": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Op("Clip", b.Op("Mul", perm(b, x, 0, 2, 1), number(b, 2)), number(b, -1), number(b, 1))
+			return b.Op("Sin", perm(b, b.Op("Relu", y), 0, 2, 1))
+		}, "Clip Mul Relu Sin"},
+		"on after an activation": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return b.Op("Sin", perm(b, b.Op("Abs", perm(b, x, 1, 2, 0)), 1, 2, 0))
+		}, "Abs Sin Transpose"},
+		"with another reader in between both stay": {13, []int{2, 3, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Op("Abs", perm(b, x, 0, 2, 1))
+			return b.Op("Mul", perm(b, y, 0, 2, 1), y)
+		}, "Abs Mul Transpose Transpose"},
+		"with a vector in between both stay": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return b.Op("Sin", perm(b, b.Op("Add", perm(b, x, 0, 2, 1), b.Const(random(3))), 0, 2, 1))
+		}, "Add Sin Transpose Transpose"},
+		"views that end where they began": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Op("Squeeze", b.Op("Unsqueeze", x, ints(b, 1)), ints(b, 1))
+			return b.Op("Sin", b.Op("Reshape", b.Op("Reshape", y, ints(b, -1)), ints(b, 2, 3, 4)))
+		}, "Sin"},
+		"slices of everything, expansion by nothing": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Op("Slice", x, ints(b, 0, 0), ints(b, 1<<31-1, 3), ints(b, 2, 1))
+			return b.Op("Sin", b.Op("Expand", y, ints(b, 1, 4)))
+		}, "Sin"},
+		"a slice backwards stays": {13, []int{2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return b.Op("Slice", x, ints(b, -1), ints(b, -1<<31), ints(b, 1), ints(b, -1))
+		}, "Slice"},
+		"an If whose condition is known": {13, []int{2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			then, other := b.Sub("then"), b.Sub("other")
+			inner, none := then.Sub("inner"), then.Sub("none")
+			inner.OutputOf("i", inner.Op("Sin", x), nil)
+			none.OutputOf("n", x, nil)
+			no := then.Op("Not", then.Const(tensor.New([]bool{true}, 1)))
+			y := then.Node("If", []*onnx.Value{no}, onnx.GraphAttr("then_branch", none.Graph()), onnx.GraphAttr("else_branch", inner.Graph()))
+			then.OutputOf("t", then.Op("MatMul", y, then.Const(random(3, 4))), nil)
+			other.OutputOf("o", other.Op("MatMul", x, other.Const(random(3, 4))), nil)
+			is := b.Op("Equal", b.Op("Gather", b.Op("Shape", x), ints(b, 1)), ints(b, 3))
+			y = b.Node("If", []*onnx.Value{is}, onnx.GraphAttr("then_branch", then.Graph()), onnx.GraphAttr("else_branch", other.Graph()))
+			return b.Op("Relu", b.Op("Add", y, b.Const(random(4))))
+		}, "Linear Sin"},
+		"initial states of zeros": {13, []int{5, 2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			batch := b.Op("Unsqueeze", b.Op("Gather", b.Op("Shape", x), b.Const(tensor.Scalar(int64(1)))), ints(b, 0))
+			shape := b.Node("Concat", []*onnx.Value{ints(b, 1), batch, ints(b, 4)}, onnx.IntAttr("axis", 0))
+			h, c := b.Op("Expand", b.Const(tensor.New([]float32{0}, 1, 1, 1)), shape), b.Op("ConstantOfShape", shape)
+			in := []*onnx.Value{x, b.Const(random(1, 16, 3)), b.Const(random(1, 16, 4)), nil, nil, h, c}
+			return b.Node("LSTM", in, onnx.IntAttr("hidden_size", 4))
+		}, "LSTM"},
+	} {
+		t.Run(name, func(t *testing.T) { p.find(t, alone) })
+	}
+}
+
+// A constant that takes much more than what it is made of is not kept, and the result is the same.
+func TestFoldingBudget(t *testing.T) {
+	for n, runs := range map[int64]string{1 << 10: "Add", 1 << 21: "Add Expand"} {
+		b := onnx.NewBuilder("grown", 13)
+		x := b.Input("x", tensor.Float32, 1)
+		ones := b.Op("Expand", b.Const(tensor.New([]float32{1}, 1)), b.Const(tensor.New([]int64{n}, 1)))
+		b.OutputOf("y", b.Op("Add", x, ones), nil)
+		m, err := b.Model()
+		if err != nil {
+			t.Fatal(err)
+		}
+		finds(t, m, map[string]tensor.Value{"x": random(1)}, runs)
+	}
+}
