@@ -11,8 +11,9 @@ import (
 )
 
 // OutputGradients is the gradients of the sum of an output's elements, or of their mean, with respect to every floating-point
-// weight and input of m, under their names. Those on which the output does not hang are zero.
-func OutputGradients(ctx context.Context, m *onnx.Model, inputs map[string]tensor.Value, name string, mean bool, opts ...runtime.Option) (map[string]*tensor.Tensor, error) {
+// weight and input of m, under their names. Those on which the output does not hang are zero. With straightThrough they pass what rounds, as
+// [Config.StraightThrough] has them.
+func OutputGradients(ctx context.Context, m *onnx.Model, inputs map[string]tensor.Value, name string, mean, straightThrough bool, opts ...runtime.Option) (map[string]*tensor.Tensor, error) {
 	work, err := runtime.Expand(m)
 	if err != nil {
 		return nil, fmt.Errorf("gradients: %w", err)
@@ -32,6 +33,7 @@ func OutputGradients(ctx context.Context, m *onnx.Model, inputs map[string]tenso
 		}
 	}
 	g := ops.NewGrad(work, infos)
+	g.StraightThrough = straightThrough
 	out, err := output(g, work, name)
 	if err != nil {
 		return nil, fmt.Errorf("gradients: %w", err)

@@ -28,7 +28,7 @@ func TestOutputGradients(t *testing.T) {
 		mean bool
 		n    float32
 	}{{false, 1}, {true, 6}} {
-		g, err := OutputGradients(context.Background(), m, in, "y", c.mean)
+		g, err := OutputGradients(context.Background(), m, in, "y", c.mean, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -40,7 +40,7 @@ func TestOutputGradients(t *testing.T) {
 			}
 		}
 	}
-	if _, err := OutputGradients(context.Background(), m, in, "z", false); err == nil || !strings.Contains(err.Error(), `"z"`) {
+	if _, err := OutputGradients(context.Background(), m, in, "z", false, false); err == nil || !strings.Contains(err.Error(), `"z"`) {
 		t.Errorf("an output that does not exist: %v", err)
 	}
 }

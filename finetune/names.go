@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
@@ -138,8 +137,6 @@ func (n Names) StateDict(m *onnx.Model) (dict map[string]*tensor.Tensor, lost []
 	return dict, lost, nil
 }
 
-// untie gives parameters that the exporter merged because they were equal an initializer each again: the
-// second is there as the Identity of the first, under its own name. It returns the names as they then are.
 // Initializers is the reverse of [Names.StateDict]: from tensors under PyTorch's names and in its layout, the whole initializers of m that
 // hold them. Names that n has not, and, unless partial, those that dict leaves out, are errors.
 func (n Names) Initializers(m *onnx.Model, dict map[string]*tensor.Tensor, partial bool) (map[string]*tensor.Tensor, error) {
@@ -217,6 +214,8 @@ func (o Origin) put(v *onnx.Value, t, w *tensor.Tensor) error {
 	return nil
 }
 
+// untie gives parameters that the exporter merged because they were equal an initializer each again: the
+// second is there as the Identity of the first, under its own name. It returns the names as they then are.
 func (n Names) untie(g *onnx.Graph) Names {
 	n = maps.Clone(n)
 	for _, node := range slices.Clone(g.Nodes) {
@@ -233,81 +232,27 @@ func (n Names) untie(g *onnx.Graph) Names {
 	return n
 }
 
-// isCopy reports whether n is the Identity of an initializer.
-func isCopy(n *onnx.Node) bool {
-	return n.Op == "Identity" && onnx.CanonicalDomain(n.Domain) == "" && n.Input(0) != nil && n.Input(0).Const != nil && n.Output(0) != nil
-}
-
-// ownInitializer puts an initializer in place of the Identity of one.
-func ownInitializer(g *onnx.Graph, n *onnx.Node) {
-	of, v := n.Inputs[0].Const, n.Outputs[0]
-	g.Remove(n)
-	n.SetOutput(0, nil)
-	v.Const, v.Type = of.Clone(), onnx.TypeOfTensor(of)
-	g.Inits = append(g.Inits, v)
-}
-
-// tie is one parameter that the exporter wrote out twice: copy is of, as it is or transposed.
-type tie struct {
-	copy, of   string
-	transposed bool
-}
-
-// ties finds the copies among g's initializers. One that is the place of another parameter is none.
+// ties is the copies among g's initializers. One that is the place of another parameter is none.
 func (n Names) ties(g *onnx.Graph) ([]tie, error) {
 	own := map[string]bool{}
 	for _, o := range n {
 		own[o.Initializer] = true
 	}
-	found := map[string]tie{}
-	for name, o := range n {
+	var ties []tie
+	for _, name := range slices.Sorted(maps.Keys(n)) {
+		o := n[name]
 		for _, also := range o.Also {
 			if own[also] {
 				continue
 			}
-			of, c := g.Init(o.Initializer), g.Init(also)
-			if of == nil || c == nil {
-				return nil, fmt.Errorf("names: %q should be in initializers %q and %q, which the model has not", name, o.Initializer, also)
+			t, err := newTie(g, also, o.Initializer)
+			if err != nil {
+				return nil, fmt.Errorf("names: %q: %w", name, err)
 			}
-			t := tie{copy: also, of: o.Initializer, transposed: !same(c.Const, of.Const)}
-			if t.transposed {
-				if back, err := t.value(of.Const); err != nil || !same(back, c.Const) {
-					return nil, fmt.Errorf("names: initializer %q is no copy of %q, as it is or transposed", also, o.Initializer)
-				}
-			}
-			if first, ok := found[also]; ok && first != t {
-				return nil, fmt.Errorf("names: initializer %q is the copy of both %q and %q", also, first.of, t.of)
-			}
-			found[also] = t
+			ties = append(ties, t)
 		}
 	}
-	return slices.SortedFunc(maps.Values(found), func(a, b tie) int { return strings.Compare(a.copy, b.copy) }), nil
-}
-
-// value is the copy of t.
-func (x tie) value(t *tensor.Tensor) (*tensor.Tensor, error) {
-	if !x.transposed {
-		return t.Clone(), nil
-	}
-	if t.Rank() != 2 {
-		return nil, fmt.Errorf("%v is no matrix", t.Shape())
-	}
-	return transpose(t)
-}
-
-// compute makes the copy a node's output, so that its gradient comes to the parameter.
-func (x tie) compute(g *onnx.Graph) {
-	c := g.Init(x.copy)
-	n := onnx.NewNode("Identity", []*onnx.Value{g.Init(x.of)})
-	if x.transposed {
-		n.Op = "Transpose"
-	}
-	n.Name = x.copy
-	g.Inits = slices.DeleteFunc(g.Inits, func(v *onnx.Value) bool { return v == c })
-	g.Inputs = slices.DeleteFunc(g.Inputs, func(v *onnx.Value) bool { return v == c })
-	c.Const = nil
-	n.AddOutput(c)
-	g.Nodes = append([]*onnx.Node{n}, g.Nodes...)
+	return ties, nil
 }
 
 // at is PyTorch's names of what initializer holds.

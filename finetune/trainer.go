@@ -23,12 +23,26 @@ type Config struct {
 	Loss      Loss
 	Optimizer Optimizer
 	// Trainable is globs over the names of initializers and, with Names, PyTorch's. None: all floating-point
-	// weights that the loss hangs on.
+	// weights that the loss hangs on. An initializer without axes that the exporter named (onnx::Mul_7, /attn/Constant_output_0, val_3) is
+	// a constant of a formula: it is trained only if Names have it or its whole name is listed.
 	Trainable []string
 	// Names, if there are any, say which PyTorch parameter is where. One that the exporter wrote out twice is
 	// then trained as one, and several that it merged into an initializer and its Identity each for itself:
 	// the tuned model has initializers in place of those Identities. (So it has for running statistics in any case.)
 	Names Names
+	// Untie is globs over the names of weights that are not one parameter, though several nodes read them, or an Identity of them: exporters
+	// merge what is equal, such as the weights of new norms. Each node is given an initializer of its own.
+	Untie []string
+	// Tie is initializers that are one parameter, though the file has them twice, as it is or transposed: each copy, and what it is of. The
+	// tuned model has both, still equal.
+	Tie map[string]string
+	// TieEqual is globs: weights that one matches are one parameter where they are equal, as they are or transposed.
+	TieEqual []string
+	// StraightThrough lets gradients through what rounds (Round, QuantizeLinear and the products of quantized numbers), but not where a number is
+	// saturated: PyTorch's estimate in quantization-aware training. Without it a gradient that would have to pass a quantization is an error, and one that
+	// comes to Round is nothing, as in PyTorch. Initializers of integers that DequantizeLinear reads with constant scales are then trained as well: as real
+	// numbers, which the graph rounds as the tuned model has them.
+	StraightThrough bool
 	// Mode is how batch norms and dropout behave in steps: none is [AsExported]. [Trainer.Loss] is without
 	// training behaviour if the mode is [Train], else the mode's too. The tuned model is as exported.
 	Mode Mode
@@ -91,7 +105,8 @@ type Trainer struct {
 	train   *graphRun // loss and gradients
 	eval    *graphRun // loss alone
 	names   Names
-	ties    []tie // whose parameter is trained
+	ties    []tie                       // whose parameter is trained
+	rounded map[string]*quantizedWeight // initializers of integers that are trained
 	pool    *kernel.Pool
 	chunks  []chunk
 	grads   []*tensor.Tensor // of a step's first batch
@@ -157,6 +172,9 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 		return nil, fmt.Errorf("finetune: %w", err)
 	}
 	t.names = cfg.Names.untie(t.model.Graph)
+	if err := untie(t.model.Graph, cfg.Untie); err != nil {
+		return nil, fmt.Errorf("finetune: %w", err)
+	}
 	untieStatistics(t.model, cfg.Mode)
 	if err := t.prepare(); err != nil {
 		t.Close()
@@ -167,7 +185,11 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 
 // prepare builds the graphs of training and of validation.
 func (t *Trainer) prepare() error {
-	ties, err := t.names.ties(t.model.Graph)
+	ties, err := allTies(t.model.Graph, t.cfg, t.names)
+	if err != nil {
+		return err
+	}
+	chosen, err := t.weightsToTrain(ties)
 	if err != nil {
 		return err
 	}
@@ -177,14 +199,6 @@ func (t *Trainer) prepare() error {
 	}
 	work, g, loss := l.model, l.builder, l.loss
 	t.norms = l.norms
-	fixed := l.buffers
-	for _, x := range ties {
-		fixed[x.copy] = true
-	}
-	chosen, err := t.choose(func(v *onnx.Value) bool { return v.Const.DType().IsFloat() && !fixed[v.Name] })
-	if err != nil {
-		return err
-	}
 	var wrt []*onnx.Value
 	half := false
 	for _, v := range chosen {
@@ -230,7 +244,15 @@ func (t *Trainer) prepare() error {
 		taken[d] = true
 		p := &Parameter{Name: v.Name, grad: d.Name}
 		switch v.Const.DType() {
-		case tensor.Float32, tensor.Float64:
+		case tensor.Float32:
+			if t.rounded[v.Name] != nil { // the model has the integers
+				p.Value = v.Const.Clone()
+				p.master = p.Value
+				t.own(v.Name)
+				break
+			}
+			fallthrough
+		case tensor.Float64:
 			p.Value = t.own(v.Name)
 			p.master = p.Value
 		case tensor.Float16, tensor.BFloat16:
@@ -251,6 +273,9 @@ func (t *Trainer) prepare() error {
 		return err
 	}
 	if len(t.params) == 0 {
+		if n := g.Cut(); n != nil {
+			return fmt.Errorf("the loss hangs on no trainable weight but by node %q (%s), whose output is constant almost everywhere", n.Name, n.Op)
+		}
 		return fmt.Errorf("the loss hangs on no trainable weight")
 	}
 	for _, x := range ties {
@@ -275,6 +300,36 @@ func (t *Trainer) prepare() error {
 	return t.startOptimizer()
 }
 
+// weightsToTrain is the initializers that training changes; those of integers among them are also in t.rounded.
+func (t *Trainer) weightsToTrain(ties []tie) ([]*onnx.Value, error) {
+	m, err := runtime.Expand(t.model)
+	if err != nil {
+		return nil, err
+	}
+	integers := map[string]*quantizedWeight{}
+	if t.cfg.StraightThrough {
+		infos, err := runtime.Infer(m)
+		if err != nil {
+			return nil, err
+		}
+		integers = quantizedWeights(m, infos)
+	}
+	fixed := pytorchBuffers(m)
+	for _, x := range ties {
+		fixed[x.copy] = true
+	}
+	chosen, err := t.choose(func(v *onnx.Value) bool {
+		return (v.Const.DType().IsFloat() || integers[v.Name] != nil) && !fixed[v.Name]
+	})
+	t.rounded = map[string]*quantizedWeight{}
+	for _, v := range chosen {
+		if w := integers[v.Name]; w != nil {
+			t.rounded[v.Name] = w
+		}
+	}
+	return chosen, err
+}
+
 // own gives the portable model a copy of an initializer's value, that training may change.
 func (t *Trainer) own(name string) *tensor.Tensor {
 	v := t.model.Graph.Init(name)
@@ -287,8 +342,7 @@ type lossGraph struct {
 	model   *onnx.Model
 	builder *ops.Grad
 	loss    *onnx.Value
-	norms   []batchNorm     // those that train
-	buffers map[string]bool // see [pytorchBuffers]
+	norms   []batchNorm // those that train
 }
 
 // withLoss copies the model in that mode and adds the loss.
@@ -300,6 +354,11 @@ func (t *Trainer) withLoss(mode Mode, ties []tie) (*lossGraph, error) {
 	for _, x := range ties {
 		x.compute(m.Graph)
 	}
+	for _, name := range slices.Sorted(maps.Keys(t.rounded)) {
+		if err := t.rounded[name].compute(m.Graph); err != nil {
+			return nil, err
+		}
+	}
 	if mode == Train {
 		if err := insertDropout(m, t.cfg.Dropout); err != nil {
 			return nil, err
@@ -309,7 +368,7 @@ func (t *Trainer) withLoss(mode Mode, ties []tie) (*lossGraph, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lossGraph{model: m, buffers: pytorchBuffers(m)}
+	l := &lossGraph{model: m}
 	if l.norms, err = setMode(m, infos, mode); err != nil {
 		return nil, err
 	}
@@ -317,6 +376,7 @@ func (t *Trainer) withLoss(mode Mode, ties []tie) (*lossGraph, error) {
 		return nil, err
 	}
 	l.builder = ops.NewGrad(m, infos)
+	l.builder.StraightThrough = t.cfg.StraightThrough
 	l.loss, err = t.cfg.Loss.build(l.builder, m)
 	return l, err
 }
@@ -357,6 +417,8 @@ func (t *Trainer) choose(may func(*onnx.Value) bool) ([]*onnx.Value, error) {
 			continue
 		}
 		whole, held := len(t.cfg.Trainable) == 0, t.names.at(v.Name)
+		constant := isConstant(v) && len(held) == 0
+		whole = whole && !constant
 		some := 0
 		parts := make([]bool, len(held))
 		for i, glob := range t.cfg.Trainable {
@@ -364,6 +426,7 @@ func (t *Trainer) choose(may func(*onnx.Value) bool) ([]*onnx.Value, error) {
 			if err != nil {
 				return nil, fmt.Errorf("trainable %q: %w", glob, err)
 			}
+			ok = ok && (!constant || glob == v.Name)
 			whole, matched[i] = whole || ok, matched[i] || ok
 			for k, name := range held {
 				if ok, _ := path.Match(glob, name); ok {
@@ -391,13 +454,19 @@ func (t *Trainer) choose(may func(*onnx.Value) bool) ([]*onnx.Value, error) {
 }
 
 // pytorchBuffers names the weights that PyTorch has as buffers, which no optimizer sees: batch norms' running means and variances, the
-// weights of classes in a loss, tables of cosines and sines.
+// weights of classes in a loss, tables of cosines and sines, the scales of what is quantized.
 func pytorchBuffers(m *onnx.Model) map[string]bool {
 	names := map[string]bool{}
 	m.Graph.Walk(func(g *onnx.Graph) {
 		for _, n := range g.Nodes {
 			var held []*onnx.Value
 			switch {
+			case n.Op == "QuantizeLinear", n.Op == "DequantizeLinear":
+				held = []*onnx.Value{n.Input(1)}
+			case n.Op == "QLinearConv", n.Op == "QLinearMatMul":
+				held = []*onnx.Value{n.Input(1), n.Input(4), n.Input(6)}
+			case n.Op == "MatMulIntegerToFloat":
+				held = []*onnx.Value{n.Input(2), n.Input(3)}
 			case onnx.CanonicalDomain(n.Domain) != "":
 			case n.Op == "BatchNormalization":
 				held = []*onnx.Value{n.Input(3), n.Input(4)}
@@ -463,6 +532,11 @@ func (t *Trainer) Inputs() []string {
 // Model is the model with its weights and running statistics as they are now: names, opset, metadata and inputs
 // are those it came with. It shares the weights with the trainer.
 func (t *Trainer) Model() *onnx.Model {
+	for _, p := range t.params {
+		if w := t.rounded[p.Name]; w != nil {
+			w.round(t.model.Graph.Init(p.Name).Const, p.Value)
+		}
+	}
 	for _, x := range t.ties {
 		if v, err := x.value(t.model.Graph.Init(x.of).Const); err == nil { // of the shape that it had
 			t.model.Graph.Init(x.copy).Const = v

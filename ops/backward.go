@@ -101,9 +101,22 @@ func (g *Grad) sum(v, a, b *onnx.Value) *onnx.Value {
 	return g.Internal("SequenceAdd", 1, []*onnx.Value{a, b})[0]
 }
 
+// slope is what is known of a gradient of v: it is like v, but float32 for integers that stand for real numbers.
+func (g *Grad) slope(v *onnx.Value) Info {
+	i := g.Info(v)
+	i.Const = nil
+	if i.Kind == onnx.TensorType && i.DType != tensor.Undefined && !i.DType.IsFloat() {
+		i.DType = tensor.Float32
+	}
+	return i
+}
+
 // Zeros is a gradient of v that is nothing: zeros of its shape, or a sequence as long as v that stands for such.
 func (g *Grad) Zeros(v *onnx.Value) *onnx.Value {
-	if g.Info(v).Kind == onnx.TensorType {
+	if i := g.slope(v); i.Kind == onnx.TensorType {
+		if i.DType != g.Info(v).DType {
+			return g.ExpandTo(g.Const(tensor.Scalar(float32(0))), v)
+		}
 		return g.ExpandTo(g.Like(v, 0), v)
 	}
 	return g.Internal("SequenceZeros", 1, []*onnx.Value{v})[0]

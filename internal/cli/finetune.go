@@ -171,8 +171,10 @@ func (r *tuning) prepare() error {
 			return fmt.Errorf("%s: %w", r.Names, err)
 		}
 	}
+	tie, equal := r.Tie.split()
 	r.trainer, err = finetune.New(m, finetune.Config{
 		Loss: loss, Optimizer: opt, Trainable: r.Trainable, Names: names, Mode: finetune.Mode(r.Mode), Seed: r.Data.Seed, Carry: r.Carry, Dropout: r.Dropout,
+		Untie: r.Untie, Tie: tie, TieEqual: equal, StraightThrough: r.StraightThrough,
 		Schedule: schedule, ScheduleEvery: every, L1: r.L1, L2: r.L2, ClipValue: r.ClipValue, ClipNorm: r.ClipNorm,
 		LossScale: r.LossScale, KeepBest: r.wantsBest(), Threads: r.Threads,
 	})
@@ -340,8 +342,12 @@ func (r *tuning) writeStateDict() error {
 		}
 		whose = "PyTorch's names"
 	} else {
+		trained := map[string]bool{}
+		for _, p := range r.trainer.Parameters() {
+			trained[p.Name] = true
+		}
 		for _, v := range r.trainer.Model().Graph.Inits {
-			if v.Const.DType().IsFloat() {
+			if v.Const.DType().IsFloat() || trained[v.Name] { // which may be integers
 				f.Tensors[v.Name] = v.Const
 			}
 		}

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -51,6 +54,9 @@ type config struct {
 	Mode            string             `yaml:"mode"`
 	Names           string             `yaml:"names"`
 	Trainable       []string           `yaml:"trainable"`
+	Untie           globs              `yaml:"untie"`
+	Tie             ties               `yaml:"tie"`
+	StraightThrough bool               `yaml:"straight_through"`
 	Carry           map[string]string  `yaml:"carry"`
 	Dropout         map[string]float64 `yaml:"dropout"`
 	L1              float64            `yaml:"l1"`
@@ -70,6 +76,49 @@ type config struct {
 	Log             string             `yaml:"log"`
 	Plot            string             `yaml:"plot"`
 	OutStateDict    string             `yaml:"out_state_dict"`
+}
+
+// globs is a list, or one of them.
+type globs []string
+
+func (g *globs) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		*g = globs{n.Value}
+		return nil
+	}
+	return n.Decode((*[]string)(g))
+}
+
+// ties is {copy: of}, or a list of copy=of and of globs over weights that are one where they are equal: those are there without a value.
+type ties map[string]string
+
+func (t *ties) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.MappingNode {
+		return n.Decode((*map[string]string)(t))
+	}
+	var list globs
+	if err := list.UnmarshalYAML(n); err != nil {
+		return err
+	}
+	*t = ties{}
+	for _, s := range list {
+		copy, of, _ := strings.Cut(s, "=")
+		(*t)[copy] = of
+	}
+	return nil
+}
+
+// split is the copies with what they are of, and the globs.
+func (t ties) split() (of map[string]string, equal []string) {
+	of = map[string]string{}
+	for _, copy := range slices.Sorted(maps.Keys(t)) {
+		if t[copy] == "" {
+			equal = append(equal, copy)
+		} else {
+			of[copy] = t[copy]
+		}
+	}
+	return of, equal
 }
 
 // schedule has the keys of PyTorch's schedulers, each kind those that it knows.
@@ -113,9 +162,12 @@ var configKeys = map[string]string{
 	"optimizer.betas": "Adam's betas: [0.9, 0.999]", "optimizer.eps": "epsilon", "optimizer.alpha": "RMSprop's alpha",
 	"optimizer.centered": "centred RMSprop", "optimizer.lr_decay": "Adagrad's decay", "optimizer.initial_accumulator_value": "Adagrad's start",
 	"mode": "as_exported, train or eval: how batch norms and dropout behave", "names": "JSON that says which initializer holds which PyTorch parameter",
-	"dropout":   "ratios of dropout put in after values, by name, in mode train: {hidden: 0.1}",
-	"carry":     "inputs that are states, each with the output that it is after a batch: {h0: hn}",
-	"trainable": "globs over parameter names: [\"fc.*\"]", "l1": "weight of the sum of the weights' magnitudes", "l2": "weight of the sum of their squares",
+	"dropout":          "ratios of dropout put in after values, by name, in mode train: {hidden: 0.1}",
+	"carry":            "inputs that are states, each with the output that it is after a batch: {h0: hn}",
+	"untie":            "globs over weights that are not one parameter though several nodes read them",
+	"tie":              "COPY=OF, weights that are one parameter, as they are or transposed, or a glob over such as are equal",
+	"straight_through": "let gradients through what rounds, and train quantized weights",
+	"trainable":        "globs over parameter names: [\"fc.*\"]", "l1": "weight of the sum of the weights' magnitudes", "l2": "weight of the sum of their squares",
 	"clip_value": "greatest magnitude of a gradient's element", "clip_norm": "greatest norm of the gradients",
 	"loss_scale": "factor of the loss in the gradients, 0: adapted for float16 weights", "accumulate": "batches to a step",
 	"epochs": "times over the data", "steps": "steps, in place of epochs", "patience": "stop after so many epochs without a better validation loss",
@@ -141,6 +193,9 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 	}
 	for key, text := range set {
 		var v any
+		if (key == "untie" || key == "tie") && !strings.HasPrefix(text, "[") && !strings.HasPrefix(text, "{") {
+			text = strconv.Quote(text) // a glob may begin with what YAML has a meaning for
+		}
 		if err := yaml.Unmarshal([]byte(text), &v); err != nil {
 			return nil, fmt.Errorf("--%s: %w", key, err)
 		}

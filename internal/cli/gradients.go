@@ -15,6 +15,7 @@ func gradientsCommand() *cobra.Command {
 	var files []string
 	var loss, out string
 	var threads int
+	var straight bool
 	cmd := &cobra.Command{
 		Use:   "gradients MODEL --input NAME=FILE… --loss OUTPUT[:sum|:mean] --out grads.npz",
 		Short: "Gradients of an output's sum or mean for every floating-point weight and input",
@@ -38,7 +39,7 @@ func gradientsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			grads, err := finetune.OutputGradients(cmd.Context(), m, ins, name, mean, runtime.Threads(threads))
+			grads, err := finetune.OutputGradients(cmd.Context(), m, ins, name, mean, straight, runtime.Threads(threads))
 			if err != nil {
 				return err
 			}
@@ -49,6 +50,7 @@ func gradientsCommand() *cobra.Command {
 	f.StringArrayVar(&files, "input", nil, "NAME=FILE (.npy, .npz, .pb, .json), or a .npz with an array for each input")
 	f.StringVar(&loss, "loss", "", "OUTPUT, or OUTPUT:sum, or OUTPUT:mean: what is differentiated")
 	f.StringVar(&out, "out", "", "the .npz file for the gradients")
+	f.BoolVar(&straight, "straight-through", false, "let gradients through what rounds, by straight-through estimation")
 	f.IntVar(&threads, "threads", 0, "threads; 0 is all cores")
 	return cmd
 }

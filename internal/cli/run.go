@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/retune-go/retune/finetune"
 	"github.com/retune-go/retune/internal/wholefile"
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/runtime"
@@ -373,6 +374,20 @@ func printValues(w io.Writer, m *onnx.Model) error {
 	return nil
 }
 
+// sharing is a line about an initializer that is more than one, or one of several.
+func sharing(s finetune.Sharing) string {
+	var parts []string
+	for _, p := range []struct {
+		what  string
+		names []string
+	}{{"read by", s.Nodes}, {"equal to", s.Copies}, {"transposed in", s.Transposed}} {
+		if len(p.names) > 0 {
+			parts = append(parts, p.what+" "+strings.Join(p.names, ", "))
+		}
+	}
+	return "shared " + s.Initializer + ": " + strings.Join(parts, "; ")
+}
+
 func inspectCommand() *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
@@ -431,6 +446,13 @@ func inspectCommand() *cobra.Command {
 				bytes += len(v.Const.Bytes())
 			}
 			fmt.Fprintf(w, "%d weights in %d initializers, %d bytes\n", params, len(m.Graph.Inits), bytes)
+			shared, err := finetune.Shared(m)
+			if err != nil {
+				return err
+			}
+			for _, s := range shared {
+				fmt.Fprintln(w, sharing(s))
+			}
 			if all {
 				return printValues(w, m)
 			}

@@ -31,7 +31,7 @@ Generated from the registry by ` + "`make generate`" + `; do not edit.
 *Opsets* are those at which the definition changed; what is listed is handled, and so is every opset after it until the next. *Element types* are
 those of the inputs in order, the last standing for further ones too. *floats* are float16, bfloat16, float and double; *signed* and *unsigned* the integers
 of 8 to 64 bits; *numbers* all of these; *any* all that the standard has. *Gradient* tells whether an operator can be trained through: *zero* is that of an output
-that is constant almost everywhere.
+that is constant almost everywhere. *Straight through* is an estimate that is made on request.
 `
 
 // page is the whole of docs/operators.md.
@@ -73,8 +73,12 @@ func gradient(op *ops.Op) string {
 		return "yes"
 	case op.Expand != nil:
 		return "yes, through its expansion"
+	case op.Flat && op.Estimate != nil:
+		return "zero, or straight through"
 	case op.Flat:
 		return "zero"
+	case op.Estimate != nil:
+		return "straight through alone: " + op.NoGrad
 	}
 	return "none: " + op.NoGrad
 }
