@@ -430,6 +430,9 @@ func generalCases(add addCase) {
 	}
 	zeros := tensor.New([]float64{0, 0, 2, 3}, 4)
 	add("ScatterElements", 21, "mul of zeros", attrs{s("reduction", "mul")}, moving(zeros), intsOf([]int{4}, 0, 1, 1, 2), moving(tensor.New([]float64{2, 0, 3, 0}, 4)))
+	add("Mul", 22, "by random draws like it", nil, signed(3, 4)).graph = func(b *onnx.Builder, in []*onnx.Value) []*onnx.Value {
+		return []*onnx.Value{b.Op("Mul", in[0], b.Node("RandomNormalLike", in, f("seed", 5))), b.Op("MatMul", in[0], b.Op("Transpose", b.Op("EyeLike", in[0])))}
+	}
 	number := func(v float64) *gradInput { return moving(tensor.Scalar(v)) }
 	add("Range", 11, "up", nil, number(0.3), number(2.51), number(0.4))
 	add("Range", 11, "down", nil, number(1.3), number(-2.1), number(-0.7))
@@ -569,6 +572,18 @@ func recurrentCases() []*gradCase {
 					}
 				}
 				add(op, variant{name: label, bias: true, states: true, attrs: attrs})
+			}
+		}
+		for k, names := range [][]string{{"", "yh"}, {"", "", "yc"}, {"", "yh", "yc"}} {
+			if k > 0 && op != "LSTM" {
+				break
+			}
+			v := variant{name: "outputs " + strings.Join(names, ","), direction: "bidirectional", bias: true, states: true, lens: true}
+			c := add(op, v)
+			c.graph = func(b *onnx.Builder, in []*onnx.Value) []*onnx.Value {
+				n := onnx.NewNode(op, in, names...)
+				n.Attrs = c.attrs
+				return slices.DeleteFunc(slices.Clone(b.Add(n)), func(v *onnx.Value) bool { return v == nil })
 			}
 		}
 		two := append(slices.Repeat([]string{"Sigmoid"}, functions[op]), slices.Repeat([]string{"Softsign"}, functions[op])...)

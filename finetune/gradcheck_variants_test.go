@@ -199,3 +199,26 @@ func (c *gradCase) compare(t *testing.T, d tensor.DType, bound float64) bool {
 	}
 	return true
 }
+
+// TestEveryFloatingInputMoves names the inputs that take floating-point numbers in some case and are differentiated in none.
+func TestEveryFloatingInputMoves(t *testing.T) {
+	moves := map[string]bool{}
+	for _, c := range gradCases() {
+		vals, _ := c.draw()
+		for i, in := range c.in {
+			if in == nil || c.graph != nil || !vals[in].DType().IsFloat() {
+				continue
+			}
+			key := fmt.Sprint(c.domain, " ", c.op, " ", i)
+			moves[key] = moves[key] || !in.fixed
+		}
+	}
+	// Settings, through which no gradient is meant to go: PyTorch has numbers there, or, for the boxes of regions, gives none.
+	settings := map[string]bool{"Resize 1": true, "Resize 2": true, "Upsample 1": true, "CastLike 1": true, "Dropout 1": true, "ai.retune SeededDropout 1": true,
+		"RoiAlign 1": true, "MaxRoiPool 1": true}
+	for key, ok := range moves {
+		if !ok && !settings[strings.TrimSpace(key)] {
+			t.Errorf("input %s is differentiated in no case", key)
+		}
+	}
+}

@@ -85,13 +85,13 @@ func (w *weaver) step() {
 	x, r, c := w.pick()
 	ints := func(v ...int64) *onnx.Value { return w.b.Const(tensor.New(v, len(v))) }
 	scalar := func(v int64) *onnx.Value { return w.b.Const(tensor.Scalar(v)) }
-	choices := 13
+	choices := 17
 	if w.depth < 2 {
-		choices = 16
+		choices = 21
 	}
 	switch w.IntN(choices) {
 	case 0, 1:
-		op := []string{"Tanh", "Sin", "Sigmoid", "Softplus", "Erf", "Atan", "Mish", "Cos"}[w.IntN(8)]
+		op := []string{"Tanh", "Sin", "Sigmoid", "Softplus", "Erf", "Atan", "Mish", "Cos", "Gelu", "Softsign"}[w.IntN(10)]
 		w.add(op, w.b.Op(op, x), r, c)
 	case 2, 3:
 		op := []string{"Add", "Mul", "Sub"}[w.IntN(3)]
@@ -123,7 +123,16 @@ func (w *weaver) step() {
 		if c > 1 {
 			w.add("LayerNormalization", w.b.Op("LayerNormalization", x, w.like(1, c), w.like(1, c)), r, c)
 		}
-	case 13, 14: // a branch by whether the sum of something is positive
+	case 13:
+		n := 1 + w.IntN(3)
+		w.add("Einsum", w.b.Node("Einsum", values{x, w.like(n, c)}, onnx.StringAttr("equation", "ij,kj->ik")), r, n)
+	case 14:
+		w.add("ReduceLogSumExp", w.b.Op("ReduceLogSumExp", x, ints(1)), r, 1)
+	case 15:
+		w.add("Pad", w.b.Node("Pad", values{x, ints(0, 1, 0, 0)}, onnx.StringAttr("mode", []string{"constant", "edge"}[w.IntN(2)])), r, c+1)
+	case 16:
+		w.add("Gather", w.b.Op("Gather", x, ints(int64(w.IntN(r)), 0, -1)), 3, c)
+	case 17, 18, 19: // a branch by whether the sum of something is positive
 		cond := w.b.Op("Greater", w.b.Node("ReduceSum", values{x}, onnx.IntAttr("keepdims", 0)), w.b.Const(tensor.Scalar(0.0)))
 		var bodies []*onnx.Graph
 		for _, name := range []string{"then", "else"} {
@@ -156,7 +165,7 @@ func (w *weaver) step() {
 
 // The gradients of random graphs are the slopes of their losses, by the chain rule through whatever stands beside what.
 func TestGradientsOfRandomGraphs(t *testing.T) {
-	for n := range 150 {
+	for n := range 120 {
 		w := &weaver{Rand: rand.New(rand.NewPCG(5, uint64(n))), b: onnx.NewBuilder("random", 21), shapes: map[*onnx.Value][2]int{}, read: map[*onnx.Value]bool{}, next: new(int)}
 		inputs := map[string]tensor.Value{}
 		for i, s := range [][2]int{{2, 3}, {3, 2}, {1, 3}} {

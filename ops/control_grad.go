@@ -76,7 +76,7 @@ func gradIf(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		grad = append(grad, &onnx.Attribute{Name: name, Type: onnx.AttrGraph, G: inner.Graph})
 	}
 	for i, d := range g.Internal("If", len(wrt), n.Inputs[:1], grad...) {
-		g.Infos[d] = g.Info(wrt[i]).WithoutValue()
+		g.Infos[d] = g.slope(wrt[i])
 		g.Contribute(wrt[i], d)
 	}
 	return nil, nil
@@ -170,7 +170,7 @@ func (r *reverse) close(node *onnx.Node, results int, sliced []*onnx.Value) (sta
 	inner := r.inner
 	var sums []*onnx.Value
 	for _, v := range captures {
-		sums = append(sums, inner.input("sum", r.Info(v)))
+		sums = append(sums, inner.input("sum", r.slope(v)))
 	}
 	for _, in := range r.wrt[:len(r.states)] {
 		d := ds[in]
@@ -212,7 +212,7 @@ func (r *reverse) close(node *onnx.Node, results int, sliced []*onnx.Value) (sta
 	outs := r.Internal("ReverseLoop", len(inner.Graph.Outputs), ins, IntAttr("states", int64(len(r.init))),
 		&onnx.Attribute{Name: "body", Type: onnx.AttrGraph, G: inner.Graph})
 	for i, v := range r.wrt {
-		r.Infos[outs[i]] = r.Info(v).WithoutValue()
+		r.Infos[outs[i]] = r.slope(v)
 	}
 	for i, v := range captures {
 		r.Contribute(v, outs[len(r.states)+i])

@@ -24,7 +24,7 @@ func init() {
 			}, Compile: compileDraws(draw)}
 	}
 	like := func(name string, draw func(n *Node) func(r *rand.Rand) float64) Op {
-		return Op{Name: name, Since: []int{1, 22}, MinIn: 1, Impure: true, NoGrad: "random draws hang on no input's values",
+		return Op{Name: name, Since: []int{1, 22}, MinIn: 1, Impure: true, NoGrad: "random draws hang on no input's values", Flat: true,
 			Infer: func(n *Node) ([]Info, error) { return inferDrawnLike(n, Floats) }, Compile: compileDraws(draw)}
 	}
 	normal := func(n *Node) func(r *rand.Rand) float64 {

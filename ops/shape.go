@@ -27,7 +27,7 @@ func init() {
 		Op{Name: "Constant", Since: []int{1, 9, 11, 12, 13, 19, 21, 23, 24, 25}, Infer: inferConstant, Compile: compileConstant,
 			NoGrad: "a constant has no inputs"},
 		Op{Name: "ConstantOfShape", Since: []int{9, 20, 21, 23, 24, 25}, MinIn: 1, Infer: inferConstantOfShape, Compile: compileConstantOfShape,
-			NoGrad: "the output does not hang on the input's values"},
+			NoGrad: "the output does not hang on the input's values", Flat: true},
 		Op{Name: "Range", Since: []int{11, 27}, MinIn: 3, Types: []TypeSet{Floats | Of(tensor.Int16) | Index}, Infer: inferRange, Compile: compileRange,
 			// start + i·delta; the limit moves the length alone.
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
@@ -39,7 +39,7 @@ func init() {
 				return out, nil
 			}},
 		Op{Name: "EyeLike", Since: []int{9, 22}, MinIn: 1, Infer: inferEyeLike, Compile: compileEyeLike,
-			NoGrad: "the output does not hang on the input's values"},
+			NoGrad: "the output does not hang on the input's values", Flat: true},
 	)
 }
 
