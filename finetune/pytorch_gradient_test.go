@@ -187,7 +187,7 @@ func sumGradients(t *testing.T, dir string, m *onnx.Model) (map[string]*tensor.T
 	for _, d := range grads {
 		outs = append(outs, d)
 	}
-	s, err := session(work, outs, 1)
+	s, err := session(work, outs, runtime.Threads(1))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -70,6 +70,9 @@ type Config struct {
 	LossScale float64
 	KeepBest  bool // the weights of the best validation loss, for [Trainer.RestoreBest]
 	Threads   int  // 0: all cores
+
+	// Recompute has activations computed again in the backward pass rather than kept: the same weights for less memory and more time.
+	Recompute runtime.Recompute
 }
 
 // Batch is one step's inputs and targets by name.
@@ -283,7 +286,7 @@ func (t *Trainer) prepare() error {
 			t.ties = append(t.ties, x)
 		}
 	}
-	if t.train, err = t.compile(work, loss, append(outs, t.states.of(work)...)); err != nil {
+	if t.train, err = t.compile(work, loss, append(outs, t.states.of(work)...), runtime.WithRecompute(t.cfg.Recompute)); err != nil {
 		return err
 	}
 	mode := t.cfg.Mode
@@ -382,7 +385,7 @@ func (t *Trainer) withLoss(mode Mode, ties []tie) (*lossGraph, error) {
 }
 
 // compile makes a session of work with these outputs, parameters and buffers being inputs.
-func (t *Trainer) compile(work *onnx.Model, loss *onnx.Value, outs []*onnx.Value) (*graphRun, error) {
+func (t *Trainer) compile(work *onnx.Model, loss *onnx.Value, outs []*onnx.Value, opts ...runtime.Option) (*graphRun, error) {
 	moves := maps.Clone(t.buffers)
 	for _, p := range t.params {
 		moves[p.Name] = p.Value
@@ -397,7 +400,7 @@ func (t *Trainer) compile(work *onnx.Model, loss *onnx.Value, outs []*onnx.Value
 		}
 		return true
 	})
-	s, err := session(work, outs, t.cfg.Threads)
+	s, err := session(work, outs, append(opts, runtime.Threads(t.cfg.Threads))...)
 	if err != nil {
 		return nil, err
 	}
@@ -485,11 +488,11 @@ func pytorchBuffers(m *onnx.Model) map[string]bool {
 	return names
 }
 
-func session(m *onnx.Model, outs []*onnx.Value, threads int) (*runtime.Session, error) {
+func session(m *onnx.Model, outs []*onnx.Value, opts ...runtime.Option) (*runtime.Session, error) {
 	g, view := *m.Graph, *m
 	g.Outputs = outs
 	view.Graph = &g
-	return runtime.NewSession(&view, runtime.Threads(threads))
+	return runtime.NewSession(&view, opts...)
 }
 
 // Close frees the trainer's workers.
@@ -550,12 +553,12 @@ func (t *Trainer) StateDict() (dict map[string]*tensor.Tensor, lost []string, er
 	return t.names.StateDict(t.Model())
 }
 
-// run runs a batch, together with what the trainer holds. Gradients are written into grads, by parameter, unless that is nil.
-func (t *Trainer) run(ctx context.Context, r *graphRun, b Batch, grads []*tensor.Tensor) (float64, map[string]tensor.Value, error) {
+// inputs is a batch, together with what the trainer holds.
+func (t *Trainer) inputs(r *graphRun, b Batch) (map[string]tensor.Value, error) {
 	in := make(map[string]tensor.Value, len(b)+len(t.params)+len(t.buffers)+2)
 	maps.Copy(in, b)
 	if err := t.states.give(in, b); err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	for _, p := range t.params {
 		if r.takes[p.Name] {
@@ -575,11 +578,20 @@ func (t *Trainer) run(ctx context.Context, r *graphRun, b Batch, grads []*tensor
 			if p.Name == scaleInput {
 				v, err := tensor.Convert(tensor.Scalar(t.at.Scale), p.Info.DType, true)
 				if err != nil {
-					return 0, nil, err
+					return nil, err
 				}
 				in[scaleInput] = v
 			}
 		}
+	}
+	return in, nil
+}
+
+// run runs a batch. Gradients are written into grads, by parameter, unless that is nil.
+func (t *Trainer) run(ctx context.Context, r *graphRun, b Batch, grads []*tensor.Tensor) (float64, map[string]tensor.Value, error) {
+	in, err := t.inputs(r, b)
+	if err != nil {
+		return 0, nil, err
 	}
 	out := make(map[string]tensor.Value)
 	for _, p := range r.session.Outputs() {
@@ -616,6 +628,60 @@ func (t *Trainer) Gradients(ctx context.Context, b Batch) (float64, map[string]*
 		grads[p.Name] = out[p.grad].(*tensor.Tensor)
 	}
 	return loss, grads, nil
+}
+
+// Memory is the bytes that a step of training takes, beside its batches and what kernels need while they run.
+type Memory struct {
+	Activations int64 // and all that is between inputs and outputs: the arena of [runtime.Session.Planned]
+	Weights     int64 // that are trained, and running statistics
+	Gradients   int64
+	Optimizer   int64 // its state
+}
+
+// Total is the sum.
+func (m Memory) Total() int64 { return m.Activations + m.Weights + m.Gradients + m.Optimizer }
+
+// Memory plans a step on batches.
+func (t *Trainer) Memory(batches ...Batch) (m Memory, err error) {
+	for i, b := range batches {
+		in, err := t.inputs(t.train, b)
+		if err != nil {
+			return m, fmt.Errorf("memory: %w", err)
+		}
+		arena, err := t.train.session.Planned(in)
+		if err != nil {
+			return m, fmt.Errorf("memory: %w", err)
+		}
+		m.Activations = max(m.Activations, arena)
+		if i > 1 {
+			continue
+		}
+		for _, p := range t.params { // of the first batch, and of the next to be added
+			m.Gradients += int64(len(p.Value.Bytes()))
+		}
+	}
+	add := func(sum *int64, ts ...*tensor.Tensor) {
+		for _, v := range ts {
+			if v != nil {
+				*sum += int64(len(v.Bytes()))
+			}
+		}
+	}
+	for _, p := range t.params {
+		add(&m.Weights, p.Value)
+		if p.wide != nil {
+			add(&m.Weights, p.master)
+			add(&m.Gradients, p.wide)
+			if len(batches) > 1 {
+				add(&m.Gradients, p.wide) // their sum
+			}
+		}
+		add(&m.Optimizer, p.slots...)
+	}
+	for _, v := range t.buffers {
+		add(&m.Weights, v)
+	}
+	return m, nil
 }
 
 // LR is the learning rate of the next step.

@@ -103,8 +103,7 @@ func (g *Grad) sum(v, a, b *onnx.Value) *onnx.Value {
 
 // slope is what is known of a gradient of v: it is like v, but float32 for integers that stand for real numbers.
 func (g *Grad) slope(v *onnx.Value) Info {
-	i := g.Info(v)
-	i.Const = nil
+	i := g.Info(v).WithoutValue()
 	if i.Kind == onnx.TensorType && i.DType != tensor.Undefined && !i.DType.IsFloat() {
 		i.DType = tensor.Float32
 	}

@@ -132,8 +132,14 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 		}
 		return q.plan(ins, caps)
 	}
-	pl.place()
-	pl.fresh = make([]bool, len(p.values))
+	r := p.set.recompute
+	if p.depth > 0 {
+		r = Recompute{}
+	}
+	if pl, err = pl.recompute(r); err != nil {
+		return nil, err
+	}
+	pl.fresh = make([]bool, len(pl.known))
 	for _, st := range pl.steps {
 		for _, slot := range st.step.outs {
 			if slot >= 0 {
@@ -195,7 +201,7 @@ func folded(s *step, known []tensor.Value) bool {
 // leaves the graph, is allocated for each run, since such a step may keep it.
 func (pl *plan) place() {
 	p := pl.prog
-	n := len(p.values)
+	n := len(pl.known)
 	last := make([]int, n) // last step that reads the slot
 	for i := range last {
 		last[i] = -1

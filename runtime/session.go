@@ -44,6 +44,8 @@ type settings struct {
 	pool    *kernel.Pool
 	profile *Profile
 	without []string // passes that are left out
+
+	recompute Recompute
 }
 
 // Option changes how a session runs.
@@ -64,6 +66,9 @@ func NewSession(m *onnx.Model, opts ...Option) (*Session, error) {
 	set := &settings{limit: DefaultMemoryLimit}
 	for _, o := range opts {
 		o(set)
+	}
+	if err := set.recompute.check(); err != nil {
+		return nil, err
 	}
 	m, err := resolve(m)
 	if err != nil {
@@ -226,6 +231,27 @@ func (s *Session) RunInto(ctx context.Context, inputs, outputs map[string]tensor
 	clear(c.outs)
 	s.calls.Put(c) // not after an error: a worker may still hold its meter
 	return nil
+}
+
+// Planned is how many bytes the arena has in which a run with these inputs keeps its intermediate values. Outputs, and values whose sizes hang
+// on data, come on top of it.
+func (s *Session) Planned(inputs map[string]tensor.Value) (int64, error) {
+	c := &call{}
+	whole, err := s.take(c, inputs)
+	if err != nil {
+		return 0, fmt.Errorf("plan: %w", err)
+	}
+	prog := s.prog
+	if whole {
+		if prog, err = s.whole(); err != nil {
+			return 0, fmt.Errorf("plan: with other values for inputs that have defaults: %w", err)
+		}
+	}
+	pl, err := prog.planFor(c.ins, nil)
+	if err != nil {
+		return 0, fmt.Errorf("plan: %w", err)
+	}
+	return int64(pl.arena), nil
 }
 
 // call is what a run takes and gives, in the order of the model's inputs and outputs.

@@ -74,6 +74,7 @@ type tuning struct {
 	train, valid *finetune.Dataset
 	perEpoch     int // steps
 	steps        int
+	planned      bool // the memory of a step has been told
 	out          io.Writer
 	log          *json.Encoder
 	bar          *progressbar.ProgressBar
@@ -127,6 +128,10 @@ func (r *tuning) prepare() error {
 	if err != nil {
 		return usageError{err}
 	}
+	recompute, err := r.config.recompute()
+	if err != nil {
+		return usageError{err}
+	}
 	if len(r.Carry) > 0 && r.Data.Shuffle {
 		return usageError{fmt.Errorf("finetune: states cannot be carried over batches that are shuffled")}
 	}
@@ -176,7 +181,7 @@ func (r *tuning) prepare() error {
 		Loss: loss, Optimizer: opt, Trainable: r.Trainable, Names: names, Mode: finetune.Mode(r.Mode), Seed: r.Data.Seed, Carry: r.Carry, Dropout: r.Dropout,
 		Untie: r.Untie, Tie: tie, TieEqual: equal, StraightThrough: r.StraightThrough,
 		Schedule: schedule, ScheduleEvery: every, L1: r.L1, L2: r.L2, ClipValue: r.ClipValue, ClipNorm: r.ClipNorm,
-		LossScale: r.LossScale, KeepBest: r.wantsBest(), Threads: r.Threads,
+		LossScale: r.LossScale, KeepBest: r.wantsBest(), Threads: r.Threads, Recompute: recompute,
 	})
 	if err != nil {
 		return err
@@ -231,6 +236,16 @@ func (r *tuning) epoch(ctx context.Context) error {
 		r.trainer.ResetStates()
 	}
 	for group := range groups(r.train.BatchesFrom(first, r.Data.BatchSize, shuffle), r.Accumulate) {
+		if !r.planned {
+			m, err := r.trainer.Memory(group...)
+			if err != nil {
+				return err
+			}
+			mib := func(bytes int64) float64 { return float64(bytes) / (1 << 20) }
+			fmt.Fprintf(r.out, "memory planned: %.1f MiB: activations %.1f, weights %.1f, gradients %.1f, optimizer %.1f\n",
+				mib(m.Total()), mib(m.Activations), mib(m.Weights), mib(m.Gradients), mib(m.Optimizer))
+			r.planned = true
+		}
 		s, err := r.trainer.Step(ctx, group...)
 		if err != nil {
 			if ctx.Err() != nil {

@@ -13,6 +13,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/retune-go/retune/finetune"
+	"github.com/retune-go/retune/runtime"
 )
 
 // config is the file that retune finetune reads.
@@ -73,6 +74,7 @@ type config struct {
 	CheckpointEvery int                `yaml:"checkpoint_every"`
 	Resume          string             `yaml:"resume"`
 	Threads         int                `yaml:"threads"`
+	Recompute       any                `yaml:"recompute"`
 	Log             string             `yaml:"log"`
 	Plot            string             `yaml:"plot"`
 	OutStateDict    string             `yaml:"out_state_dict"`
@@ -173,7 +175,8 @@ var configKeys = map[string]string{
 	"epochs": "times over the data", "steps": "steps, in place of epochs", "patience": "stop after so many epochs without a better validation loss",
 	"restore_best": "write the weights of the best validation loss; true if there is a patience",
 	"checkpoint":   "file to go on from later", "checkpoint_every": "steps between checkpoints, 0: each epoch", "resume": "checkpoint to go on from",
-	"threads": "threads, 0 for all cores", "log": "a line of JSON a step", "plot": "a PNG of the losses",
+	"recompute": "activations computed again rather than kept: auto, a number of segments, or a budget such as 512MiB",
+	"threads":   "threads, 0 for all cores", "log": "a line of JSON a step", "plot": "a PNG of the losses",
 	"out_state_dict": "where the weights are written as .safetensors, by PyTorch's names if names are given",
 	"schedule.kind":  "step, multistep, exponential, cosine, linear, one_cycle or reduce_on_plateau", "schedule.per": "what moves the schedule: step or epoch",
 	"schedule.warmup": "steps of a linear warm-up before it", "schedule.warmup_start": "share of the rate that the warm-up begins with",
@@ -255,6 +258,29 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 		c.Epochs = 1
 	}
 	return &c, nil
+}
+
+// recompute reads "auto", a number of segments, or a budget in KiB, MiB or GiB.
+func (c *config) recompute() (runtime.Recompute, error) {
+	switch v := c.Recompute.(type) {
+	case nil:
+		return runtime.Recompute{}, nil
+	case int:
+		if v > 0 {
+			return runtime.Recompute{Segments: v}, nil
+		}
+	case string:
+		if v == "auto" {
+			return runtime.Recompute{Auto: true}, nil
+		}
+		for unit, bytes := range map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+			number, ok := strings.CutSuffix(v, unit)
+			if f, err := strconv.ParseFloat(strings.TrimSpace(number), 64); ok && err == nil && f*bytes >= 1 && f*bytes < 1<<62 {
+				return runtime.Recompute{Budget: int64(f * bytes)}, nil
+			}
+		}
+	}
+	return runtime.Recompute{}, fmt.Errorf("recompute: %v is none of auto, a number of segments, and a budget in KiB, MiB or GiB", c.Recompute)
 }
 
 func (c *config) loss() (finetune.Loss, error) {
