@@ -163,7 +163,7 @@ func (e *modeEdit) batchNorm(g *onnx.Graph, n *onnx.Node) error {
 	b := batchNorm{momentum: 1 - decimal(n.Float("momentum", 0.9))}
 	for i, name := range []*string{&b.mean, &b.variance} {
 		v := n.Input(3 + i)
-		if v != nil && v.Def() != nil {
+		if v != nil && v.Def() != nil && !hangsOnInput(v, map[*onnx.Value]bool{}) { // else there is none: PyTorch's track_running_stats=False
 			return fmt.Errorf("the running statistic %q is a node's output, not an initializer, and cannot be written back", v.Name)
 		}
 		if v != nil && v.Const != nil {
@@ -189,6 +189,18 @@ func (e *modeEdit) batchNorm(g *onnx.Graph, n *onnx.Node) error {
 	}
 	e.norms = append(e.norms, b)
 	return nil
+}
+
+// hangsOnInput reports whether v is computed from what a batch brings, seen being values of which that is known not to be so.
+func hangsOnInput(v *onnx.Value, seen map[*onnx.Value]bool) bool {
+	switch {
+	case v == nil || v.Const != nil || seen[v]:
+		return false
+	case v.Def() == nil:
+		return true
+	}
+	seen[v] = true
+	return slices.ContainsFunc(v.Def().Inputs, func(in *onnx.Value) bool { return hangsOnInput(in, seen) })
 }
 
 // trains reports whether a batch norm of that version uses the batch's statistics.

@@ -287,6 +287,37 @@ func TestEqualStatisticsAreUntied(t *testing.T) {
 	}
 }
 
+// A batch norm without running statistics (track_running_stats=False), for which an exporter writes the batch's own, has none to move.
+func TestBatchNormWithoutStatistics(t *testing.T) {
+	b := onnx.NewBuilder("norm", 17)
+	p := func(name string, v float32) *onnx.Value { return b.Init(name, tensor.New([]float32{v})) }
+	x := b.Op("Mul", b.Input("x", tensor.Float32, "n", 1), p("w", 1))
+	mean := b.Node("ReduceMean", []*onnx.Value{x}, onnx.IntsAttr("axes", 0), onnx.IntAttr("keepdims", 0))
+	d := b.Op("Sub", x, mean)
+	variance := b.Node("ReduceMean", []*onnx.Value{b.Op("Mul", d, d)}, onnx.IntsAttr("axes", 0), onnx.IntAttr("keepdims", 0))
+	in := []*onnx.Value{x, p("scale", 3), p("bias", 2), mean, variance}
+	b.Output("y", b.Multi("BatchNormalization", 3, in, onnx.IntAttr("training_mode", 1))[0], tensor.Float32, "n", 1)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := trainer(t, m, Config{Optimizer: SGD{LR: 0.1}})
+	batch := Batch{"x": tensor.New([]float32{1, 2, 3, 6}, 4, 1), "t": tensor.New(make([]float32, 4), 4, 1)}
+	s, err := tr.Step(context.Background(), batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The output's mean is 2 and its variance 9, but for epsilon; so the gradients of scale and bias are 2·3 and 2·2.
+	if math.Abs(s.Loss-13) > 1e-3 {
+		t.Errorf("the loss is %v, want 13", s.Loss)
+	}
+	for name, want := range map[string]float64{"scale": 3 - 0.6, "bias": 2 - 0.4} {
+		if got := tensor.Float64At(tr.Model().Graph.Init(name).Const, 0); math.Abs(got-want) > 1e-4 {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+}
+
 // Batch norms of every definition train alike, and infer alike, whatever form the file has.
 func TestModesAtEveryOpset(t *testing.T) {
 	x := tensor.New([]float32{1, -2, 3, 6, 0.5, -1, 2, 4, 1.5, 0, -3, 2}, 3, 2, 2)
