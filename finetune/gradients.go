@@ -18,6 +18,7 @@ func OutputGradients(ctx context.Context, m *onnx.Model, inputs map[string]tenso
 	if err != nil {
 		return nil, fmt.Errorf("gradients: %w", err)
 	}
+	liftWeights(work.Graph, nil)
 	infos, err := runtime.Infer(work)
 	if err != nil {
 		return nil, fmt.Errorf("gradients: %w", err)

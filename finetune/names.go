@@ -24,16 +24,20 @@ type Origin struct {
 	Direction int `json:"direction"`
 	Offset    int `json:"offset"`
 	// Further initializers that hold the same tensor, as it is or transposed.
-	Also []string `json:"also"`
+	Also   []string `json:"also"`
+	Buffer bool     `json:"buffer"` // a buffer, which is not trained: a mask, a table, running statistics
+	// Of [Joined]: where its rows are, one part after another. Initializer is then none.
+	Parts []Origin `json:"parts"`
 }
 
 // Form is how an initializer holds one of PyTorch's tensors.
 type Form string
 
 const (
-	Verbatim   Form = "verbatim"
+	Verbatim   Form = "verbatim" // perhaps with further axes of 1, or without
 	Transposed Form = "transposed"
-	Gates      Form = "gates" // part of a recurrent operator's weight, gates in ONNX's order
+	Gates      Form = "gates"  // part of a recurrent operator's weight, gates in ONNX's order
+	Joined     Form = "joined" // in several initializers, as attention's joint projection is where queries, keys and values differ
 )
 
 // ParseNames reads the JSON of [Names]: {"fc.weight": {"shape": [10, 48], "initializer": "onnx::MatMul_12", "form": "transposed"}, …}.
@@ -67,10 +71,13 @@ func (o Origin) take(v *onnx.Value, t *tensor.Tensor) (*tensor.Tensor, error) {
 	unlike := fmt.Errorf("initializer %q of %v does not hold a tensor of %v (%s)", v.Name, s, o.Shape, o.Form)
 	switch o.Form {
 	case Verbatim:
-		if !slices.Equal(s, o.Shape) {
-			return nil, unlike
+		switch {
+		case slices.Equal(s, o.Shape):
+			return t, nil
+		case slices.Equal(withoutOnes(s), withoutOnes(o.Shape)):
+			return t.Reshape(o.Shape...)
 		}
-		return t, nil
+		return nil, unlike
 	case Transposed:
 		if len(s) != 2 || len(o.Shape) != 2 || s[0] != o.Shape[1] || s[1] != o.Shape[0] {
 			return nil, unlike
@@ -96,7 +103,50 @@ func (o Origin) take(v *onnx.Value, t *tensor.Tensor) (*tensor.Tensor, error) {
 		}
 		return tensor.FromBytes(t.DType(), o.Shape, out, nil)
 	}
-	return nil, fmt.Errorf("form %q is none of %s, %s, %s", o.Form, Verbatim, Transposed, Gates)
+	return nil, fmt.Errorf("form %q is none of %s, %s, %s, %s", o.Form, Verbatim, Transposed, Gates, Joined)
+}
+
+// places is where the tensor is: o itself, or its parts.
+func (o Origin) places() []Origin {
+	if o.Form == Joined {
+		return o.Parts
+	}
+	return []Origin{o}
+}
+
+// lost reports whether the file no longer holds the tensor.
+func (o Origin) lost() bool { return o.Initializer == "" && len(o.Parts) == 0 }
+
+// read is PyTorch's tensor out of the initializers that get gives by name, each with a tensor of its shape.
+func (o Origin) read(get func(string) (*onnx.Value, *tensor.Tensor)) (*tensor.Tensor, error) {
+	if o.Form != Joined {
+		v, t := get(o.Initializer)
+		if v == nil {
+			return nil, fmt.Errorf("it should be in initializer %q, which the model has not", o.Initializer)
+		}
+		return o.take(v, t)
+	}
+	var joined []byte
+	var dtype tensor.DType
+	for i, part := range o.Parts {
+		if part.Form == Joined || len(part.Shape) == 0 || len(o.Shape) == 0 || !slices.Equal(part.Shape[1:], o.Shape[1:]) {
+			return nil, fmt.Errorf("part %d, of %v (%s), is no part of %v", i, part.Shape, part.Form, o.Shape)
+		}
+		t, err := part.read(get)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 && t.DType() != dtype {
+			return nil, fmt.Errorf("its parts are of %s and %s", dtype, t.DType())
+		}
+		joined, dtype = append(joined, t.Bytes()...), t.DType()
+	}
+	return tensor.FromBytes(dtype, o.Shape, joined, nil)
+}
+
+// withoutOnes is a shape's axes of more than 1.
+func withoutOnes(shape []int) []int {
+	return slices.DeleteFunc(slices.Clone(shape), func(d int) bool { return d == 1 })
 }
 
 // transpose is the transposed copy of a matrix.
@@ -121,16 +171,17 @@ func same(a, b *tensor.Tensor) bool {
 func (n Names) StateDict(m *onnx.Model) (dict map[string]*tensor.Tensor, lost []string, err error) {
 	dict = map[string]*tensor.Tensor{}
 	for _, name := range slices.Sorted(maps.Keys(n)) {
-		o := n[name]
-		if o.Initializer == "" {
+		if n[name].lost() {
 			lost = append(lost, name)
 			continue
 		}
-		v := m.Graph.Init(o.Initializer)
-		if v == nil {
-			return nil, nil, fmt.Errorf("names: %q should be in initializer %q, which the model has not", name, o.Initializer)
-		}
-		if dict[name], err = o.take(v, v.Const); err != nil {
+		dict[name], err = n[name].read(func(initializer string) (*onnx.Value, *tensor.Tensor) {
+			if v := m.Graph.Init(initializer); v != nil {
+				return v, v.Const
+			}
+			return nil, nil
+		})
+		if err != nil {
 			return nil, nil, fmt.Errorf("names: %q: %w", name, err)
 		}
 	}
@@ -146,36 +197,58 @@ func (n Names) Initializers(m *onnx.Model, dict map[string]*tensor.Tensor, parti
 		switch {
 		case !ok:
 			return nil, fmt.Errorf("names: %q is not among them", name)
-		case o.Initializer == "":
+		case o.lost():
 			continue // the model has no place for it
 		case !slices.Equal(dict[name].Shape(), o.Shape):
 			return nil, fmt.Errorf("names: %q is %s, not of shape %v", name, dict[name], o.Shape)
 		}
-		for i, initializer := range append([]string{o.Initializer}, o.Also...) {
-			v := m.Graph.Init(initializer)
-			if v == nil {
-				return nil, fmt.Errorf("names: %q should be in initializer %q, which the model has not", name, initializer)
+		rows := dict[name].Bytes()
+		for _, part := range o.places() {
+			w := dict[name]
+			if o.Form == Joined {
+				count, err := tensor.NumElements(part.Shape)
+				if size := count * w.DType().Size(); err != nil || size > len(rows) {
+					return nil, fmt.Errorf("names: %q of %v does not hold its part of %v", name, o.Shape, part.Shape)
+				} else if w, err = tensor.FromBytes(w.DType(), part.Shape, rows[:size], nil); err != nil {
+					return nil, fmt.Errorf("names: %q: %w", name, err)
+				} else {
+					rows = rows[size:]
+				}
 			}
-			if out[initializer] == nil {
-				out[initializer] = v.Const.Clone()
-			}
-			form := o
-			if i > 0 && !slices.Equal(v.Const.Shape(), o.Shape) { // a copy may be transposed
-				form.Form = Transposed
-			} else if i > 0 && o.Form == Transposed {
-				form.Form = Verbatim
-			}
-			if err := form.put(v, out[initializer], dict[name]); err != nil {
+			if err := part.write(m, out, w); err != nil {
 				return nil, fmt.Errorf("names: %q: %w", name, err)
 			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(n)) {
-		if _, ok := dict[name]; !ok && !partial && n[name].Initializer != "" {
+		if _, ok := dict[name]; !ok && !partial && !n[name].lost() {
 			return nil, fmt.Errorf("names: no tensor for %q", name)
 		}
 	}
 	return out, nil
+}
+
+// write puts PyTorch's tensor into copies, in out, of the initializers of m that hold it.
+func (o Origin) write(m *onnx.Model, out map[string]*tensor.Tensor, w *tensor.Tensor) error {
+	for i, initializer := range append([]string{o.Initializer}, o.Also...) {
+		v := m.Graph.Init(initializer)
+		if v == nil {
+			return fmt.Errorf("it should be in initializer %q, which the model has not", initializer)
+		}
+		if out[initializer] == nil {
+			out[initializer] = v.Const.Clone()
+		}
+		form := o
+		if i > 0 && !slices.Equal(v.Const.Shape(), o.Shape) { // a copy may be transposed
+			form.Form = Transposed
+		} else if i > 0 && o.Form == Transposed {
+			form.Form = Verbatim
+		}
+		if err := form.put(v, out[initializer], w); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // put is the reverse of take: it puts PyTorch's tensor w into t, a copy of the value of initializer v.
@@ -232,11 +305,57 @@ func (n Names) untie(g *onnx.Graph) Names {
 	return n
 }
 
+// liftWeights makes initializers of weights that the exporter has left as Constant nodes, as it does in scripted modules: those that names
+// says are there, and those of recurrent layers and convolutions.
+func liftWeights(top *onnx.Graph, names Names) {
+	named := map[string]bool{}
+	for _, o := range names {
+		for _, part := range o.places() {
+			named[part.Initializer] = true
+			for _, also := range part.Also {
+				named[also] = true
+			}
+		}
+	}
+	top.Walk(func(g *onnx.Graph) {
+		for _, n := range slices.Clone(g.Nodes) {
+			a := n.Attr("value")
+			if n.Op != "Constant" || onnx.CanonicalDomain(n.Domain) != "" || a == nil || a.T == nil || !a.T.DType().IsFloat() || n.Output(0) == nil {
+				continue
+			}
+			v := n.Outputs[0]
+			if !named[v.Name] && !slices.ContainsFunc(v.Users(), func(u *onnx.Node) bool { return isWeight(u, v) }) || top.Init(v.Name) != nil || slices.Contains(g.Outputs, v) {
+				continue
+			}
+			g.Remove(n)
+			n.SetOutput(0, nil)
+			v.Const, v.Type = a.T, onnx.TypeOfTensor(a.T)
+			top.Inits = append(top.Inits, v)
+		}
+	})
+}
+
+// isWeight reports whether v is a weight of n, a recurrent layer or a convolution.
+func isWeight(n *onnx.Node, v *onnx.Value) bool {
+	var at []int
+	switch n.Op {
+	case "RNN", "GRU":
+		at = []int{1, 2, 3}
+	case "LSTM":
+		at = []int{1, 2, 3, 7}
+	case "Conv", "ConvTranspose":
+		at = []int{1, 2}
+	}
+	return onnx.CanonicalDomain(n.Domain) == "" && slices.ContainsFunc(at, func(i int) bool { return n.Input(i) == v })
+}
+
 // ties is the copies among g's initializers. One that is the place of another parameter is none.
 func (n Names) ties(g *onnx.Graph) ([]tie, error) {
 	own := map[string]bool{}
 	for _, o := range n {
-		own[o.Initializer] = true
+		for _, part := range o.places() {
+			own[part.Initializer] = true
+		}
 	}
 	var ties []tie
 	for _, name := range slices.Sorted(maps.Keys(n)) {
@@ -259,7 +378,7 @@ func (n Names) ties(g *onnx.Graph) ([]tie, error) {
 func (n Names) at(initializer string) []string {
 	var names []string
 	for name, o := range n {
-		if o.Initializer == initializer {
+		if slices.ContainsFunc(o.places(), func(part Origin) bool { return part.Initializer == initializer }) {
 			names = append(names, name)
 		}
 	}

@@ -2,7 +2,9 @@ package finetune
 
 import (
 	"context"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -131,6 +133,91 @@ func TestStateDictOfAnExport(t *testing.T) {
 	}
 }
 
+// Buffers, which the names say are such, are not trained. A tensor may be there with further axes of one,
+// or in parts. Weights of recurrent layers
+// and those that the names point at are trained though they are Constant nodes, as scripted modules are exported.
+func TestWeightsOfEveryKind(t *testing.T) {
+	b := onnx.NewBuilder("weights", 17)
+	x := b.Input("x", tensor.Float32, 2, 1, 2)
+	fill := func(shape ...int) *tensor.Tensor {
+		n, _ := tensor.NumElements(shape)
+		v := make([]float32, n)
+		for i := range v {
+			v[i] = 0.1 + 0.03*float32(i)
+		}
+		return tensor.New(v, shape...)
+	}
+	constant := func(shape ...int) *onnx.Value {
+		return b.Node("Constant", nil, onnx.TensorAttr("value", fill(shape...)))
+	}
+	w, r, scale := constant(1, 6, 2), constant(1, 6, 2), constant(2)
+	y := b.Multi("GRU", 2, []*onnx.Value{x, w, r}, onnx.IntAttr("hidden_size", 2))[1]
+	y = b.Op("Mul", b.Op("Mul", y, b.Init("mask", fill(2))), b.Init("norm", fill(1, 2, 1)))
+	y = b.Op("Add", b.Op("Mul", y, scale), constant(2))
+	y = b.Op("MatMul", b.Op("MatMul", y, b.Init("query", fill(2, 1))), b.Init("key", fill(1, 2)))
+	b.Output("y", y, tensor.Float32, 1, 2, 2)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := Names{
+		"mask":         {Shape: []int{2}, Initializer: "mask", Form: Verbatim, Buffer: true},
+		"norm.weight":  {Shape: []int{2}, Initializer: "norm", Form: Verbatim},
+		"scale":        {Shape: []int{2}, Initializer: scale.Name, Form: Verbatim},
+		"rnn.weight_w": {Shape: []int{6, 2}, Initializer: w.Name, Form: Gates},
+		"in_proj":      {Shape: []int{2, 2}, Form: Joined, Parts: []Origin{{Shape: []int{1, 2}, Initializer: "query", Form: Transposed}, {Shape: []int{1, 2}, Initializer: "key", Form: Verbatim}}},
+	}
+	tr := trainer(t, m, Config{Optimizer: SGD{LR: 10}, Names: names})
+	before, _, err := tr.StateDict()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, v := range before {
+		before[name] = v.Clone()
+	}
+	batch := Batch{"x": fill(2, 1, 2), "t": tensor.New(make([]float32, 4), 1, 2, 2)}
+	want, got, err := tr.Gradients(context.Background(), batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"norm", scale.Name, w.Name, r.Name, "query", "key"} {
+		if got[name] == nil {
+			t.Errorf("%s is not trained", name)
+		}
+	}
+	if len(got) != 6 {
+		t.Errorf("%d weights are trained, want 6", len(got))
+	}
+	if _, err := tr.Step(context.Background(), batch); err != nil {
+		t.Fatal(err)
+	}
+	after, _, err := tr.StateDict()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, v := range after {
+		if same(v, before[name]) != (name == "mask") {
+			t.Errorf("%s is %v after a step, %v before", name, v, before[name])
+		}
+	}
+	// The tuned file, with what it held put back, is the one that came.
+	back, err := names.Initializers(tr.Model(), before, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, v := range back {
+		copy(tr.Model().Graph.Init(name).Const.Bytes(), v.Bytes())
+	}
+	copy(tr.Model().Graph.Init(r.Name).Const.Bytes(), fill(1, 6, 2).Bytes())
+	if loss, err := tr.Loss(context.Background(), batch); err != nil || loss != want {
+		t.Errorf("the loss is %v (%v), want %v", loss, err, want)
+	}
+	all, err := OutputGradients(context.Background(), m, map[string]tensor.Value{"x": batch["x"]}, "y", false, false)
+	if err != nil || all[w.Name] == nil || all[r.Name] == nil || all[scale.Name] != nil {
+		t.Errorf("gradients of %v, %v", slices.Sorted(maps.Keys(all)), err)
+	}
+}
+
 func TestHostileNames(t *testing.T) {
 	m, err := onnx.Load("../models/lstm_classifier/model.onnx")
 	if err != nil {
@@ -149,6 +236,10 @@ func TestHostileNames(t *testing.T) {
 		{Shape: []int{192, 14}, Initializer: "onnx::LSTM_105", Form: Gates, Offset: -1},
 		{Shape: []int{-1, 14}, Initializer: "onnx::LSTM_105", Form: Gates},
 		{Shape: []int{190, 14}, Initializer: "onnx::LSTM_105", Form: Gates},
+		{Shape: []int{20, 48}, Form: Joined, Parts: []Origin{{Shape: []int{10, 48}, Initializer: "fc.weight", Form: Verbatim}}},
+		{Shape: []int{10, 48}, Form: Joined, Parts: []Origin{{Shape: []int{10, 48}, Initializer: "nowhere", Form: Verbatim}}},
+		{Shape: []int{}, Form: Joined, Parts: []Origin{{Shape: []int{10, 48}, Initializer: "fc.weight", Form: Verbatim}}},
+		{Shape: []int{10, 48}, Form: Joined, Parts: []Origin{{Form: Joined}}},
 	} {
 		if _, _, err := (Names{"x": o}).StateDict(m); err == nil {
 			t.Errorf("%+v was found", o)

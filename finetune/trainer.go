@@ -95,6 +95,7 @@ type Parameter struct {
 	master *tensor.Tensor // what is updated: Value itself, or float32 where that has 16 bits
 	slots  []*tensor.Tensor
 	grad   string
+	branch bool           // only branches read it, so that a batch may not come to it
 	wide   *tensor.Tensor // the gradient as float32, where Value has 16 bits
 }
 
@@ -133,6 +134,8 @@ type progress struct {
 	BestAt  int     `json:"best_at"` // the step of the best one, and that loss
 	Best    float64 `json:"best"`
 	Worse   int     `json:"worse"` // validation losses since
+	// Of parameters that only branches read: the updates there were before the first that gave it a gradient.
+	Started map[string]int `json:"started,omitempty"`
 }
 
 // graphRun is a session and what it takes and gives beside the model's own inputs.
@@ -174,6 +177,7 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	if t.states, err = newCarried(t.model, cfg.Carry); err != nil {
 		return nil, fmt.Errorf("finetune: %w", err)
 	}
+	liftWeights(t.model.Graph, cfg.Names)
 	t.names = cfg.Names.untie(t.model.Graph)
 	if err := untie(t.model.Graph, cfg.Untie); err != nil {
 		return nil, fmt.Errorf("finetune: %w", err)
@@ -203,9 +207,11 @@ func (t *Trainer) prepare() error {
 	work, g, loss := l.model, l.builder, l.loss
 	t.norms = l.norms
 	var wrt []*onnx.Value
-	half := false
+	half, branches, in := false, map[*onnx.Value]bool{}, inBranches(work.Graph)
 	for _, v := range chosen {
-		wrt = append(wrt, work.Graph.Init(v.Name))
+		w := work.Graph.Init(v.Name)
+		wrt = append(wrt, w)
+		branches[w] = in(w)
 		half = half || v.Const.DType() == tensor.Float16
 	}
 	if t.at.Scale = t.cfg.LossScale; t.at.Scale == 0 {
@@ -245,7 +251,7 @@ func (t *Trainer) prepare() error {
 			d = g.Op("Identity", d)
 		}
 		taken[d] = true
-		p := &Parameter{Name: v.Name, grad: d.Name}
+		p := &Parameter{Name: v.Name, grad: d.Name, branch: branches[v]}
 		switch v.Const.DType() {
 		case tensor.Float32:
 			if t.rounded[v.Name] != nil { // the model has the integers
@@ -320,6 +326,11 @@ func (t *Trainer) weightsToTrain(ties []tie) ([]*onnx.Value, error) {
 	fixed := pytorchBuffers(m)
 	for _, x := range ties {
 		fixed[x.copy] = true
+	}
+	for _, o := range t.names {
+		for _, part := range o.places() {
+			fixed[part.Initializer] = fixed[part.Initializer] || o.Buffer
+		}
 	}
 	chosen, err := t.choose(func(v *onnx.Value) bool {
 		return (v.Const.DType().IsFloat() || integers[v.Name] != nil) && !fixed[v.Name]
@@ -486,6 +497,27 @@ func pytorchBuffers(m *onnx.Model) map[string]bool {
 		}
 	})
 	return names
+}
+
+// inBranches says of a value of top whether it, and what top's own nodes make of it alone, is read in branches of If only, outside of loops.
+func inBranches(top *onnx.Graph) func(v *onnx.Value) bool {
+	of := map[*onnx.Node]*onnx.Graph{}
+	loops := map[*onnx.Graph]bool{} // bodies, and all within them
+	top.Walk(func(g *onnx.Graph) {
+		for _, n := range g.Nodes {
+			of[n] = g
+		}
+		if g.Outer != nil {
+			loops[g] = g.Outer.Op != "If" || loops[of[g.Outer]]
+		}
+	})
+	var only func(v *onnx.Value) bool
+	only = func(v *onnx.Value) bool {
+		return len(v.Users()) > 0 && !slices.Contains(top.Outputs, v) && !slices.ContainsFunc(v.Users(), func(n *onnx.Node) bool {
+			return loops[of[n]] || of[n] == top && slices.ContainsFunc(n.Outputs, func(out *onnx.Value) bool { return out != nil && !only(out) })
+		})
+	}
+	return only
 }
 
 func session(m *onnx.Model, outs []*onnx.Value, opts ...runtime.Option) (*runtime.Session, error) {
@@ -758,7 +790,7 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (Step, error) {
 			scale = min(1, c/(math.Sqrt(clipped)+1e-6))
 		}
 		t.at.Updates++
-		t.update(grads, t.cfg.Optimizer.rule(t.at.Updates, s.LR), scale)
+		t.update(grads, s.LR, scale)
 		if t.at.Grown++; t.at.Scale != 1 && t.cfg.LossScale == 0 && t.at.Grown == 2000 {
 			t.at.Scale, t.at.Grown = t.at.Scale*2, 0
 		}

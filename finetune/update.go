@@ -149,10 +149,40 @@ func measure[T kernel.Float](cfg *Config, inverse T, g, w []T) (squares, clipped
 	return squares, clipped
 }
 
-// update applies the rule to all parameters, the gradients multiplied by scale.
-func (t *Trainer) update(grads []*tensor.Tensor, r rule, scale float64) {
+// update applies the optimizer's rule to all parameters, the gradients multiplied by scale. A parameter that no batch has come to yet
+// is left as it is and its updates are counted from the first that does: PyTorch's gradient of it is None until then, and zeros,
+// which count, from then on.
+func (t *Trainer) update(grads []*tensor.Tensor, lr, scale float64) {
+	reached := make([]bool, len(t.params))
+	for i := range t.chunks {
+		c := &t.chunks[i]
+		reached[c.param] = reached[c.param] || c.squares > 0
+	}
+	rules, made := make([]*rule, len(t.params)), map[int]*rule{}
+	for i, p := range t.params {
+		before, started := t.at.Started[p.Name]
+		if p.branch && !started {
+			if !reached[i] {
+				continue
+			}
+			if t.at.Started == nil {
+				t.at.Started = map[string]int{}
+			}
+			before = t.at.Updates - 1
+			t.at.Started[p.Name] = before
+		}
+		n := t.at.Updates - before
+		if made[n] == nil {
+			r := t.cfg.Optimizer.rule(n, lr)
+			made[n] = &r
+		}
+		rules[i] = made[n]
+	}
 	t.eachChunk(func(c *chunk) {
-		p := t.params[c.param]
+		p, r := t.params[c.param], rules[c.param]
+		if r == nil {
+			return
+		}
 		switch p.master.DType() {
 		case tensor.Float32:
 			updateChunk(r.f32, c, p, grads[c.param], float32(scale))

@@ -3,6 +3,7 @@ package finetune
 import (
 	"context"
 	"math"
+	"path/filepath"
 	"testing"
 
 	"github.com/retune-go/retune/onnx"
@@ -286,6 +287,70 @@ func TestUpdateThreads(t *testing.T) {
 		}
 		if apart(got[0], got[1]) != 0 {
 			t.Errorf("%T: %v apart with other threads", opt, apart(got[0], got[1]))
+		}
+	}
+}
+
+// A parameter of a branch that no batch has taken yet stays as it is, without weight decay, and its updates count from the first
+// that takes it: PyTorch's gradient of it is None until then. Later batches that do not take it count, with gradients of zero.
+func TestParametersOfBranches(t *testing.T) {
+	b := onnx.NewBuilder("branches", 17)
+	x, which := b.Input("x", tensor.Float32, 2), b.Input("which", tensor.Bool)
+	var branches []*onnx.Attribute
+	for _, name := range []string{"then", "else"} {
+		s := b.Sub(name)
+		s.Output(name+"_y", s.Op("Mul", x, b.Init(name+"_w", tensor.New([]float32{0.5, -1.5}))), tensor.Float32, 2)
+		branches = append(branches, onnx.GraphAttr(name+"_branch", s.Graph()))
+	}
+	b.Output("y", b.Node("If", []*onnx.Value{which}, branches...), tensor.Float32, 2)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := []bool{true, true, false, true, false}
+	const lr = 0.1
+	path := filepath.Join(t.TempDir(), "branches.safetensors")
+	tr := trainer(t, m, Config{Optimizer: AdamW{LR: lr}})
+	input := []float64{1, 2}
+	w := map[string][]float64{"then_w": {0.5, -1.5}, "else_w": {0.5, -1.5}}
+	mean, square, steps := map[string][]float64{}, map[string][]float64{}, map[string]int{}
+	for name := range w {
+		mean[name], square[name] = make([]float64, 2), make([]float64, 2)
+	}
+	for i, then := range taken {
+		if i == 3 { // a trainer that goes on where another was
+			if err := tr.Save(path, ""); err != nil {
+				t.Fatal(err)
+			}
+			tr = trainer(t, m, Config{Optimizer: AdamW{LR: lr}})
+			if _, err := tr.Restore(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := tr.Step(context.Background(), Batch{"x": tensor.New([]float32{1, 2}), "which": tensor.Scalar(then), "t": tensor.New([]float32{0, 0})}); err != nil {
+			t.Fatal(err)
+		}
+		for name, v := range w {
+			if (name == "then_w") != then && steps[name] == 0 {
+				continue
+			}
+			steps[name]++
+			n := float64(steps[name])
+			for k := range v {
+				d := 0.0
+				if (name == "then_w") == then {
+					d = input[k] * input[k] * v[k] // of the mean of two squares
+				}
+				mean[name][k] = 0.9*mean[name][k] + 0.1*d
+				square[name][k] = 0.999*square[name][k] + 0.001*d*d
+				v[k] *= 1 - lr*0.01
+				v[k] -= lr / (1 - math.Pow(0.9, n)) * mean[name][k] / (math.Sqrt(square[name][k])/math.Sqrt(1-math.Pow(0.999, n)) + 1e-8)
+			}
+		}
+		for _, p := range tr.Parameters() {
+			if off := apart(tensor.Float64s(p.Value), w[p.Name]); off > 1e-6 {
+				t.Errorf("step %d: %s is %v, want %v", i+1, p.Name, tensor.Float64s(p.Value), w[p.Name])
+			}
 		}
 	}
 }

@@ -124,14 +124,15 @@ def constants(graph):
 def names(model, graph):
     """Where each parameter and buffer of the model is in the file.
 
-    form is verbatim, transposed, or gates: part of a recurrent operator's weight, whose gates ONNX
+    form is verbatim (perhaps with further axes of one), transposed, or gates: part of a recurrent operator's weight, whose gates ONNX
     orders in its own way (LSTM: i o f c for PyTorch's i f g o; GRU: z r h for r z n). Then
     direction is the first index into the initializer and offset where its rows begin.
-    initializer is null when the file does not hold the values, as after folding; also names further
+    joined is for what is in several initializers, parts, one after another along the first axis.
+    buffer is there, and true, for what is no parameter. initializer is null when the file does not hold the values, as after folding; also names further
     ones that hold the same values, as they are or transposed.
     """
     held = constants(graph)
-    found = {}
+    found, buffers = {}, {n for n, b in model.named_buffers()}
     for name, value in model.state_dict().items():
         w = value.numpy()
         found[name] = {"shape": list(w.shape), "initializer": None}
@@ -139,18 +140,29 @@ def names(model, graph):
         also = [n for n, h in held.items() if w.size > 1 and (same(h, w) or same(h, w.T)) and n != found[name]["initializer"]]
         if also:
             found[name]["also"] = also
+        if name in buffers:
+            found[name]["buffer"] = True
     return found
 
 
-def locate(name, w, held):
-    if name in held and same(held[name], w):
-        return {"initializer": name, "form": "verbatim"}
+def whole(w, held):
     for n, h in held.items():
         if w.size > 1 and same(h, w):
             return {"initializer": n, "form": "verbatim"}
     for n, h in held.items():
         if w.ndim == 2 and same(h, w.T):
             return {"initializer": n, "form": "transposed"}
+    return {}
+
+
+def locate(name, w, held):
+    if name in held and same(held[name], w):
+        return {"initializer": name, "form": "verbatim"}
+    if found := whole(w, held):
+        return found
+    for n, h in held.items():  # with axes of one
+        if w.size > 1 and h.size == w.size and [d for d in h.shape if d != 1] == [d for d in w.shape if d != 1] and same(h.reshape(w.shape), w):
+            return {"initializer": n, "form": "verbatim"}
     for n, h in held.items():
         if h.ndim not in (2, 3) or h.dtype != w.dtype:
             continue
@@ -163,6 +175,14 @@ def locate(name, w, held):
                 for offset in range(0, h.shape[1] - len(part) + 1, len(part)):
                     if same(h[direction, offset:offset + len(part)], part):
                         return {"initializer": n, "form": "gates", "direction": direction, "offset": offset}
+    for parts in ((1, 2), (1, 1, 1)):  # attention's joint projection
+        at = np.cumsum((0,) + parts) * len(w) // 3 if w.ndim in (1, 2) and len(w) % 3 == 0 else []
+        found = [{"shape": [int(b - a), *w.shape[1:]], **whole(w[a:b], held)} for a, b in zip(at, at[1:])]
+        if found and all("form" in f for f in found):
+            return {"form": "joined", "parts": found}
+    single = [n for n, h in held.items() if w.size == 1 and h.size == 1 and h.dtype == w.dtype and h.flat[0] == w.flat[0]]
+    if len(single) == 1 and held[single[0]].ndim > 0:
+        return {"initializer": single[0], "form": "verbatim"}
     return {}
 
 
