@@ -12,11 +12,11 @@ import (
 // quantizedWeight is an initializer of integers that stand for the real numbers (q − zero)·scale. Straight-through estimation trains those:
 // the graph rounds them as the file will have them.
 type quantizedWeight struct {
-	name         string
-	scale, zero  *tensor.Tensor // float32; zero of scale's shape
-	axis, block  int            // axis -1: one scale for all
-	least, most  float64
-	int32, wrong bool // wrong: its readers do not agree
+	name        string
+	scale, zero *tensor.Tensor // float32; zero of scale's shape
+	axis, block int            // axis -1: one scale for all
+	least, most float64
+	wide        bool // of 32 bits: the bias of an integer product, to which no operator rounds
 }
 
 // quantizedWeights finds in m, of which infos tells, the initializers that DequantizeLinear alone reads, with constant scales.
@@ -29,7 +29,7 @@ func quantizedWeights(m *onnx.Model, infos map[*onnx.Value]ops.Info) map[string]
 		var w *quantizedWeight
 		for _, n := range v.Users() {
 			x := quantizedBy(n, v, infos)
-			if x == nil || w != nil && !(w.axis == x.axis && w.block == x.block && same(w.scale, x.scale) && same(w.zero, x.zero)) {
+			if x == nil || x.wide && !slices.Contains(m.Graph.Nodes, n) || w != nil && !(w.axis == x.axis && w.block == x.block && same(w.scale, x.scale) && same(w.zero, x.zero)) {
 				w = nil
 				break
 			}
@@ -53,7 +53,7 @@ func quantizedBy(n *onnx.Node, v *onnx.Value, infos map[*onnx.Value]ops.Info) *q
 		}
 		return infos[v].Const
 	}
-	w := &quantizedWeight{name: v.Name, scale: known(n.Input(1)), axis: -1, block: int(n.Int("block_size", 0)), int32: v.Const.DType() == tensor.Int32}
+	w := &quantizedWeight{name: v.Name, scale: known(n.Input(1)), axis: -1, block: int(n.Int("block_size", 0)), wide: v.Const.DType() == tensor.Int32}
 	if w.scale == nil || w.scale.DType() != tensor.Float32 || n.Int("output_dtype", int64(tensor.Float32)) != int64(tensor.Float32) {
 		return nil
 	}
@@ -88,8 +88,7 @@ func quantizedBy(n *onnx.Node, v *onnx.Value, infos map[*onnx.Value]ops.Info) *q
 	default:
 		return nil
 	}
-	// The bias of an integer product: no operator rounds to its type.
-	if w.int32 && (v.Const.Rank() > 1 && w.axis >= 0 || w.block != 0 || slices.ContainsFunc(tensor.Data[float32](w.zero), func(z float32) bool { return z != 0 })) {
+	if w.wide && (v.Const.Rank() > 1 && w.axis >= 0 || w.block != 0 || slices.ContainsFunc(tensor.Data[float32](w.zero), func(z float32) bool { return z != 0 })) {
 		return nil
 	}
 	return w
@@ -157,7 +156,7 @@ func (w *quantizedWeight) compute(g *onnx.Graph) error {
 	first := func() {
 		g.Nodes = slices.Concat(nodes, g.Nodes[:len(g.Nodes)-len(nodes)])
 	}
-	if w.int32 {
+	if w.wide {
 		y := add("Mul", nil, add("Round", nil, add("Div", nil, v, scale)), scale)
 		first()
 		for _, n := range readers {

@@ -21,10 +21,11 @@ type Sharing struct {
 	Transposed  []string // initializers that are its transpose
 }
 
-// Shared lists the floating-point initializers of m that several nodes read and those of which there are copies. Exporters write equal
-// parameters as one, and one parameter twice: only who made the model knows which is which. See [Config.Untie] and [Config.Tie].
+// Shared lists the floating-point initializers of m, but for those that PyTorch has as buffers, that several nodes read and those of
+// which there are copies. Exporters write equal parameters as one, and one parameter twice: only who made the model knows which is which.
+// See [Config.Untie] and [Config.Tie].
 func Shared(m *onnx.Model) ([]Sharing, error) {
-	inits := candidates(m.Graph)
+	inits := candidates(m)
 	copies, err := copiesAmong(inits)
 	if err != nil {
 		return nil, err
@@ -69,10 +70,11 @@ func usersOf(v *onnx.Value) []*onnx.Node {
 }
 
 // candidates is the initializers that may be parameters.
-func candidates(g *onnx.Graph) []*onnx.Value {
+func candidates(m *onnx.Model) []*onnx.Value {
+	buffers := pytorchBuffers(m)
 	var vs []*onnx.Value
-	for _, v := range g.Inits {
-		if v.Const.DType().IsFloat() && !isConstant(v) {
+	for _, v := range m.Graph.Inits {
+		if v.Const.DType().IsFloat() && !isConstant(v) && !buffers[v.Name] {
 			vs = append(vs, v)
 		}
 	}
@@ -107,10 +109,11 @@ func ownInitializer(g *onnx.Graph, n *onnx.Node) {
 
 // untie gives each node that reads an initializer that a glob matches one of its own, or one to an Identity of it, which keeps
 // its name. The first reader keeps the old one.
-func untie(g *onnx.Graph, globs []string) error {
+func untie(m *onnx.Model, globs []string) error {
+	g := m.Graph
 	for _, glob := range globs {
 		matched := false
-		for _, v := range candidates(g) {
+		for _, v := range candidates(m) {
 			whole, err := path.Match(glob, v.Name)
 			if err != nil {
 				return fmt.Errorf("untie %q: %w", glob, err)
@@ -175,7 +178,8 @@ func newTie(g *onnx.Graph, copy, of string) (tie, error) {
 }
 
 // allTies is the ties that names and the configuration tell of, each copy once.
-func allTies(g *onnx.Graph, cfg Config, names Names) ([]tie, error) {
+func allTies(m *onnx.Model, cfg Config, names Names) ([]tie, error) {
+	g := m.Graph
 	found := map[string]tie{}
 	add := func(t tie) error {
 		if first, ok := found[t.copy]; ok && first != t {
@@ -197,7 +201,7 @@ func allTies(g *onnx.Graph, cfg Config, names Names) ([]tie, error) {
 	}
 	for _, glob := range cfg.TieEqual {
 		var vs []*onnx.Value
-		for _, v := range candidates(g) {
+		for _, v := range candidates(m) {
 			ok, err := path.Match(glob, v.Name)
 			if err != nil {
 				return nil, fmt.Errorf("tie %q: %w", glob, err)
@@ -214,7 +218,7 @@ func allTies(g *onnx.Graph, cfg Config, names Names) ([]tie, error) {
 			return nil, fmt.Errorf("tie %q: no two of the weights that it matches are equal, as they are or transposed", glob)
 		}
 		for _, t := range copies {
-			if _, told := found[t.copy]; !told { // what is said of one by name goes first
+			if !slices.ContainsFunc(ties, func(named tie) bool { return named.copy == t.copy }) { // what is said by name goes first
 				ties = append(ties, t)
 			}
 		}

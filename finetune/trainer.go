@@ -179,7 +179,7 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	}
 	liftWeights(t.model.Graph, cfg.Names)
 	t.names = cfg.Names.untie(t.model.Graph)
-	if err := untie(t.model.Graph, cfg.Untie); err != nil {
+	if err := untie(t.model, cfg.Untie); err != nil {
 		return nil, fmt.Errorf("finetune: %w", err)
 	}
 	untieStatistics(t.model, cfg.Mode)
@@ -192,7 +192,7 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 
 // prepare builds the graphs of training and of validation.
 func (t *Trainer) prepare() error {
-	ties, err := allTies(t.model.Graph, t.cfg, t.names)
+	ties, err := allTies(t.model, t.cfg, t.names)
 	if err != nil {
 		return err
 	}

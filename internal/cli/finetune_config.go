@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -196,11 +195,11 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 	}
 	for key, text := range set {
 		var v any
-		if (key == "untie" || key == "tie") && !strings.HasPrefix(text, "[") && !strings.HasPrefix(text, "{") {
-			text = strconv.Quote(text) // a glob may begin with what YAML has a meaning for
-		}
 		if err := yaml.Unmarshal([]byte(text), &v); err != nil {
-			return nil, fmt.Errorf("--%s: %w", key, err)
+			if key != "untie" && key != "tie" {
+				return nil, fmt.Errorf("--%s: %w", key, err)
+			}
+			v = text // a glob, which may begin with what YAML has a meaning for
 		}
 		at := tree
 		parts := strings.Split(key, ".")
