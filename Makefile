@@ -2,7 +2,7 @@ GO ?= go
 STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 CROSS = linux/arm64 darwin/arm64 windows/amd64 js/wasm
 
-.PHONY: demo test conformance conformance-ort exports race fuzz bench bench-train lint generate check cross
+.PHONY: demo test conformance conformance-ort exports parity race fuzz bench bench-train lint generate check cross
 
 # The main job on real data: load, check, fine-tune, write back.
 demo:
@@ -39,6 +39,13 @@ exports:
 	node scripts/exports/optimize.mjs $(EXPORTS)/plain $(EXPORTS)/optimized
 	$(GO) run ./cmd/retune verify $(EXPORTS)/plain $(EXPORTS)/optimized
 	$(GO) test -count=1 -run TestPassesChangeNothing ./runtime -corpus $(EXPORTS)/plain,$(EXPORTS)/optimized
+
+# Networks of every kind as PyTorch trains them, and fine-tuning on another domain, beside PyTorch: gradients, losses, weights.
+PARITY = $(CURDIR)/.cache/parity
+parity:
+	/usr/bin/python3 scripts/parity/parity.py $(PARITY)
+	test -d $(PARITY)/transfer || /usr/bin/python3 scripts/parity/transfer.py $(PARITY)
+	$(GO) test -count=1 -v -timeout 30m -run 'TestParity|TestTransfer' ./finetune -parity $(PARITY)
 
 fuzz:
 	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime 60s ./onnx

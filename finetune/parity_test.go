@@ -75,9 +75,10 @@ func (c *parityCase) optimizer(name string) Optimizer {
 // Networks of every kind, exported by PyTorch as they train and as they do not, give PyTorch's outputs, gradients, losses of a
 // hundred steps and weights after them, in float32 and in float64.
 //
-// In float64 there is no excuse: outputs, gradients, losses and weights agree to 1e-6. In float32 outputs and gradients agree with
-// PyTorch's of float64 to 1e-4 or to four times PyTorch's own error, and losses with PyTorch's of float32 to 1e-4 at every step, or to four times as
-// far as PyTorch has strayed from its float64 up to then, in float32 or in float64 with disturbances of that size. Gradients that are nothing but rounding, as of a bias before a batch norm, are so small beside the
+// In float64 there is no excuse: outputs, gradients and losses agree to 1e-6, weights after a hundred steps to 1e-5. In float32 outputs agree to
+// 1e-4, and gradients with PyTorch's of float64 to 1e-4 or to four times PyTorch's own error. Losses agree to 1e-4 at every step, or as far as
+// PyTorch's own have strayed up to then in float32, or in float64 with ten times the disturbance: where rounding flips a rectifier, float32 is
+// not one answer. Gradients that are nothing but rounding, as of a bias before a batch norm, are so small beside the
 // model's greatest that they are held to be zero: their weights wander, and change nothing.
 func TestParity(t *testing.T) {
 	if *parityFolder == "" {
@@ -296,8 +297,8 @@ func (c *parityCase) curve(t *testing.T, dir, optimizer string, m *onnx.Model, n
 		off, tol := math.Abs(s.Loss-w), 1e-6*math.Abs(w)
 		if width == 0 {
 			tol = 1e-4 * math.Abs(w)
-			if stray := 4 * o.Stray[i]; stray > tol {
-				tol, drifts = stray, true
+			if o.Stray[i] > tol {
+				tol, drifts = o.Stray[i], true
 			}
 		}
 		if !drifts {
@@ -325,8 +326,119 @@ func (c *parityCase) curve(t *testing.T, dir, optimizer string, m *onnx.Model, n
 		if w == nil || noise[name] {
 			continue
 		}
-		if off, scale := difference(tensor.Float64s(g), tensor.Float64s(w)); !(off <= 1e-6*scale) {
+		if off, scale := difference(tensor.Float64s(g), tensor.Float64s(w)); !(off <= 1e-5*scale) {
 			t.Errorf("after the last step %s is off by %.2g of its greatest magnitude, %.3g", name, off/scale, scale)
 		}
 	}
+}
+
+// Networks that PyTorch trained on one domain come as far on another by our fine-tuning as by PyTorch's, with the same examples in the
+// same steps: over three seeds of the order the means of the validation loss and accuracy differ by less than PyTorch's own runs do.
+func TestTransfer(t *testing.T) {
+	if *parityFolder == "" {
+		t.Skip("skipped: make parity records PyTorch's runs first, which takes PyTorch")
+	}
+	files, err := filepath.Glob(filepath.Join(*parityFolder, "transfer", "*", "about.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("nothing is recorded in %s (%v)", *parityFolder, err)
+	}
+	for _, file := range files {
+		dir := filepath.Dir(file)
+		t.Run(filepath.Base(dir), func(t *testing.T) { transfer(t, dir) })
+	}
+}
+
+func transfer(t *testing.T, dir string) {
+	var about struct {
+		Model     string         `json:"model"`
+		Optimizer string         `json:"optimizer"`
+		LR        float64        `json:"lr"`
+		Momentum  float64        `json:"momentum"`
+		Clip      float64        `json:"clip"`
+		Axes      map[string]int `json:"axes"`
+		Runs      map[string]struct {
+			Before [2]float64 `json:"before"` // loss, accuracy
+			After  [2]float64 `json:"after"`
+		} `json:"runs"`
+	}
+	readJSON(t, filepath.Join(dir, "about.json"), &about)
+	from := filepath.Join("..", "models", about.Model)
+	m, names := load(t, from), readNames(t, from)
+	examples, valid, order := readNPZ(t, dir, "examples.npz"), readNPZ(t, dir, "valid.npz"), readNPZ(t, dir, "order.npz")
+	optimizer := map[string]Optimizer{"adamw": AdamW{LR: about.LR}, "sgd": SGD{LR: about.LR, Momentum: about.Momentum}}[about.Optimizer]
+	output := m.Graph.Outputs[0].Name
+	var ours, theirs [2][]float64
+	for seed, run := range about.Runs {
+		tr := trainer(t, m, Config{Loss: CrossEntropy{Output: output, Target: "labels"}, Optimizer: optimizer, Names: names, Mode: Train, ClipNorm: about.Clip, Threads: 1})
+		if before := measureClasses(t, tr.Model(), output, valid); math.Abs(before[0]-run.Before[0]) > 1e-4 {
+			t.Fatalf("the validation loss is %v before, PyTorch's %v", before[0], run.Before[0])
+		}
+		steps, size := order[seed].Shape()[0], order[seed].Shape()[1]
+		for i := range steps {
+			rows := make([]int, size)
+			for k, r := range tensor.Data[int64](order[seed])[i*size:][:size] {
+				rows[k] = int(r)
+			}
+			b := Batch{}
+			for name, a := range examples {
+				b[name] = take(a, about.Axes[name], rows)
+			}
+			if _, err := tr.Step(context.Background(), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		after := measureClasses(t, tr.Model(), output, valid)
+		t.Logf("seed %s: loss %.4f and accuracy %.4f before, %.5f and %.4f after, PyTorch's %.5f and %.4f", seed, run.Before[0], run.Before[1], after[0], after[1], run.After[0], run.After[1])
+		for k := range 2 {
+			ours[k], theirs[k] = append(ours[k], after[k]), append(theirs[k], run.After[k])
+		}
+	}
+	for k, what := range []string{"loss", "accuracy"} {
+		spread := slices.Max(theirs[k]) - slices.Min(theirs[k])
+		off := math.Abs(average(ours[k]) - average(theirs[k]))
+		t.Logf("mean %s %.5f, PyTorch's %.5f, whose seeds are %.5f apart", what, average(ours[k]), average(theirs[k]), spread)
+		if !(off <= spread) {
+			t.Errorf("the mean %s is off by %.5f, PyTorch's seeds are %.5f apart", what, off, spread)
+		}
+	}
+}
+
+func average(v []float64) (mean float64) {
+	for _, x := range v {
+		mean += x / float64(len(v))
+	}
+	return mean
+}
+
+// measureClasses is the cross entropy of a model's output, classes along its last axis, and the share of labels that are the likeliest class.
+func measureClasses(t *testing.T, m *onnx.Model, output string, batch map[string]*tensor.Tensor) [2]float64 {
+	t.Helper()
+	s, err := runtime.NewSession(m, runtime.Threads(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	in := map[string]tensor.Value{}
+	for _, p := range s.Inputs() {
+		in[p.Name] = batch[p.Name]
+	}
+	out, err := s.Run(context.Background(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, labels := tensor.Float64s(out[output].(*tensor.Tensor)), tensor.Data[int64](batch["labels"])
+	classes := len(y) / len(labels)
+	loss, right := 0.0, 0
+	for i, label := range labels {
+		row := y[i*classes:][:classes]
+		top, sum := slices.Max(row), 0.0
+		for _, v := range row {
+			sum += math.Exp(v - top)
+		}
+		loss += math.Log(sum) + top - row[label]
+		if slices.Index(row, top) == int(label) {
+			right++
+		}
+	}
+	return [2]float64{loss / float64(len(labels)), float64(right) / float64(len(labels))}
 }
