@@ -90,13 +90,13 @@ type Step struct {
 
 // Parameter is a trained weight: Value is changed in place.
 type Parameter struct {
-	Name   string
-	Value  *tensor.Tensor
-	master *tensor.Tensor // what is updated: Value itself, or float32 where that has 16 bits
-	slots  []*tensor.Tensor
-	grad   string
-	branch bool           // only branches read it, so that a batch may not come to it
-	wide   *tensor.Tensor // the gradient as float32, where Value has 16 bits
+	Name    string
+	Value   *tensor.Tensor
+	master  *tensor.Tensor // what is updated: Value itself, or float32 where that has 16 bits
+	slots   []*tensor.Tensor
+	grad    string
+	reached *onnx.Value    // whether a batch has come to it, if one may not
+	wide    *tensor.Tensor // the gradient as float32, where Value has 16 bits
 }
 
 // Trainer trains one model. It is not safe for concurrent use.
@@ -134,7 +134,7 @@ type progress struct {
 	BestAt  int     `json:"best_at"` // the step of the best one, and that loss
 	Best    float64 `json:"best"`
 	Worse   int     `json:"worse"` // validation losses since
-	// Of parameters that only branches read: the updates there were before the first that gave it a gradient.
+	// Of parameters that a batch may not come to: the updates there were before the first that gave it a gradient.
 	Started map[string]int `json:"started,omitempty"`
 }
 
@@ -200,18 +200,16 @@ func (t *Trainer) prepare() error {
 	if err != nil {
 		return err
 	}
-	l, err := t.withLoss(t.cfg.Mode, ties)
+	l, err := t.withLoss(t.cfg.Mode, ties, true)
 	if err != nil {
 		return err
 	}
 	work, g, loss := l.model, l.builder, l.loss
 	t.norms = l.norms
 	var wrt []*onnx.Value
-	half, branches, in := false, map[*onnx.Value]bool{}, inBranches(work.Graph)
+	half := false
 	for _, v := range chosen {
-		w := work.Graph.Init(v.Name)
-		wrt = append(wrt, w)
-		branches[w] = in(w)
+		wrt = append(wrt, work.Graph.Init(v.Name))
 		half = half || v.Const.DType() == tensor.Float16
 	}
 	if t.at.Scale = t.cfg.LossScale; t.at.Scale == 0 {
@@ -251,7 +249,10 @@ func (t *Trainer) prepare() error {
 			d = g.Op("Identity", d)
 		}
 		taken[d] = true
-		p := &Parameter{Name: v.Name, grad: d.Name, branch: branches[v]}
+		p := &Parameter{Name: v.Name, grad: d.Name}
+		if p.reached = l.reached[v.Name]; p.reached != nil {
+			outs = append(outs, p.reached)
+		}
 		switch v.Const.DType() {
 		case tensor.Float32:
 			if t.rounded[v.Name] != nil { // the model has the integers
@@ -299,7 +300,7 @@ func (t *Trainer) prepare() error {
 	if mode == Train {
 		mode = Eval
 	}
-	if l, err = t.withLoss(mode, ties); err != nil {
+	if l, err = t.withLoss(mode, ties, false); err != nil {
 		return err
 	}
 	if t.eval, err = t.compile(l.model, l.loss, append(t.states.of(l.model), l.loss)); err != nil {
@@ -357,10 +358,11 @@ type lossGraph struct {
 	builder *ops.Grad
 	loss    *onnx.Value
 	norms   []batchNorm // those that train
+	reached map[string]*onnx.Value
 }
 
-// withLoss copies the model in that mode and adds the loss.
-func (t *Trainer) withLoss(mode Mode, ties []tie) (*lossGraph, error) {
+// withLoss copies the model in that mode and adds the loss and, to train, what tells which parameters a batch comes to.
+func (t *Trainer) withLoss(mode Mode, ties []tie, train bool) (*lossGraph, error) {
 	m, err := runtime.Expand(t.model)
 	if err != nil {
 		return nil, err
@@ -385,6 +387,9 @@ func (t *Trainer) withLoss(mode Mode, ties []tie) (*lossGraph, error) {
 	l := &lossGraph{model: m}
 	if l.norms, err = setMode(m, infos, mode); err != nil {
 		return nil, err
+	}
+	if train {
+		l.reached = reached(m)
 	}
 	if infos, err = runtime.Infer(m); err != nil {
 		return nil, err
@@ -497,27 +502,6 @@ func pytorchBuffers(m *onnx.Model) map[string]bool {
 		}
 	})
 	return names
-}
-
-// inBranches says of a value of top whether it, and what top's own nodes make of it alone, is read in branches of If only, outside of loops.
-func inBranches(top *onnx.Graph) func(v *onnx.Value) bool {
-	of := map[*onnx.Node]*onnx.Graph{}
-	loops := map[*onnx.Graph]bool{} // bodies, and all within them
-	top.Walk(func(g *onnx.Graph) {
-		for _, n := range g.Nodes {
-			of[n] = g
-		}
-		if g.Outer != nil {
-			loops[g] = g.Outer.Op != "If" || loops[of[g.Outer]]
-		}
-	})
-	var only func(v *onnx.Value) bool
-	only = func(v *onnx.Value) bool {
-		return len(v.Users()) > 0 && !slices.Contains(top.Outputs, v) && !slices.ContainsFunc(v.Users(), func(n *onnx.Node) bool {
-			return loops[of[n]] || of[n] == top && slices.ContainsFunc(n.Outputs, func(out *onnx.Value) bool { return out != nil && !only(out) })
-		})
-	}
-	return only
 }
 
 func session(m *onnx.Model, outs []*onnx.Value, opts ...runtime.Option) (*runtime.Session, error) {
@@ -740,6 +724,7 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (Step, error) {
 	var grads []*tensor.Tensor
 	draws, states := t.at.Draws, t.states.now
 	buffers := map[string]*tensor.Tensor{} // as they are to become
+	came := make([]bool, len(t.params))
 	for i, b := range batches {
 		batch := &t.grads
 		if i > 0 {
@@ -766,6 +751,9 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (Step, error) {
 		}
 		t.at.Draws++
 		t.moveStatistics(out, buffers)
+		for k, p := range t.params {
+			came[k] = came[k] || p.reached == nil || tensor.Data[bool](out[p.reached.Name].(*tensor.Tensor))[0]
+		}
 	}
 	squares, clipped := t.measure(grads, 1/(t.at.Scale*float64(len(batches))))
 	s.GradNorm = math.Sqrt(squares)
@@ -790,7 +778,7 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (Step, error) {
 			scale = min(1, c/(math.Sqrt(clipped)+1e-6))
 		}
 		t.at.Updates++
-		t.update(grads, s.LR, scale)
+		t.update(grads, came, s.LR, scale)
 		if t.at.Grown++; t.at.Scale != 1 && t.cfg.LossScale == 0 && t.at.Grown == 2000 {
 			t.at.Scale, t.at.Grown = t.at.Scale*2, 0
 		}

@@ -152,17 +152,13 @@ func measure[T kernel.Float](cfg *Config, inverse T, g, w []T) (squares, clipped
 // update applies the optimizer's rule to all parameters, the gradients multiplied by scale. A parameter that no batch has come to yet
 // is left as it is and its updates are counted from the first that does: PyTorch's gradient of it is None until then, and zeros,
 // which count, from then on.
-func (t *Trainer) update(grads []*tensor.Tensor, lr, scale float64) {
-	reached := make([]bool, len(t.params))
-	for i := range t.chunks {
-		c := &t.chunks[i]
-		reached[c.param] = reached[c.param] || c.squares > 0
-	}
+func (t *Trainer) update(grads []*tensor.Tensor, came []bool, lr, scale float64) {
+	penalty := t.cfg.L1 > 0 || t.cfg.L2 > 0 // which comes to all
 	rules, made := make([]*rule, len(t.params)), map[int]*rule{}
 	for i, p := range t.params {
 		before, started := t.at.Started[p.Name]
-		if p.branch && !started {
-			if !reached[i] {
+		if p.reached != nil && !started {
+			if !came[i] && !penalty {
 				continue
 			}
 			if t.at.Started == nil {

@@ -354,3 +354,50 @@ func TestParametersOfBranches(t *testing.T) {
 		}
 	}
 }
+
+// So it is in loops: one that makes no turn, or whose turns take the other branch, does not come to a parameter; one that does comes to it
+// though the gradient be zero.
+func TestParametersOfLoops(t *testing.T) {
+	b := onnx.NewBuilder("loop", 17)
+	x, turns, which := b.Input("x", tensor.Float32, 2), b.Input("turns", tensor.Int64), b.Input("which", tensor.Bool)
+	w, v := b.Init("w", tensor.New([]float32{1, 2})), b.Init("v", tensor.New([]float32{3, 4}))
+	s := b.Sub("body")
+	s.Input("turn", tensor.Int64)
+	s.Input("go", tensor.Bool)
+	h := s.Input("h", tensor.Float32, 2)
+	then, other := s.Sub("then"), s.Sub("else")
+	then.Output("then_y", then.Op("Mul", h, v), tensor.Float32, 2)
+	other.Output("else_y", other.Op("Identity", h), tensor.Float32, 2)
+	y := s.Node("If", []*onnx.Value{which}, onnx.GraphAttr("then_branch", then.Graph()), onnx.GraphAttr("else_branch", other.Graph()))
+	s.Output("more", s.Const(tensor.Scalar(true)), tensor.Bool)
+	s.Output("h_next", s.Op("Mul", y, w), tensor.Float32, 2)
+	s.Output("h_then", s.Op("Add", y, y), tensor.Float32, 2)
+	outs := b.Multi("Loop", 2, []*onnx.Value{turns, nil, x}, onnx.GraphAttr("body", s.Graph()))
+	b.Output("y", outs[0], tensor.Float32, 2)
+	b.Output("all", outs[1], tensor.Float32, "turns", 2)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := trainer(t, m, Config{Optimizer: AdamW{LR: 0.1, WeightDecay: 0.5}})
+	w0, v0 := []float64{1, 2}, []float64{3, 4}
+	for i, c := range []struct {
+		turns  int64
+		which  bool
+		wc, vc float64 // what the decay leaves of w and v, by this step
+	}{{0, true, 1, 1}, {2, false, 0.95, 1}, {0, true, 0.95 * 0.95, 1}, {1, true, 0.95 * 0.95 * 0.95, 0.95}, {1, false, math.Pow(0.95, 4), math.Pow(0.95, 2)}} {
+		batch := Batch{"x": tensor.New([]float32{0, 0}), "turns": tensor.Scalar(c.turns), "which": tensor.Scalar(c.which), "t": tensor.New([]float32{0, 0})}
+		if _, err := tr.Step(context.Background(), batch); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range tr.Parameters() {
+			want := []float64{w0[0] * c.wc, w0[1] * c.wc}
+			if p.Name == "v" {
+				want = []float64{v0[0] * c.vc, v0[1] * c.vc}
+			}
+			if off := apart(tensor.Float64s(p.Value), want); off > 1e-6 {
+				t.Errorf("step %d: %s is %v, want %v", i+1, p.Name, tensor.Float64s(p.Value), want)
+			}
+		}
+	}
+}
