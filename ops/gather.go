@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
 )
@@ -13,6 +14,11 @@ import (
 func init() {
 	register(
 		Op{Name: "Gather", Since: []int{1, 11, 13}, MinIn: 2, Infer: inferGather, Moves: []int{0}, Compile: compileGather, Grad: gradGather},
+		// A matrix and numbers of its rows, whose last axis is one of 1: the rows, zeros for numbers that it has not.
+		Op{Domain: Internal, Name: "SelectRows", Since: []int{1}, MinIn: 2, Types: []TypeSet{Of(tensor.Float32, tensor.Float64), Index}, Infer: inferSelectRows,
+			Compile: func(*Node) (Kernel, error) {
+				return Table{tensor.Float32: selectRows[float32], tensor.Float64: selectRows[float64]}.By(0), nil
+			}},
 		Op{Domain: Internal, Name: "GatherGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(gatherAt), NoGrad: noSecond},
 		Op{Name: "GatherElements", Since: []int{11, 13}, MinIn: 2, Infer: inferGatherElements, Moves: []int{0}, Compile: compileGatherElements, Grad: gradGather},
 		Op{Domain: Internal, Name: "GatherElementsGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(elementsAt), NoGrad: noSecond},
@@ -195,6 +201,59 @@ func compileGather(*Node) (Kernel, error) {
 		axis, _ := n.Axis("axis", 0, len(data))
 		return slices.Concat(data[:axis], idx, data[axis+1:])
 	}), nil
+}
+
+func inferSelectRows(n *Node) ([]Info, error) {
+	table, rows := n.In[0], n.In[1]
+	if !table.Ranked || !rows.Ranked {
+		return []Info{Unranked(table.DType)}, nil
+	}
+	last := len(rows.Shape) - 1
+	if len(table.Shape) != 2 || last < 0 || rows.Shape[last].Known() && rows.Shape[last].N != 1 {
+		return nil, fmt.Errorf("rows of %v by numbers of %v", table.Shape, rows.Shape)
+	}
+	return []Info{Tensor(table.DType, append(slices.Clone(rows.Shape[:last]), table.Shape[1])...)}, nil
+}
+
+func selectRows[T kernel.Float](c *Ctx) error {
+	table, y := tensor.Data[T](c.In(0)), c.Out(0)
+	count, size := c.In(0).Shape()[0], c.In(0).Shape()[1]
+	if y == nil {
+		var err error
+		shape := c.In(1).Shape()
+		if y, err = c.Alloc(0, c.In(0).DType(), append(slices.Clone(shape[:len(shape)-1]), size)...); err != nil {
+			return err
+		}
+	}
+	dst := tensor.Data[T](y)
+	if len(dst) == 0 {
+		return nil
+	}
+	if t := c.In(1); t.DType() == tensor.Int32 {
+		kernel.InParts(c.Pool, t.Len(), 1+8192/size, tableRows[T, int32]{dst, table, tensor.Data[int32](t), count, size})
+	} else {
+		kernel.InParts(c.Pool, t.Len(), 1+8192/size, tableRows[T, int64]{dst, table, tensor.Data[int64](t), count, size})
+	}
+	return nil
+}
+
+// tableRows is rows of a table to be copied.
+type tableRows[T kernel.Float, I int32 | int64] struct {
+	dst, table  []T
+	rows        []I
+	count, size int
+}
+
+// Part copies rows [lo, hi).
+func (t tableRows[T, I]) Part(lo, hi int) {
+	for i, r := range t.rows[lo:hi] {
+		dst := t.dst[(lo+i)*t.size:][:t.size]
+		if r >= 0 && int64(r) < int64(t.count) {
+			copy(dst, t.table[int(r)*t.size:])
+		} else {
+			clear(dst)
+		}
+	}
 }
 
 func inferGatherElements(n *Node) ([]Info, error) {

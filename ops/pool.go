@@ -62,8 +62,8 @@ func init() {
 		Op{Name: "GlobalMaxPool", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferGlobalPool,
 			Compile: func(*Node) (Kernel, error) {
 				return Table{
-					tensor.Float32: globalPool(func(x []float32) float32 { return x[firstMax(x)] }),
-					tensor.Float64: globalPool(func(x []float64) float64 { return x[firstMax(x)] }),
+					tensor.Float32: globalPool(kernel.MaxReduce[float32]),
+					tensor.Float64: globalPool(kernel.MaxReduce[float64]),
 				}.By(0), nil
 			},
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {

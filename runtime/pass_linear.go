@@ -6,7 +6,43 @@ import (
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/ops"
+	"github.com/retune-go/retune/tensor"
 )
+
+var oneHotProduct = parsePatterns("MatMul(Cast(Equal(x, count)), table)")
+
+// oneHot takes rows of a constant matrix where the numbers of rows, as vectors of a one among zeros, are multiplied by it.
+func oneHot(r *rewriter) {
+	r.rewrite(oneHotProduct, func(m *match) *onnx.Node {
+		x, table := m.values["x"], m.values["table"]
+		t, rows := r.constant(table), r.infos[x]
+		if t == nil || t.Rank() != 2 || t.DType() != tensor.Float32 && t.DType() != tensor.Float64 || rows.DType != tensor.Int32 && rows.DType != tensor.Int64 ||
+			rows.Rank() < 2 || rows.Shape[rows.Rank()-1].N != 1 || !r.counts(m.values["count"], t.Shape()[0], rows.Rank()) {
+			return nil
+		}
+		for i := range t.Len() { // zero times which is no zero
+			if v := tensor.Float64At(t, i); math.IsInf(v, 0) || math.IsNaN(v) {
+				return nil
+			}
+		}
+		return internal("SelectRows", []*onnx.Value{table, x})
+	})
+}
+
+// counts reports whether v is the constant 0, 1, … of n numbers along the last axis, of no more than that many.
+func (r *rewriter) counts(v *onnx.Value, n, rank int) bool {
+	t := r.constant(v)
+	if t == nil || t.Len() != n || t.Rank() < 1 || t.Rank() > rank || t.Shape()[t.Rank()-1] != n {
+		return false
+	}
+	d, err := t.Int64s()
+	for i, x := range d {
+		if x != int64(i) {
+			return false
+		}
+	}
+	return err == nil
+}
 
 // transposed lets products read their operands as they lie instead of transposed copies of them.
 func transposed(r *rewriter) {

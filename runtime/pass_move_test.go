@@ -69,6 +69,23 @@ func TestMovesAreFound(t *testing.T) {
 	}
 }
 
+func TestOneHotIsFound(t *testing.T) {
+	product := func(count []int32, shape ...int) func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+		return func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			i := b.Node("Cast", []*onnx.Value{b.Op("Mul", x, number(b, 3))}, onnx.IntAttr("to", int64(tensor.Int32)))
+			hot := b.Node("Cast", []*onnx.Value{b.Op("Equal", b.Const(tensor.New(count, shape...)), i)}, onnx.IntAttr("to", int64(tensor.Float32)))
+			return b.Op("MatMul", hot, b.Const(random(4, 5)))
+		}
+	}
+	for name, p := range map[string]pattern{
+		"rows, of which some are none":       {13, []int{2, 30, 1}, product([]int32{0, 1, 2, 3}, 1, 1, 4), "Cast Mul SelectRows"},
+		"other numbers stay":                 {13, []int{2, 30, 1}, product([]int32{0, 1, 3, 2}, 4), "Cast Cast Equal MatMul Mul"},
+		"numbers that do not broadcast stay": {13, []int{2, 30, 4}, product([]int32{0, 1, 2, 3}, 4), "Cast Cast Equal MatMul Mul"},
+	} {
+		t.Run(name, func(t *testing.T) { p.find(t, alone) })
+	}
+}
+
 // A constant that takes much more than what it is made of is not kept, and the result is the same.
 func TestFoldingBudget(t *testing.T) {
 	for n, runs := range map[int64]string{1 << 10: "Add", 1 << 21: "Add Expand"} {

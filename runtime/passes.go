@@ -26,6 +26,7 @@ var passes = []pass{
 	{"common", common},
 	{"moves", moves},
 	{"states", states},
+	{"one-hot", oneHot},
 	{"gelu", gelu},
 	{"swish", swish},
 	{"norms", norms},

@@ -14,8 +14,8 @@ import (
 
 // A pattern is the form of a subgraph that ends in one value, written as a term:
 //
-//	Op(t, …)     what a node of ai.onnx of that operator makes of these inputs; Add and Mul take theirs in either order, and a last
-//	             … stands for any further inputs
+//	Op(t, …)     what a node of ai.onnx of that operator makes of these inputs, in either order where that is all the same; a last …
+//	             stands for any further inputs
 //	Op?(t)       the same, or t itself
 //	name         any value, the same one wherever the name stands
 //	name:Op(…)   a node that has a name, by which its value may stand elsewhere, too
@@ -32,6 +32,9 @@ type pattern struct {
 	number   float64
 	kind     patternKind
 }
+
+// commutative are the operators with two inputs that may change places.
+var commutative = []string{"Add", "Mul", "Equal"}
 
 type patternKind byte
 
@@ -220,7 +223,7 @@ func (p *pattern) match(m *match, v *onnx.Value, then func() bool) bool {
 	return m.bind(p.name, v, func() bool {
 		m.nodes = append(m.nodes, n)
 		ok := matchAll(m, p.args, n.Inputs, then)
-		if !ok && (p.op == "Add" || p.op == "Mul") && len(p.args) == 2 {
+		if !ok && slices.Contains(commutative, p.op) && len(p.args) == 2 {
 			ok = matchAll(m, p.args, []*onnx.Value{n.Inputs[1], n.Inputs[0]}, then)
 		}
 		if !ok {
