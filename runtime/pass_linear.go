@@ -17,7 +17,7 @@ func oneHot(r *rewriter) {
 		x, table := m.values["x"], m.values["table"]
 		t, rows := r.constant(table), r.infos[x]
 		if t == nil || t.Rank() != 2 || t.DType() != tensor.Float32 && t.DType() != tensor.Float64 || rows.DType != tensor.Int32 && rows.DType != tensor.Int64 ||
-			rows.Rank() < 2 || rows.Shape[rows.Rank()-1].N != 1 || !r.counts(m.values["count"], t.Shape()[0], rows.Rank()) {
+			rows.Rank() < 2 || !r.endsInOne(x) || !r.counts(m.values["count"], t.Shape()[0], rows.Rank()) {
 			return nil
 		}
 		for i := range t.Len() { // zero times which is no zero
@@ -27,6 +27,31 @@ func oneHot(r *rewriter) {
 		}
 		return internal("SelectRows", []*onnx.Value{table, x})
 	})
+}
+
+// endsInOne reports whether the last dimension of v is sure to be 1.
+func (r *rewriter) endsInOne(v *onnx.Value) bool {
+	info := r.infos[v]
+	if info.Rank() < 1 {
+		return false
+	}
+	if info.Shape[len(info.Shape)-1].N == 1 {
+		return true
+	}
+	d := v.Def()
+	if !is(d, "Expand") || !r.endsInOne(d.Inputs[0]) {
+		return false
+	}
+	shape := d.Inputs[1] // put together from parts, of which the last counts
+	for is(shape.Def(), "Cast") || is(shape.Def(), "Concat") {
+		shape = shape.Def().Inputs[len(shape.Def().Inputs)-1]
+	}
+	t := r.constant(shape)
+	if t == nil || t.Len() == 0 {
+		return false
+	}
+	s, err := t.Int64s()
+	return err == nil && s[len(s)-1] == 1
 }
 
 // counts reports whether v is the constant 0, 1, … of n numbers along the last axis, of no more than that many.

@@ -44,6 +44,19 @@ func TestMovesAreFound(t *testing.T) {
 		"a slice backwards stays": {13, []int{2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			return b.Op("Slice", x, ints(b, -1), ints(b, -1<<31), ints(b, 1), ints(b, -1))
 		}, "Slice"},
+		"parts of what is stacked twice, stacked again": {13, []int{3, 2, 4, 5}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			at := func(v *onnx.Value, i int64) *onnx.Value {
+				return b.Node("Gather", []*onnx.Value{v, b.Const(tensor.Scalar(i))}, onnx.IntAttr("axis", 0))
+			}
+			stack := func(vs ...*onnx.Value) *onnx.Value {
+				for i, v := range vs {
+					vs[i] = b.Op("Unsqueeze", v, ints(b, 0))
+				}
+				return b.Node("Concat", vs, onnx.IntAttr("axis", 0))
+			}
+			one, two := at(x, 1), at(x, -1)
+			return stack(stack(b.Op("Sin", at(one, 0)), at(one, 1)), stack(at(two, -1), at(two, 0)))
+		}, "Concat Gather Gather Gather Gather Reshape Reshape Reshape Reshape Reshape Sin Unsqueeze Unsqueeze Unsqueeze Unsqueeze"},
 		"an If whose condition is known": {13, []int{2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			then, other := b.Sub("then"), b.Sub("other")
 			inner, none := then.Sub("inner"), then.Sub("none")
@@ -77,10 +90,22 @@ func TestOneHotIsFound(t *testing.T) {
 			return b.Op("MatMul", hot, b.Const(random(4, 5)))
 		}
 	}
+	expanded := func(last int64) func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+		return func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			i := b.Node("Cast", []*onnx.Value{x}, onnx.IntAttr("to", int64(tensor.Int64)))
+			first := b.Node("Cast", []*onnx.Value{b.Op("ReduceMax", b.Op("Abs", x))}, onnx.IntAttr("to", int64(tensor.Int64)))
+			first = b.Op("Add", b.Op("Mul", b.Op("Reshape", first, b.Const(tensor.New([]int64{1}, 1))), b.Const(tensor.New([]int64{0}, 1))), b.Const(tensor.New([]int64{2}, 1)))
+			shape := b.Node("Concat", []*onnx.Value{first, b.Const(tensor.New([]int64{30}, 1)), b.Const(tensor.New([]int64{last}, 1))}, onnx.IntAttr("axis", 0))
+			hot := b.Op("Equal", b.Op("Expand", i, shape), b.Const(tensor.New([]int64{0, 1, 2, 3}, 4)))
+			return b.Op("MatMul", b.Node("Cast", []*onnx.Value{hot}, onnx.IntAttr("to", int64(tensor.Float32))), b.Const(random(4, 5)))
+		}
+	}
 	for name, p := range map[string]pattern{
-		"rows, of which some are none":       {13, []int{2, 30, 1}, product([]int32{0, 1, 2, 3}, 1, 1, 4), "Cast Mul SelectRows"},
-		"other numbers stay":                 {13, []int{2, 30, 1}, product([]int32{0, 1, 3, 2}, 4), "Cast Cast Equal MatMul Mul"},
-		"numbers that do not broadcast stay": {13, []int{2, 30, 4}, product([]int32{0, 1, 2, 3}, 4), "Cast Cast Equal MatMul Mul"},
+		"numbers that are expanded by other axes":    {13, []int{2, 30, 1}, expanded(1), "Abs Add Cast Cast Concat Expand Mul ReduceMax Reshape SelectRows"},
+		"numbers that are expanded by the last stay": {13, []int{2, 30, 1}, expanded(4), "Abs Add Cast Cast Cast Concat Equal Expand MatMul Mul ReduceMax Reshape"},
+		"rows, of which some are none":               {13, []int{2, 30, 1}, product([]int32{0, 1, 2, 3}, 1, 1, 4), "Cast Mul SelectRows"},
+		"other numbers stay":                         {13, []int{2, 30, 1}, product([]int32{0, 1, 3, 2}, 4), "Cast Cast Equal MatMul Mul"},
+		"numbers that do not broadcast stay":         {13, []int{2, 30, 4}, product([]int32{0, 1, 2, 3}, 4), "Cast Cast Equal MatMul Mul"},
 	} {
 		t.Run(name, func(t *testing.T) { p.find(t, alone) })
 	}

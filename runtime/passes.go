@@ -25,6 +25,7 @@ var passes = []pass{
 	{"constants", constants},
 	{"common", common},
 	{"moves", moves},
+	{"stacks", stacks},
 	{"states", states},
 	{"one-hot", oneHot},
 	{"gelu", gelu},
