@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
 	"github.com/retune-go/retune/onnx"
@@ -56,7 +57,7 @@ func init() {
 		Compile: func(*Node) (Kernel, error) {
 			return func(c *Ctx) error {
 				x := tensor.Data[float32](c.In(0))
-				scale, zero := dynamicScale(x)
+				scale, zero := dynamicScale(c.Pool, x)
 				if t := c.Out(1); t != nil {
 					tensor.Data[float32](t)[0] = scale
 				}
@@ -545,8 +546,24 @@ func dequantizeLinear(c *Ctx) error {
 }
 
 // dynamicScale is the scale and the zero point of uint8 that x's range, with 0 in it, asks for.
-func dynamicScale(x []float32) (scale float32, zero uint8) {
-	return scaleOfRange(min(0, kernel.MinReduce(x)), max(0, kernel.MaxReduce(x)))
+func dynamicScale(p *kernel.Pool, x []float32) (scale float32, zero uint8) {
+	if p.Alone(len(x), unaryGrain) {
+		return scaleOfRange(rangeOf(x))
+	}
+	var mu sync.Mutex
+	lo, hi := float32(0), float32(0)
+	p.For(len(x), unaryGrain, func(i, j int) {
+		a, b := rangeOf(x[i:j])
+		mu.Lock()
+		defer mu.Unlock()
+		lo, hi = min(lo, a), max(hi, b)
+	})
+	return scaleOfRange(lo, hi)
+}
+
+// rangeOf is the least and the greatest of x and 0; NaN if there is any.
+func rangeOf(x []float32) (lo, hi float32) {
+	return min(0, kernel.MinReduce(x)), max(0, kernel.MaxReduce(x))
 }
 
 func scaleOfRange(lo, hi float32) (scale float32, zero uint8) {
