@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
 )
 
@@ -15,7 +16,7 @@ func init() {
 	float := Of(tensor.Float32)
 	const why = "its inputs are integers"
 	register(
-		Op{Domain: ms, Name: "QLinearAdd", Since: []int{1}, MinIn: 7, MaxIn: 8, Types: []TypeSet{bytes, float, bytes, bytes, float, bytes, float, bytes}, NoGrad: why,
+		Op{Domain: ms, Name: "QLinearAdd", Since: []int{1}, MinIn: 7, MaxIn: 8, Types: []TypeSet{bytes, float, bytes, bytes, float, bytes, float, bytes}, NoGrad: why, Estimate: estimateQLinearAdd,
 			Infer: func(n *Node) ([]Info, error) {
 				y, err := Broadcast(n.In[0].DType, n.In[0], n.In[3])
 				return []Info{y}, err
@@ -29,7 +30,7 @@ func init() {
 				return qLinearAdd, nil
 			}},
 		// The channels are the second axis, or the last one if channels_last is not 0.
-		Op{Domain: ms, Name: "QLinearGlobalAveragePool", Since: []int{1}, MinIn: 5, Types: []TypeSet{bytes, float, bytes, float, bytes}, NoGrad: why,
+		Op{Domain: ms, Name: "QLinearGlobalAveragePool", Since: []int{1}, MinIn: 5, Types: []TypeSet{bytes, float, bytes, float, bytes}, NoGrad: why, Estimate: estimateQGlobalAveragePool,
 			Infer: func(n *Node) ([]Info, error) {
 				if !channelsLast(n) {
 					return inferGlobalPool(n)
@@ -83,6 +84,28 @@ func init() {
 				}, nil
 			}},
 	)
+}
+
+// estimateQLinearAdd is the gradient by way of the real numbers that the bytes stand for.
+func estimateQLinearAdd(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		return []*onnx.Value{g.quantize(g.Add(g.dequantize(in[0], in[1], in[2]), g.dequantize(in[3], in[4], in[5])), in[6], n.Input(7))}
+	})
+}
+
+// estimateQGlobalAveragePool is likewise.
+func estimateQGlobalAveragePool(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		first, end := 2, g.Rank(in[0])
+		if channelsLast(n) {
+			first, end = 1, end-1
+		}
+		var axes []int64
+		for i := first; i < end; i++ {
+			axes = append(axes, int64(i))
+		}
+		return []*onnx.Value{g.quantize(g.Op("ReduceMean", g.dequantize(in[0], in[1], in[2]), g.Int64s(axes...)), in[3], in[4])}
+	})
 }
 
 // byteScale is the scale at input i and the zero point after it, which may be left out.
