@@ -255,8 +255,9 @@ func dimOf(t *poly) Dim {
 }
 
 // poly is a term: a polynomial with integer coefficients over atoms in its one canonical form: terms of one key are equal whatever the names
-// stand for. Names stand for sizes from 0 to 2³¹-1, and numbers are taken not to wrap around, which shapes of tensors that fit into
-// memory do not. A nil term is one that is not known, or too large to follow.
+// stand for. Names stand for sizes from 0 to 2³¹-1, and numbers are taken not to wrap around. Where a size is divided by, or is an
+// element of the shape that Reshape is given, it is taken not to be 0, which has another meaning there, or none. A
+// run infers its shapes again, from its own sizes. A nil term is one that is not known, or too large to follow.
 type poly struct {
 	sum  []monomial // by falling degree, then by atoms; 0 is the empty sum
 	key  string

@@ -811,6 +811,9 @@ func inferUnpool(n *Node) ([]Info, error) {
 		if err != nil || !known {
 			return []Info{Tensor(x.DType, unknownDims(len(x.Shape))...)}, err
 		}
+		if len(v) != len(x.Shape) {
+			return nil, fmt.Errorf("an output shape of %v for an input of %v", v, x.Shape)
+		}
 		shape, err := dimsOf(v)
 		return []Info{Tensor(x.DType, shape...)}, err
 	}

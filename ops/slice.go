@@ -162,6 +162,9 @@ func sliceDim(start, end Dim, step int64, d Dim) Dim {
 		return Unknown
 	}
 	from, to := at(start, s, sKnown), at(end, e, eKnown)
+	if least, ok := start.Least(); ok && least >= 0 && !(sKnown && s >= math.MaxInt32) {
+		from = start // past the end there is nothing, however far
+	}
 	if from.Same(D(0)) && step == 1 {
 		return to
 	}

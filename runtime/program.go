@@ -370,7 +370,9 @@ func (p *program) fold(s *step, infos []ops.Info, known []tensor.Value) {
 	for i, slot := range s.outs {
 		if slot >= 0 && i < len(c.Outs) && c.Outs[i] != nil {
 			known[slot] = c.Outs[i]
+			elem := infos[slot].Elem
 			infos[slot] = ops.InfoOf(c.Outs[i], true)
+			infos[slot].Elem = elem
 		}
 	}
 }
@@ -472,7 +474,11 @@ func panicked(n *onnx.Node, r any) error {
 	return ops.Errorf(n, "panic: %v", r)
 }
 
-// Infer tells what is known of every value of m's graphs before a run. Functions must have been inlined.
+// Infer tells what is known of every value of m's graphs before a run, for inputs of any sizes that it leaves open. Dimensions are
+// numbers or terms ("2*batch", "past+seq", "(width+1)/2") over the names that the inputs' types give sizes; one that hangs on data, or is
+// not named, has a name of its own, as "boxes[0]" is the first of the value boxes. The same goes for the elements of integer tensors that
+// shapes are made of ([ops.Info.Values]). What a model declares of values that it computes is not looked at. Values that no output hangs on are left
+// out. Functions must have been inlined ([Expand]). Its error is that of the node whose inputs no sizes can make fit.
 func Infer(m *onnx.Model) (map[*onnx.Value]ops.Info, error) {
 	if err := unsupported(m); err != nil {
 		return nil, err
