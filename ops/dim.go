@@ -221,9 +221,6 @@ func (d Dim) Min(e Dim) Dim {
 	return dimOf(add(d.terms(), ramp(add(d.terms(), e.terms(), -1)), -1))
 }
 
-// Affine is d·c + k, for a size that grows by steps.
-func (d Dim) Affine(c, k int) Dim { return d.Mul(number(int64(c))).Add(number(int64(k))) }
-
 // Least is a number that d is sure not to be less than; ok is false if none is known.
 func (d Dim) Least() (n int64, ok bool) {
 	if d.N >= 0 {
