@@ -207,13 +207,14 @@ func (n Names) Initializers(m *onnx.Model, dict map[string]*tensor.Tensor, parti
 			w := dict[name]
 			if o.Form == Joined {
 				count, err := tensor.NumElements(part.Shape)
-				if size := count * w.DType().Size(); err != nil || size > len(rows) {
+				if err != nil || count > len(rows)/w.DType().Size() {
 					return nil, fmt.Errorf("names: %q of %v does not hold its part of %v", name, o.Shape, part.Shape)
-				} else if w, err = tensor.FromBytes(w.DType(), part.Shape, rows[:size], nil); err != nil {
-					return nil, fmt.Errorf("names: %q: %w", name, err)
-				} else {
-					rows = rows[size:]
 				}
+				size := count * w.DType().Size()
+				if w, err = tensor.FromBytes(w.DType(), part.Shape, rows[:size], nil); err != nil {
+					return nil, fmt.Errorf("names: %q: %w", name, err)
+				}
+				rows = rows[size:]
 			}
 			if err := part.write(m, out, w); err != nil {
 				return nil, fmt.Errorf("names: %q: %w", name, err)
