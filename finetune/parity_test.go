@@ -76,9 +76,9 @@ func (c *parityCase) optimizer(name string) Optimizer {
 // hundred steps and weights after them, in float32 and in float64.
 //
 // In float64 there is no excuse: outputs, gradients and losses agree to 1e-6, weights after a hundred steps to 1e-5. In float32 outputs agree to
-// 1e-4, and gradients with PyTorch's of float64 to 1e-4 or to four times PyTorch's own error. Losses agree to 1e-4 at every step, or as far as
-// PyTorch's own have strayed up to then in float32, or in float64 with ten times the disturbance: where rounding flips a rectifier, float32 is
-// not one answer. Gradients that are nothing but rounding, as of a bias before a batch norm, are so small beside the
+// 1e-4, and gradients with PyTorch's of float64 to 1e-4 or to four times PyTorch's own error. Losses agree with PyTorch's of float32, or with those of
+// float64, to 1e-4 at every step, or to four times as far as PyTorch's own have strayed up to then in float32, or in float64 with ten times the
+// disturbance: where rounding flips a rectifier, float32 is not one answer. Gradients that are nothing but rounding, as of a bias before a batch norm, are so small beside the
 // model's greatest that they are held to be zero: their weights wander, and change nothing.
 func TestParity(t *testing.T) {
 	if *parityFolder == "" {
@@ -296,9 +296,10 @@ func (c *parityCase) curve(t *testing.T, dir, optimizer string, m *onnx.Model, n
 		}
 		off, tol := math.Abs(s.Loss-w), 1e-6*math.Abs(w)
 		if width == 0 {
+			off = min(off, math.Abs(s.Loss-o.Float64[i]))
 			tol = 1e-4 * math.Abs(w)
-			if o.Stray[i] > tol {
-				tol, drifts = o.Stray[i], true
+			if stray := 4 * o.Stray[i]; stray > tol {
+				tol, drifts = stray, true
 			}
 		}
 		if !drifts {
