@@ -788,11 +788,8 @@ func gradConvTranspose(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error
 
 func convGradients(g *Grad, n *Node, dy *onnx.Value, input, weight string) ([]*onnx.Value, error) {
 	x, w := n.Inputs[0], n.Inputs[1]
-	out := []*onnx.Value{
-		g.Internal(input, 1, []*onnx.Value{dy, w, g.Shape(x)}, n.Attrs...)[0],
-		g.Internal(weight, 1, []*onnx.Value{dy, x, g.Shape(w)}, n.Attrs...)[0],
-		nil,
-	}
+	out := make([]*onnx.Value, 3)
+	out[1] = g.Internal(weight, 1, []*onnx.Value{dy, x, g.Shape(w)}, n.Attrs...)[0] // first, since it mostly is the last that reads x
 	if n.Has(2) {
 		axes := []int64{0}
 		for i := 2; i < g.Rank(x); i++ {
@@ -800,5 +797,6 @@ func convGradients(g *Grad, n *Node, dy *onnx.Value, input, weight string) ([]*o
 		}
 		out[2] = g.ReduceSum(dy, false, axes...)
 	}
+	out[0] = g.Internal(input, 1, []*onnx.Value{dy, w, g.Shape(x)}, n.Attrs...)[0]
 	return out[:len(n.Inputs)], nil
 }

@@ -354,13 +354,12 @@ func gradMatMul(g *Grad, n *Node, dys []*onnx.Value) ([]*onnx.Value, error) {
 		rows := func(v, like *onnx.Value) *onnx.Value {
 			return g.Op("Reshape", v, g.Node("Concat", 1, []*onnx.Value{g.Int64s(-1), g.Dims(like, -1)}, IntAttr("axis", 0))[0])
 		}
-		da = g.MatMul(dy, g.Transpose(b2))
 		db = g.MatMul(g.Transpose(rows(a, a)), rows(dy, dy))
 	} else {
-		da = g.MatMul(dy, g.Transpose(b2))
 		db = g.MatMul(g.Transpose(a2), dy)
 	}
-	da, db = g.SumTo(da, a2), g.SumTo(db, b2)
+	db = g.SumTo(db, b2) // first, since it mostly is the last that reads a
+	da = g.SumTo(g.MatMul(dy, g.Transpose(b2)), a2)
 	if ra == 1 {
 		da = g.ReshapeLike(da, a)
 	}
@@ -485,15 +484,16 @@ func gradGemm(g *Grad, n *Node, dys []*onnx.Value) ([]*onnx.Value, error) {
 	}
 	tA, tB := n.Int("transA", 0) != 0, n.Int("transB", 0) != 0
 	out := make([]*onnx.Value, len(n.Inputs))
-	if tA { // Y = AᵀB', dA = B'·dYᵀ
-		out[0] = product(b, dy, tB, true)
-	} else { // dA = dY·B'ᵀ
-		out[0] = product(dy, b, false, !tB)
-	}
+	// dB first, since it mostly is the last that reads A.
 	if tB { // Y = A'Bᵀ, dB = dYᵀ·A'
 		out[1] = product(dy, a, true, tA)
 	} else { // dB = A'ᵀ·dY
 		out[1] = product(a, dy, !tA, false)
+	}
+	if tA { // Y = AᵀB', dA = B'·dYᵀ
+		out[0] = product(b, dy, tB, true)
+	} else { // dA = dY·B'ᵀ
+		out[0] = product(dy, b, false, !tB)
 	}
 	if n.Has(2) {
 		dc := g.SumTo(dy, n.Inputs[2])
