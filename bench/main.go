@@ -29,7 +29,15 @@ func main() {
 	busy := flag.Float64("busy", 0.05, "greatest share of the machine that others may take while a row is timed")
 	train := flag.String("train", "", "train.py: time training beside PyTorch instead; its models go to the folder given by -models")
 	python := flag.String("python", "/usr/bin/python3", "the Python that has PyTorch")
+	grow := flag.String("grow", "", "take steps of this row alone, and print how much memory that takes")
 	flag.Parse()
+	if *grow != "" {
+		if err := growTraining(context.Background(), *grow, *folder); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	o := options{*library, *folder, *real, *only, *out, *train, *python, *threads, *span, *busy}
 	if err := o.run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -120,6 +128,8 @@ type result struct {
 	Ratio      float64 `json:"ratio"` // Retune's median over the peer's
 	Difference float64 `json:"greatest_difference"`
 	Others     float64 `json:"others_share"` // of the machine's time that other programs took
+
+	Memory *[2]int64 `json:"memory_bytes,omitempty"` // that training takes: Retune's, the peer's
 }
 
 func quartiles(ms []float64) times {
@@ -201,10 +211,20 @@ func (u usage) others(before usage, wall time.Duration) float64 {
 
 func table(w io.Writer, peer string, results []*result, threads int) {
 	fmt.Fprintf(w, "\n%d thread(s); medians of interleaved runs in ms, quartiles in brackets\n\n", threads)
-	fmt.Fprintf(w, "| work | Retune | %s | ratio |\n| --- | --- | --- | --- |\n", peer)
+	fmt.Fprintf(w, "| work | Retune | %s | ratio |", peer)
+	if len(results) > 0 && results[0].Memory != nil {
+		fmt.Fprintf(w, " MB | %s | ratio |\n| --- | --- | --- |", peer)
+	} else {
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintln(w, "| --- | --- | --- | --- |")
 	sum := 0.0
 	for _, r := range results {
-		fmt.Fprintf(w, "| %s | %.3f (%.3f–%.3f) | %.3f (%.3f–%.3f) | %.2f |\n", r.Row, r.Ours.Median, r.Ours.Low, r.Ours.High, r.Peer.Median, r.Peer.Low, r.Peer.High, r.Ratio)
+		fmt.Fprintf(w, "| %s | %.3f (%.3f–%.3f) | %.3f (%.3f–%.3f) | %.2f |", r.Row, r.Ours.Median, r.Ours.Low, r.Ours.High, r.Peer.Median, r.Peer.Low, r.Peer.High, r.Ratio)
+		if m := r.Memory; m != nil {
+			fmt.Fprintf(w, " %.1f | %.1f | %.2f |", float64(m[0])/1e6, float64(m[1])/1e6, float64(m[0])/float64(m[1]))
+		}
+		fmt.Fprintln(w)
 		sum += math.Log(r.Ratio)
 	}
 	if len(results) > 0 {

@@ -66,6 +66,90 @@ func (t *torch) close() {
 	t.cmd.Wait()
 }
 
+// training makes the trainer of a row, and its batch.
+func training(row, folder string) (*finetune.Trainer, finetune.Batch, error) {
+	m, err := onnx.Load(filepath.Join(folder, row+".onnx"))
+	if err != nil {
+		return nil, nil, err
+	}
+	text, err := os.ReadFile(filepath.Join(folder, row+".json"))
+	if err != nil {
+		return nil, nil, err
+	}
+	var shapes struct {
+		X, Labels []int
+		Below     int64
+	}
+	if err := json.Unmarshal(text, &shapes); err != nil {
+		return nil, nil, err
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	batch := finetune.Batch{"x": random(r, shapes.Below, shapes.X), "labels": random(r, 10, shapes.Labels)}
+	t, err := finetune.New(m, finetune.Config{Loss: finetune.CrossEntropy{Output: "logits", Target: "labels"}, Optimizer: finetune.AdamW{LR: 1e-3}, Threads: 1})
+	return t, batch, err
+}
+
+// status is a number of bytes that Linux tells of this process.
+func status(key string) (int64, error) {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := strings.Cut(string(text), key)
+	fields := strings.Fields(rest)
+	if !ok || len(fields) == 0 {
+		return 0, fmt.Errorf("/proc/self/status has no %s", key)
+	}
+	kib, err := strconv.ParseInt(fields[0], 10, 64)
+	return kib << 10, err
+}
+
+// growTraining takes five steps and prints by how many bytes this process has grown at most, the mapped file of the model included.
+func growTraining(ctx context.Context, row, folder string) error {
+	before, err := status("VmRSS:")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil { // the peak begins again
+		return err
+	}
+	trainer, batch, err := training(row, folder)
+	if err != nil {
+		return err
+	}
+	defer trainer.Close()
+	for range 5 {
+		if _, err := trainer.Step(ctx, batch); err != nil {
+			return err
+		}
+	}
+	peak, err := status("VmHWM:")
+	if err != nil {
+		return err
+	}
+	fmt.Println(peak - before)
+	return nil
+}
+
+// measureTraining is the memory of both sides, in bytes, each in a process of its own.
+func measureTraining(python, script, row, folder string) (memory [2]int64, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return memory, err
+	}
+	for i, cmd := range []*exec.Cmd{exec.Command(self, "-grow", row, "-models", folder), exec.Command(python, script, row)} {
+		cmd.Env, cmd.Stderr = append(os.Environ(), "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1", "MKL_NUM_THREADS=1"), os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return memory, fmt.Errorf("%v: %w", cmd.Args, err)
+		}
+		if memory[i], err = strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64); err != nil {
+			return memory, err
+		}
+	}
+	return memory, nil
+}
+
 // timeTraining times steps of both sides by turns.
 func timeTraining(ctx context.Context, python, script, row, folder string, span time.Duration) (*result, error) {
 	t, err := startTorch(python, script, row, folder)
@@ -73,24 +157,7 @@ func timeTraining(ctx context.Context, python, script, row, folder string, span 
 		return nil, err
 	}
 	defer t.close()
-	m, err := onnx.Load(filepath.Join(folder, row+".onnx"))
-	if err != nil {
-		return nil, err
-	}
-	text, err := os.ReadFile(filepath.Join(folder, row+".json"))
-	if err != nil {
-		return nil, err
-	}
-	var shapes struct {
-		X, Labels []int
-		Below     int64
-	}
-	if err := json.Unmarshal(text, &shapes); err != nil {
-		return nil, err
-	}
-	r := rand.New(rand.NewPCG(1, 2))
-	batch := finetune.Batch{"x": random(r, shapes.Below, shapes.X), "labels": random(r, 10, shapes.Labels)}
-	trainer, err := finetune.New(m, finetune.Config{Loss: finetune.CrossEntropy{Output: "logits", Target: "labels"}, Optimizer: finetune.AdamW{LR: 1e-3}, Threads: 1})
+	trainer, batch, err := training(row, folder)
 	if err != nil {
 		return nil, err
 	}
@@ -124,5 +191,7 @@ func timeTraining(ctx context.Context, python, script, row, folder string, span 
 	now := readUsage()
 	now.mine += spent
 	res.Others = now.others(before, time.Since(begin))
-	return res, nil
+	memory, err := measureTraining(python, script, row, folder)
+	res.Memory = &memory
+	return res, err
 }
