@@ -104,9 +104,10 @@ func status(key string) (int64, error) {
 	return kib << 10, err
 }
 
-// growTraining takes five steps and prints by how many bytes this process has grown at most, the mapped file of the model included.
+// growTraining takes five steps and prints by how many bytes this process has grown at most, pages of files apart: those of programs and of the
+// mapped model.
 func growTraining(ctx context.Context, row, folder string) error {
-	before, err := status("VmRSS:")
+	before, err := status("RssAnon:")
 	if err != nil {
 		return err
 	}
@@ -127,7 +128,11 @@ func growTraining(ctx context.Context, row, folder string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(peak - before)
+	files, err := status("RssFile:")
+	if err != nil {
+		return err
+	}
+	fmt.Println(peak - files - before)
 	return nil
 }
 

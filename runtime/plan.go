@@ -352,6 +352,7 @@ func (st *planStep) fixed() bool {
 // frame is the state of one run: its values and its arena.
 type frame struct {
 	prog  *program
+	plan  *plan
 	vals  []tensor.Value
 	bytes []int64 // charged for a slot allocated in this run
 	arena []byte
@@ -485,7 +486,7 @@ func (r *repeat) forget() {
 }
 
 func (pl *plan) newFrame() *frame {
-	f := &frame{prog: pl.prog, vals: make([]tensor.Value, len(pl.known)), bytes: make([]int64, len(pl.known)),
+	f := &frame{prog: pl.prog, plan: pl, vals: make([]tensor.Value, len(pl.known)), bytes: make([]int64, len(pl.known)),
 		arena: tensor.AlignedBytes(pl.arena), ctxs: make([]ops.Ctx, len(pl.steps)), seen: make([]repeat, len(pl.steps)),
 		given: make([]*tensor.Tensor, len(pl.known))}
 	// Tensors in the arena are the same in every run of this frame.
@@ -496,6 +497,25 @@ func (pl *plan) newFrame() *frame {
 		f.ctxs[i] = ops.Ctx{Pool: pl.prog.set.pool, Node: &node, Static: st.fixed(), Ins: make([]tensor.Value, len(st.ins)), Outs: make([]tensor.Value, len(st.step.outs))}
 	}
 	return f
+}
+
+// frame is one for a run: the program's last one if it was of this plan. The collector forgets the others, since their arenas may be large, but
+// would have that one made anew every other time that it comes by.
+func (pl *plan) frame() *frame {
+	if f := pl.prog.last.Swap(nil); f != nil {
+		if f.plan == pl {
+			return f
+		}
+		f.plan.frames.Put(f)
+	}
+	return pl.frames.Get().(*frame)
+}
+
+// release lets another run have f.
+func (f *frame) release() {
+	if before := f.prog.last.Swap(f); before != nil {
+		before.plan.frames.Put(before)
+	}
 }
 
 // run computes the program's outputs: into those of outs that are not nil, which must share no memory with ins, and into memory of
@@ -510,7 +530,7 @@ func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps, outs []ten
 	if err := mem.Take(int64(pl.arena)); err != nil {
 		return err
 	}
-	f := pl.frames.Get().(*frame)
+	f := pl.frame()
 	copy(f.vals, pl.known)
 	for i, slot := range p.outputs {
 		f.given[slot], _ = outs[i].(*tensor.Tensor)
@@ -537,7 +557,7 @@ func (p *program) run(ctx context.Context, mem *ops.Meter, ins, caps, outs []ten
 		clear(f.vals)
 		clear(f.bytes)
 		clear(f.given)
-		pl.frames.Put(f)
+		f.release()
 	}()
 	for i := range pl.steps {
 		if err := ctx.Err(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/ops"
@@ -29,6 +30,7 @@ type program struct {
 
 	mu    sync.Mutex
 	plans map[string]*plan
+	last  atomic.Pointer[frame] // of the run that ended last
 }
 
 // step is one node of a program.
