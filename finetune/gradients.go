@@ -3,6 +3,7 @@ package finetune
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/ops"
@@ -23,11 +24,15 @@ func OutputGradients(ctx context.Context, m *onnx.Model, inputs map[string]tenso
 	if err != nil {
 		return nil, fmt.Errorf("gradients: %w", err)
 	}
+	own := map[string]bool{} // and not what the expansion of operators has added
+	for _, v := range slices.Concat(m.Graph.Inputs, m.Graph.Inits) {
+		own[v.Name] = true
+	}
 	seen := map[*onnx.Value]bool{}
 	var wrt []*onnx.Value
 	for _, list := range [][]*onnx.Value{work.Graph.Inputs, work.Graph.Inits} {
 		for _, v := range list {
-			if d := infos[v].DType; d.IsFloat() && !seen[v] && infos[v].Kind == onnx.TensorType {
+			if d := infos[v].DType; own[v.Name] && d.IsFloat() && !seen[v] && infos[v].Kind == onnx.TensorType {
 				seen[v] = true
 				wrt = append(wrt, v)
 			}
@@ -52,16 +57,16 @@ func OutputGradients(ctx context.Context, m *onnx.Model, inputs map[string]tenso
 		return nil, err
 	}
 	var outs []*onnx.Value
-	names := map[string]string{}
+	taken := map[string]bool{}
 	for _, v := range wrt {
 		d := grads[v]
 		if d == nil {
 			d = g.Zeros(v)
 		}
-		if _, twice := names[d.Name]; twice { // two that have one gradient
+		if taken[d.Name] { // two that have one gradient
 			d = g.Op("Identity", d)
 		}
-		names[d.Name] = v.Name
+		taken[d.Name] = true
 		outs = append(outs, d)
 	}
 	if err := g.Err(); err != nil {
@@ -79,8 +84,15 @@ func OutputGradients(ctx context.Context, m *onnx.Model, inputs map[string]tenso
 		return nil, err
 	}
 	result := make(map[string]*tensor.Tensor, len(got))
-	for name, v := range got {
-		result[names[name]] = v.(*tensor.Tensor)
+	for i, v := range wrt {
+		x, ok := inputs[v.Name].(*tensor.Tensor)
+		if !ok {
+			x = v.Const
+		}
+		result[v.Name] = got[outs[i].Name].(*tensor.Tensor)
+		if d := result[v.Name]; x != nil && (d.DType() != x.DType() || !slices.Equal(d.Shape(), x.Shape())) {
+			return nil, fmt.Errorf("gradients: that of %q, %s, came out as %s: the model does not compute %q", v.Name, x, d, name)
+		}
 	}
 	return result, nil
 }

@@ -75,9 +75,25 @@ func (g *Grad) Moves(v *onnx.Value) bool { return g.moves[v] }
 // Contribute adds d to the gradient of v. It is how the gradients of values that a node's subgraphs capture get
 // out; those of its inputs are the answer of its Grad.
 func (g *Grad) Contribute(v, d *onnx.Value) {
-	if v != nil && d != nil && g.moves[v] {
-		g.parts[v] = append(g.parts[v], d)
+	if v == nil || d == nil || !g.moves[v] {
+		return
 	}
+	if a, b := g.Info(v), g.Info(d); !a.agrees(b) {
+		g.fail(fmt.Errorf("%q of %s%v would get a gradient of %s%v", v.Name, a.DType, a.Shape, b.DType, b.Shape))
+		return
+	}
+	g.parts[v] = append(g.parts[v], d)
+}
+
+// agrees reports whether i and j may be of values of one type and shape.
+func (i Info) agrees(j Info) bool {
+	if i.Kind != onnx.TensorType || j.Kind != onnx.TensorType { // the gradient of an optional is that of what it holds
+		return true
+	}
+	if i.DType != j.DType && i.DType != tensor.Undefined && j.DType != tensor.Undefined {
+		return false
+	}
+	return !i.Ranked || !j.Ranked || slices.EqualFunc(i.Shape, j.Shape, func(a, b Dim) bool { return !a.Known() || !b.Known() || a.N == b.N })
 }
 
 // total is the sum of what has been contributed to v, nil if that is nothing.
@@ -121,7 +137,8 @@ func (g *Grad) Zeros(v *onnx.Value) *onnx.Value {
 	return g.Internal("SequenceZeros", 1, []*onnx.Value{v})[0]
 }
 
-func (g *Grad) backwardNode(n *onnx.Node, wrt []*onnx.Value) error {
+func (g *Grad) backwardNode(n *onnx.Node, wrt []*onnx.Value) (err error) {
+	defer Caught(n, &err)
 	dy := make([]*onnx.Value, len(n.Outputs))
 	any := false
 	for k, o := range n.Outputs {
