@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -313,4 +314,44 @@ func TestExternalDataAttacks(t *testing.T) {
 	if _, err := onnx.LoadFS(fsys, "b/m.onnx"); err == nil {
 		t.Error("left the folder of a file system")
 	}
+}
+
+// FuzzExternalData: whatever a model says of where its weights are, they come from files beside it or not at all.
+func FuzzExternalData(f *testing.F) {
+	for _, c := range [][3]string{{"w.bin", "0", "16"}, {"sub/../w.bin", "4", ""}, {"../outside.bin", "-1", "9223372036854775807"}, {"link.bin", "", "16"}} {
+		f.Add(c[0], c[1], c[2])
+	}
+	dir := f.TempDir()
+	model := filepath.Join(dir, "model")
+	if err := os.MkdirAll(filepath.Join(model, "sub"), 0o755); err != nil {
+		f.Fatal(err)
+	}
+	secret := filepath.Join(dir, "outside.bin")
+	for name, fill := range map[string]byte{secret: 0x55, filepath.Join(model, "w.bin"): 0} {
+		if err := os.WriteFile(name, bytes.Repeat([]byte{fill}, 20), 0o644); err != nil {
+			f.Fatal(err)
+		}
+	}
+	if err := os.Symlink(secret, filepath.Join(model, "link.bin")); err != nil {
+		f.Logf("without a link: %v", err)
+	}
+	path := filepath.Join(model, "m.onnx")
+	f.Fuzz(func(t *testing.T, location, offset, length string) {
+		if !utf8.ValidString(location) || !utf8.ValidString(offset) || !utf8.ValidString(length) {
+			return // a file has no such strings
+		}
+		if err := os.WriteFile(path, at(t, "location", location, "offset", offset, "length", length), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		m, err := onnx.Load(path)
+		if err != nil {
+			return
+		}
+		defer m.Close()
+		for _, v := range m.Graph.Inits {
+			if bytes.Contains(v.Const.Bytes(), []byte{0x55}) {
+				t.Errorf("%q at %q: read from outside the model's folder", location, offset)
+			}
+		}
+	})
 }

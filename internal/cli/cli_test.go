@@ -92,3 +92,18 @@ func TestFinetuneConfig(t *testing.T) {
 		}
 	}
 }
+
+// FuzzConfig gives the training configurations that nobody vouches for.
+func FuzzConfig(f *testing.F) {
+	f.Add("model: m\nout: o\ndata: {train: t, batch_axis: {x: 1}}\nloss: {kind: nll, output: y, target: t}\noptimizer: {kind: sgd, lr: 1e-3}\nschedule: {kind: step, step_size: 3}\n")
+	f.Add("model: &a [x, x]\nout: [*a, *a]\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := parseConfig([]byte(text), nil)
+		if err != nil {
+			return
+		}
+		_, _ = c.loss()
+		_, _ = c.optimizer()
+		_, _ = c.schedule(100)
+	})
+}

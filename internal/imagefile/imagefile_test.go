@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"golang.org/x/image/bmp"
@@ -86,8 +87,8 @@ func TestUnsupportedFormats(t *testing.T) {
 	}
 }
 
-// TestDamagedFiles cuts files off and changes bytes; what is not refused is as large as was reserved.
-func TestDamagedFiles(t *testing.T) {
+// samples is a small file of each format.
+func samples(t testing.TB) map[string][]byte {
 	files := map[string][]byte{"pnm": []byte("P6 3 2 255\n123456789012345678")}
 	for name := range recorded {
 		data, err := os.ReadFile(filepath.Join("testdata", name))
@@ -111,8 +112,46 @@ func TestDamagedFiles(t *testing.T) {
 		}
 		files[name] = w.Bytes()
 	}
-	tooLarge := errors.New("too large")
-	for name, data := range files {
+	return files
+}
+
+var tooLarge = errors.New("too large")
+
+// damaged decodes what may be an image, of at most 4 MiB, which takes no more than it reserves.
+func damaged(t testing.TB, data []byte) {
+	var reserved int64
+	m, err := Decode(data, func(size int64) error {
+		if reserved = size; size > 1<<22 {
+			return tooLarge
+		}
+		return nil
+	})
+	if err == nil && int64(len(m.Pix)) > reserved {
+		t.Fatalf("%d×%d pixels where %d bytes were reserved", m.Width, m.Height, reserved)
+	}
+	if err != tooLarge && reserved > 1<<22 {
+		t.Fatalf("%v where the size was refused", err)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, data := range samples(f) {
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		damaged(t, data)
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
+			t.Fatalf("%d MiB were allocated for %d bytes", used>>20, len(data))
+		}
+	})
+}
+
+// TestDamagedFiles cuts files off and changes bytes; what is not refused is as large as was reserved.
+func TestDamagedFiles(t *testing.T) {
+	for _, data := range samples(t) {
 		r := rand.New(rand.NewPCG(1, uint64(len(data))))
 		for i := range len(data) + 500 {
 			d := bytes.Clone(data[:min(i, len(data))])
@@ -121,19 +160,7 @@ func TestDamagedFiles(t *testing.T) {
 					d[r.IntN(len(d))] = byte(r.Uint32())
 				}
 			}
-			var reserved int64
-			m, err := Decode(d, func(size int64) error {
-				if reserved = size; size > 1<<22 {
-					return tooLarge
-				}
-				return nil
-			})
-			if err == nil && int64(len(m.Pix)) > reserved {
-				t.Fatalf("%s, change %d: %d×%d pixels where %d bytes were reserved", name, i, m.Width, m.Height, reserved)
-			}
-			if err != tooLarge && reserved > 1<<22 {
-				t.Fatalf("%s, change %d: %v where the size was refused", name, i, err)
-			}
+			damaged(t, d)
 		}
 	}
 }
