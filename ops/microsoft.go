@@ -50,10 +50,24 @@ func init() {
 			return []*onnx.Value{g.rmsNorm(sum, n.Inputs[2], n), nil, nil, sum}, nil
 		}),
 		op("", "SimplifiedLayerNormalization", 1, 2, 2, 2, func(g *Grad, n *Node) ([]*onnx.Value, error) {
-			if n.Output(1) != nil {
-				return nil, fmt.Errorf("the output inv_std_var is not supported")
+			x := n.Inputs[0]
+			out := []*onnx.Value{g.rmsNorm(x, n.Inputs[1], n), nil}
+			if n.Output(1) == nil {
+				return out, nil
 			}
-			return one(g.rmsNorm(n.Inputs[0], n.Inputs[1], n))
+			rank := g.Rank(x)
+			axis, err := n.Axis("axis", -1, rank)
+			if err != nil {
+				return nil, err
+			}
+			var axes []int64
+			for i := axis; i < rank; i++ {
+				axes = append(axes, int64(i))
+			}
+			x = g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(statType(n)))}, x)
+			mean := g.Op("ReduceMean", g.Mul(x, x), g.Int64s(axes...))
+			out[1] = g.Op("Reciprocal", g.Op("Sqrt", g.Add(mean, g.Like(mean, float64(n.Float("epsilon", 1e-5))))))
+			return out, nil
 		}),
 		op(ms, "EmbedLayerNormalization", 1, 1, 9, 3, embedLayerNorm),
 		op(ms, "FusedMatMul", 1, 2, 2, 1, fusedMatMul), op(ms, "TransposeMatMul", 1, 2, 2, 1, fusedMatMul),
@@ -89,7 +103,7 @@ func init() {
 		}),
 		op(ms, "Attention", 1, 2, 7, 2, microsoftAttention),
 		op(ms, "MultiHeadAttention", 1, 1, 8, 3, multiHeadAttention),
-		op(ms, "GroupQueryAttention", 1, 1, 11, 3, groupQueryAttention),
+		op(ms, "GroupQueryAttention", 1, 1, 14, 3, groupQueryAttention),
 		op(ms, "Trilu", 1, 1, 2, 1, func(g *Grad, n *Node) ([]*onnx.Value, error) {
 			return g.Node("Trilu", 1, n.Inputs, IntAttr("upper", n.Int("upper", 1))), nil
 		}),
@@ -211,13 +225,19 @@ func (g *Grad) maskOf(mask, like, length *onnx.Value, filter float64) (*onnx.Val
 	}
 	var keep *onnx.Value
 	switch len(info.Shape) {
-	case 1:
-		if b := g.Info(like); b.Ranked && !b.Shape[0].Same(info.Shape[0]) && info.Shape[0].Known() && b.Shape[0].Known() {
-			return nil, fmt.Errorf("a mask of %v, which gives starts beside ends, is not supported", info.Shape)
-		}
-		to := []*onnx.Attribute{IntAttr("to", int64(tensor.Int64))}
+	case 1: // where each row ends; of twice as many, the second half says where it begins
 		at := g.Op("Range", g.Const(tensor.Scalar(int64(0))), length, g.Const(tensor.Scalar(int64(1))))
-		keep = g.Op("Unsqueeze", g.Op("Less", at, g.Op("Unsqueeze", g.With("Cast", to, mask), g.Int64s(1))), g.Int64s(1, 2))
+		bound := g.Op("Unsqueeze", g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Int64))}, mask), g.Int64s(1))
+		switch b, m := g.Info(like).batch(), info.Shape[0]; {
+		case !b.Known() || !m.Known() || m.N == b.N:
+			keep = g.Op("Less", at, bound)
+		case m.N == 2*b.N:
+			half := g.Node("Split", 2, []*onnx.Value{bound}, IntAttr("axis", 0), IntAttr("num_outputs", 2))
+			keep = g.Op("And", g.Op("Less", at, half[0]), g.Op("GreaterOrEqual", at, half[1]))
+		default:
+			return nil, fmt.Errorf("a mask of %v does not suit a batch of %d", info.Shape, b.N)
+		}
+		keep = g.Op("Unsqueeze", keep, g.Int64s(1, 2))
 	case 2:
 		keep = g.Op("Unsqueeze", g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Bool))}, mask), g.Int64s(1, 2))
 	case 3:
@@ -226,6 +246,14 @@ func (g *Grad) maskOf(mask, like, length *onnx.Value, filter float64) (*onnx.Val
 		return nil, fmt.Errorf("a mask of rank %d is not supported", len(info.Shape))
 	}
 	return g.Op("Where", keep, g.Like(like, 0), g.Like(like, filter)), nil
+}
+
+// batch is the first dimension, as far as it is known.
+func (i Info) batch() Dim {
+	if i.Rank() < 1 {
+		return Unknown
+	}
+	return i.Shape[0]
 }
 
 func (g *Grad) attend(q, k, v, bias, pastK, pastV *onnx.Value, n *Node, causal bool, outs int) []*onnx.Value {
@@ -387,8 +415,8 @@ func groupQueryAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 	switch {
 	case heads < 1 || kv < 1 || heads%kv != 0:
 		return nil, fmt.Errorf("%d heads of queries and %d of keys are out of range", heads, kv)
-	case n.Int("smooth_softmax", 0) > 0 || len(n.Inputs) > 11:
-		return nil, fmt.Errorf("neither smooth_softmax nor sinks are supported")
+	case n.Has(12) || n.Has(13):
+		return nil, fmt.Errorf("caches of integers are not supported")
 	case !n.Has(5) || n.Has(3) != n.Has(4) || n.Has(1) != n.Has(2):
 		return nil, fmt.Errorf("seqlens_k is required, and keys and values go together")
 	case n.In[0].Rank() != 3 || !n.In[0].Shape[2].Known():
@@ -457,7 +485,26 @@ func groupQueryAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 	if c := n.Float("softcap", 0); c != 0 {
 		attrs = append(attrs, FloatAttr("softcap", c))
 	}
-	y := g.At(23, "Attention", 1, []*onnx.Value{q, k, v, seen}, attrs...)[0]
+	keysOf, valuesOf := k, v
+	if n.Int("smooth_softmax", 0) > 0 || n.Has(11) {
+		// A sink is one more key, which is zero and of which nothing comes, with a score of its own.
+		sink := g.Const(tensor.New(make([]float32, heads), int(heads)))
+		if n.Has(11) {
+			sink = n.Inputs[11]
+		}
+		if g.Info(seen).DType == tensor.Bool {
+			seen = g.Op("Where", seen, g.Like(query, 0), g.Like(query, math.Inf(-1)))
+		}
+		like := g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(g.DType(seen)))}, g.Op("Reshape", sink, g.Int64s(1, heads, 1, 1)))
+		along := func(axis int64, parts ...*onnx.Value) *onnx.Value {
+			return g.Node("Concat", 1, parts, IntAttr("axis", axis))[0]
+		}
+		rows := along(0, g.Dims(query, 0), g.Int64s(heads), g.Dims(query, 1))
+		seen = along(3, g.Op("Expand", seen, along(0, rows, g.Dims(k, 2))), g.Op("Expand", like, along(0, rows, g.Int64s(1))))
+		none := g.Op("Expand", g.Like(k, 0), along(0, g.Dims(k, 0, 1), g.Int64s(1), g.Dims(k, 3)))
+		keysOf, valuesOf = along(2, k, none), along(2, v, none)
+	}
+	y := g.At(23, "Attention", 1, []*onnx.Value{q, keysOf, valuesOf, seen}, attrs...)[0]
 	y = g.Op("Reshape", g.Transpose(y, 0, 2, 1, 3), g.Int64s(0, 0, heads*size))
 	return []*onnx.Value{y, k, v}, nil
 }

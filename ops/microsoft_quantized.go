@@ -172,8 +172,6 @@ func matMulNBits(g *Grad, n *Node) ([]*onnx.Value, error) {
 		return nil, fmt.Errorf("weights of %d bits are not supported", bits)
 	case size < 16 || size&(size-1) != 0 || size > 1<<20 || rows < 1 || k < 1 || rows > 1<<24 || k > 1<<24:
 		return nil, fmt.Errorf("attributes N %d, K %d and block_size %d are out of range", rows, k, size)
-	case n.Has(4):
-		return nil, fmt.Errorf("g_idx is not supported")
 	}
 	blocks := (k + size - 1) / size
 	if b, ok := n.In[1].Static(); !ok || int64(product(b)) != rows*blocks*size*bits/8 {
@@ -195,8 +193,23 @@ func matMulNBits(g *Grad, n *Node) ([]*onnx.Value, error) {
 	default:
 		zero = g.Op("Reshape", n.Inputs[3], g.Int64s(rows, blocks, 1))
 	}
-	w := g.Mul(g.Sub(g.With("Cast", float, b), zero), scale)
-	w = g.Op("Slice", g.Op("Reshape", w, g.Int64s(rows, blocks*size)), g.Int64s(0), g.Int64s(k), g.Int64s(1))
+	whole := func(v *onnx.Value) *onnx.Value {
+		return g.Op("Slice", g.Op("Reshape", v, g.Int64s(rows, blocks*size)), g.Int64s(0), g.Int64s(k), g.Int64s(1))
+	}
+	b = g.With("Cast", float, b)
+	var w *onnx.Value
+	if n.Has(4) { // says of each column which scale and zero point are its own
+		of := g.Op("Slice", n.Inputs[4], g.Int64s(0), g.Int64s(k), g.Int64s(0))
+		own := func(v *onnx.Value) *onnx.Value {
+			if g.Rank(v) == 0 {
+				return v
+			}
+			return g.With("Gather", []*onnx.Attribute{IntAttr("axis", 1)}, g.Op("Reshape", v, g.Int64s(rows, blocks)), of)
+		}
+		w = g.Mul(g.Sub(whole(b), own(zero)), own(scale))
+	} else {
+		w = whole(g.Mul(g.Sub(b, zero), scale))
+	}
 	y := g.MatMul(n.Inputs[0], g.Transpose(w, 1, 0))
 	if n.Has(5) {
 		y = g.Add(y, n.Inputs[5])
@@ -240,8 +253,12 @@ func gatherBlockQuantized(g *Grad, n *Node) ([]*onnx.Value, error) {
 		shape[rank-1] *= int(8 / bits)
 		if zero != nil {
 			s, ok := n.In[2].Static()
-			if _, known := n.In[3].Static(); !ok || !known {
+			z, known := n.In[3].Static()
+			if !ok || !known {
 				return nil, fmt.Errorf("the shapes of the scales and zero points must be known")
+			}
+			if len(s) != rank || len(z) != rank {
+				return nil, fmt.Errorf("scales of %v and zero points of %v do not suit data of %v", s, z, n.In[0].Shape)
 			}
 			zero = g.Op("Slice", g.unpack(zero, bits), g.Int64s(0), g.Int64s(int64(s[rank-1])), g.Int64s(int64(rank-1)))
 		} else {

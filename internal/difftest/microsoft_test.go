@@ -43,13 +43,107 @@ func init() {
 		g.float("epsilon", 1e-5+g.Float32()/100)
 		g.node(1, inputs...)
 	})
+	ms("com.microsoft.ExpandDims", func(g *gen) {
+		s := g.full(0, 3)
+		g.node(1, g.rand(s...), g.b.Const(tensor.Scalar(int32(g.axis(len(s)+1, true)))))
+	})
+	ms("com.microsoft.Range", func(g *gen) {
+		g.dtype = one(g, tensor.Float32, tensor.Int32, tensor.Int64)
+		number := func(v int) *onnx.Value {
+			t := g.tensor(g.dtype)
+			tensor.SetFloat64At(t, 0, float64(v))
+			return g.feed(t)
+		}
+		inputs := []*onnx.Value{number(g.in(-5, 5)), number(g.in(-5, 20))}
+		if g.chance(2) {
+			inputs = append(inputs, number(one(g, 1, 2, 3, -1, -2)))
+		}
+		g.node(1, inputs...)
+	})
+	ms("com.microsoft.GatherND", func(g *gen) {
+		s := g.full(1, 4)
+		k := g.in(1, len(s))
+		at := append(g.full(0, 2), k)
+		t, _ := tensor.Zeros(one(g, tensor.Int32, tensor.Int64), at...)
+		for i := range t.Len() {
+			tensor.SetFloat64At(t, i, float64(g.IntN(s[i%k])))
+		}
+		g.node(1, g.rand(s...), g.feed(t))
+	})
+	ms("com.microsoft.Unique", func(g *gen) {
+		t, _ := tensor.Zeros(tensor.Float32, g.in(1, 12))
+		for i := range t.Len() {
+			tensor.SetFloat64At(t, i, float64(g.in(-2, 3)))
+		}
+		g.node(3, g.feed(t))
+	})
+	ms("com.microsoft.Pad", func(g *gen) {
+		s := g.full(1, 4)
+		mode := one(g, "constant", "reflect", "edge")
+		g.str("mode", mode)
+		pads := make([]int64, 2*len(s))
+		for i := range pads {
+			if pads[i] = int64(g.in(0, 2)); mode == "reflect" {
+				pads[i] = min(pads[i], int64(s[i%len(s)]-1))
+			}
+		}
+		shape := one(g, []int{len(pads)}, []int{1, len(pads)})
+		inputs := []*onnx.Value{g.rand(s...), g.feed(tensor.New(pads, shape...))}
+		if mode == "constant" && g.chance(2) {
+			inputs = append(inputs, g.rand(1))
+		}
+		g.node(1, inputs...)
+	})
+	ms("com.microsoft.GridSample", func(g *gen) {
+		g.dtype = tensor.Float32
+		n, c := g.in(1, 2), g.in(1, 3)
+		g.str("mode", one(g, "bilinear", "nearest", "bicubic"))
+		g.str("padding_mode", one(g, "zeros", "border", "reflection"))
+		g.maybe("align_corners", 0, 1)
+		grid := g.tensor(g.dtype, n, g.in(1, 4), g.in(1, 4), 2)
+		for i := range grid.Len() {
+			tensor.SetFloat64At(grid, i, 2.6*g.Float64()-1.3)
+		}
+		g.node(1, g.rand(n, c, g.in(2, 5), g.in(2, 5)), g.feed(grid))
+	})
+	ms("com.microsoft.CDist", func(g *gen) {
+		g.dtype = one(g, tensor.Float32, tensor.Float64)
+		k := g.in(1, 5)
+		g.str("metric", one(g, "euclidean", "sqeuclidean"))
+		g.node(1, g.rand(g.in(1, 4), k), g.rand(g.in(1, 4), k))
+	})
+	ms("com.microsoft.SampleOp", unary)
+	ms("com.microsoft.UnfoldTensor", func(g *gen) {
+		g.dtype = tensor.Float32
+		s := g.full(1, 4)
+		a := g.axis(len(s), true)
+		g.int("dim", a)
+		g.int("size", g.in(1, s[(a+len(s))%len(s)]))
+		g.maybe("step", 1, 2, 3)
+		g.node(1, g.rand(s...))
+	})
+	ms("com.microsoft.CropAndResize", func(g *gen) {
+		g.dtype = tensor.Float32
+		n, rois := g.in(1, 3), g.in(1, 4)
+		g.str("mode", one(g, "bilinear", "nearest"))
+		g.maybeFloat("extrapolation_value", -1, 3)
+		boxes, of := g.tensor(g.dtype, rois, 4), tensor.New(make([]int32, rois), rois)
+		for i := range boxes.Len() {
+			tensor.SetFloat64At(boxes, i, 1.4*g.Float64()-0.2)
+		}
+		for i := range rois {
+			tensor.Data[int32](of)[i] = int32(g.IntN(n))
+		}
+		crop := tensor.New([]int32{int32(g.in(1, 4)), int32(g.in(1, 4))}, 2)
+		g.node(1, g.rand(n, g.in(1, 3), g.in(1, 5), g.in(1, 5)), g.feed(boxes), g.feed(of), g.feed(crop))
+	})
 	ms("SimplifiedLayerNormalization", func(g *gen) {
 		s := g.full(1, 4)
 		a := g.axis(len(s), true)
 		g.int("axis", a)
 		g.int("stash_type", 1)
 		g.float("epsilon", 1e-5+g.Float32()/100)
-		g.node(1, g.rand(s...), g.rand(s[(a+len(s))%len(s):]...))
+		g.node(g.in(1, 2), g.rand(s...), g.rand(s[(a+len(s))%len(s):]...))
 	})
 	ms("com.microsoft.FusedMatMul com.microsoft.TransposeMatMul", func(g *gen) {
 		a, b := g.factors()
@@ -154,10 +248,15 @@ func init() {
 	})
 	mask := func(g *gen, b, q, total int) *onnx.Value {
 		shape := one(g, []int{b}, []int{b, total}, []int{b, q, total})
+		if g.def.Name == "Attention" && g.chance(5) {
+			shape = []int{2 * b}
+		}
 		t, _ := tensor.Zeros(tensor.Int32, shape...)
 		for i := range t.Len() {
 			v := g.IntN(2)
-			if len(shape) == 1 {
+			if len(shape) == 1 && i >= b {
+				v = g.in(0, int(tensor.Data[int32](t)[i-b])-1)
+			} else if len(shape) == 1 {
 				v = g.in(1, total)
 			} else if i%total == 0 {
 				v = 1
@@ -256,6 +355,14 @@ func init() {
 			g.int("do_rotary", 1)
 			g.maybe("rotary_interleaved", 0, 1)
 			inputs[7], inputs[8] = g.rand(total+2, h/2), g.rand(total+2, h/2)
+		}
+		switch {
+		case g.chance(4):
+			g.int("smooth_softmax", 1)
+		case g.chance(3):
+			inputs = append(inputs, nil, nil, g.rand(heads))
+		case g.chance(3):
+			inputs = append(inputs, nil, g.rand(one(g, 1, b), one(g, 1, heads), seq, total))
 		}
 		g.node(3, inputs...)
 	})

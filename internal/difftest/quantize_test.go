@@ -303,16 +303,28 @@ func init() {
 	each("com.microsoft.MatMulNBits", func(g *gen) {
 		g.plain, g.declared = true, true
 		g.dtype = tensor.Float32
-		bits, size := one(g, 4, 8), one(g, 16, 32)
-		n, k := g.in(1, 5), g.in(1, 70)
+		bits, size := one(g, 2, 4, 8), one(g, 16, 32)
+		n, k := g.in(1, 5), one(g, g.in(1, 70), size*g.in(1, 3))
 		blocks := (k + size - 1) / size
 		g.int("N", n)
 		g.int("K", k)
 		g.int("bits", bits)
 		g.int("block_size", size)
 		inputs := []*onnx.Value{g.rand(append(g.full(1, 2), k)...), g.b.Const(g.bytes(tensor.Uint8, n, blocks, size*bits/8)), g.b.Const(g.tensor(tensor.Float32, n*blocks)), nil, nil, nil}
-		if g.chance(2) {
+		switch g.in(0, 3) {
+		case 0:
+			if bits < 8 { // ONNX Runtime refuses others
+				inputs[3] = g.b.Const(g.tensor(tensor.Float32, n*blocks))
+			}
+		case 1, 2:
 			inputs[3] = g.b.Const(g.bytes(tensor.Uint8, n*((blocks*bits+7)/8)))
+		}
+		if bits == 4 && k%size == 0 && (inputs[3] == nil || inputs[3].Const.DType() == tensor.Uint8) { // what else ONNX Runtime refuses, or reads other rows' scales for
+			of := tensor.New(make([]int32, k), k)
+			for i := range k {
+				tensor.Data[int32](of)[i] = int32(g.IntN(blocks))
+			}
+			inputs[4] = g.b.Const(of)
 		}
 		if g.chance(3) {
 			inputs[5] = g.rand(n)
