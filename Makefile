@@ -47,8 +47,14 @@ parity:
 	test -d $(PARITY)/transfer || /usr/bin/python3 scripts/parity/transfer.py $(PARITY)
 	$(GO) test -count=1 -v -timeout 30m -run 'TestParity|TestTransfer' ./finetune -parity $(PARITY)
 
+# Every fuzz target in turn: loading, each decoder, each operator, its shapes and its gradient, and the passes.
+FUZZTIME = 20s
 fuzz:
-	$(GO) test -run '^$$' -fuzz FuzzDecode -fuzztime 60s ./onnx
+	@$(GO) test -list '^Fuzz' ./... | while read -r name package _; do case $$name in \
+		Fuzz*) targets="$$targets $$name" ;; \
+		ok) for target in $$targets; do echo "$$package $$target" && \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package || exit 1; done; targets= ;; \
+		esac; done
 
 # Retune beside ONNX Runtime, which comes by npm; see bench/README.md.
 BENCH = $(CURDIR)/.cache/bench

@@ -338,6 +338,9 @@ func inferPair(result tensor.DType) func(n *Node) ([]Info, error) {
 		}
 		a, b := n.In[0], n.Info(1)
 		if axis, ok := legacyAxisOf(n); ok && a.Ranked && b.Ranked {
+			if n.Op == "PRelu" && !b.Shape[0].Known() { // one slope for all is no channel's
+				return []Info{Unranked(d)}, nil
+			}
 			var err error
 			if b, err = alignAxis(a, b, axis); err != nil {
 				return nil, err

@@ -34,6 +34,11 @@ func init() {
 				if d := flexPrecision(n); d != tensor.Float32 && d != tensor.Float64 {
 					return nil, fmt.Errorf("softmax_precision %s is not supported", d)
 				}
+				for _, name := range []string{"score_mod", "prob_mod"} {
+					if b := n.Bodies[name]; b != nil && (b.NumInputs() != 1 || b.NumOutputs() != 1) {
+						return nil, fmt.Errorf("%s takes %d and gives %d values, not one", name, b.NumInputs(), b.NumOutputs())
+					}
+				}
 				return flexAttention, nil
 			}, Grad: gradFlexAttention},
 		// The node's inputs, then the gradients of its outputs: those of Q, K, V, past_key and past_value, and
@@ -41,7 +46,7 @@ func init() {
 		Op{Domain: Internal, Name: "AttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 11, MinOut: 3, MaxOut: 6,
 			Infer: func(n *Node) ([]Info, error) {
 				scores := Tensor(n.In[0].DType, Unknown, Unknown, Unknown, Unknown)
-				return withoutValues([]Info{n.In[0], n.In[1], n.In[2], n.In[4], n.In[5], scores}), nil
+				return withoutValues([]Info{n.In[0], n.In[1], n.In[2], n.Info(4), n.Info(5), scores}), nil
 			},
 			Compile: func(n *Node) (Kernel, error) {
 				s, err := attentionSpecOf(n)
@@ -196,6 +201,9 @@ type attentionProblem[T kernel.Float] struct {
 }
 
 func newAttention[T kernel.Float](c *Ctx, s *attentionSpec) (*attentionProblem[T], error) {
+	if err := c.alike(1, 2, 4, 5, 7, 8, 9); err != nil {
+		return nil, err
+	}
 	tq, tk, tv := c.In(0), c.In(1), c.In(2)
 	p := &attentionProblem[T]{attentionSpec: s, qs: tensor.Data[T](tq), ks: tensor.Data[T](tk), vs: tensor.Data[T](tv)}
 	var err error
@@ -477,9 +485,6 @@ func gradAttention(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		in[i] = n.Input(i)
 	}
 	copy(in[7:], dy)
-	if in[7] == nil {
-		in[7] = g.Zeros(n.Outputs[0])
-	}
 	mask, outs := n.Input(3), 5
 	if !g.Moves(mask) {
 		mask = nil
@@ -545,7 +550,12 @@ func attentionGrad[T kernel.Float](c *Ctx, s *attentionSpec) error {
 			copy(d, tensor.Data[T](t))
 		}
 	}
-	dy, dq := tensor.Data[T](c.In(7)), []T(nil)
+	var dy, dq []T
+	if t := c.In(7); t != nil {
+		if dy = tensor.Data[T](t); len(dy) != p.q.batch*p.q.heads*p.q.rows*p.v.size {
+			return fmt.Errorf("a gradient of %v is none of Y", t.Shape())
+		}
+	}
 	if outs[0] != nil {
 		dq = tensor.Data[T](outs[0])
 	}

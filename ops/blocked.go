@@ -21,6 +21,9 @@ func init() {
 				if !x.Ranked {
 					return []Info{Unranked(x.DType)}, nil
 				}
+				if len(x.Shape) < 2 {
+					return nil, fmt.Errorf("an input of %v has no channels", x.Shape)
+				}
 				return []Info{blockedInfo(x.Shape)}, nil
 			},
 			Compile: Table{tensor.Float32: toBlocked}.Always(0)},
@@ -31,8 +34,12 @@ func init() {
 				if !x.Ranked {
 					return []Info{Unranked(x.DType)}, nil
 				}
+				channels := n.Int("channels", 0)
+				if len(x.Shape) < 3 || channels < 0 {
+					return nil, fmt.Errorf("an input of %v is not of %d channels in blocks", x.Shape, channels)
+				}
 				out := slices.Clone(x.Shape[:len(x.Shape)-1])
-				out[1] = D(int(n.Int("channels", 0)))
+				out[1] = D(int(channels))
 				return []Info{Tensor(tensor.Float32, out...)}, nil
 			},
 			Compile: Table{tensor.Float32: fromBlocked}.Always(0)},
@@ -155,8 +162,10 @@ func inferBlockedConv(n *Node) ([]Info, error) {
 		return []Info{Unranked(tensor.Float32)}, nil
 	}
 	m := n
-	if len(x.Shape) > len(w.Shape) {
+	if r := len(w.Shape); len(x.Shape) == r+1 && r >= 2 {
 		m = plain(n, Unknown)
+	} else if len(x.Shape) != r {
+		return nil, fmt.Errorf("weights of %v do not suit an image of %v", w.Shape, x.Shape)
 	}
 	out, err := inferConv(false)(m)
 	if err != nil {
@@ -279,10 +288,13 @@ func blockedPool(pool func(p *kernel.Pool, cv kernel.Conv2D, y, x []float32)) Ke
 func blockedMean(c *Ctx) error {
 	x := c.In(0)
 	shape := slices.Clone(x.Shape())
-	if len(shape) < 4 {
+	if len(shape) < 4 || shape[len(shape)-1] != kernel.Block() {
 		return fmt.Errorf("an input of %v is not in blocks", shape)
 	}
 	pix := product(shape[2 : len(shape)-1])
+	if pix == 0 {
+		return fmt.Errorf("an image of %v has no mean", shape)
+	}
 	for i := 2; i < len(shape)-1; i++ {
 		shape[i] = 1
 	}

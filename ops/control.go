@@ -307,7 +307,7 @@ func runLoop(c *Ctx) error {
 			c.SetOut(i, sequenceOf(scans[i-carried]))
 			continue
 		}
-		t, err := stack(c, scans[i-carried], c.Node, i)
+		t, err := stack(c, scans[i-carried], c.Node, i, 0)
 		if err != nil {
 			return err
 		}
@@ -317,7 +317,7 @@ func runLoop(c *Ctx) error {
 }
 
 // stack joins the values of a scan output along a leading axis.
-func stack(c *Ctx, vs []tensor.Value, n *Node, out int) (*tensor.Tensor, error) {
+func stack(c *Ctx, vs []tensor.Value, n *Node, out int, axis int64) (*tensor.Tensor, error) {
 	if len(vs) == 0 { // no iteration: the shape is what inference knows of it
 		infos, err := n.InferOutputs()
 		if err != nil {
@@ -327,8 +327,15 @@ func stack(c *Ctx, vs []tensor.Value, n *Node, out int) (*tensor.Tensor, error) 
 		if info.DType == tensor.Undefined {
 			return nil, fmt.Errorf("output %d: no iteration ran and its type is not known", out)
 		}
-		shape := []int{0}
-		for _, d := range info.Shape[min(1, len(info.Shape)):] {
+		shape, rest := []int{0}, info.Shape
+		if len(rest) > 0 {
+			at, err := NormAxis(axis, len(rest))
+			if err != nil {
+				return nil, err
+			}
+			rest = slices.Delete(slices.Clone(rest), at, at+1)
+		}
+		for _, d := range rest {
 			shape = append(shape, max(d.N, 0))
 		}
 		return c.New(info.DType, shape...)
@@ -499,7 +506,7 @@ func compileScan(n *Node) (Kernel, error) {
 			for _, r := range rows {
 				vs = append(vs, r[i])
 			}
-			t, err := stack(c, vs, c.Node, i)
+			t, err := stack(c, vs, c.Node, i, 0)
 			if err != nil {
 				return err
 			}
@@ -571,11 +578,15 @@ func scan(c *Ctx, in []tensor.Value, states int) ([]tensor.Value, error) {
 				vs[a], vs[b] = vs[b], vs[a]
 			}
 		}
-		t, err := stack(c, vs, n, states+k)
+		if states+k >= len(n.Outputs) {
+			break
+		}
+		along := listed(n, "scan_output_axes", k)
+		t, err := stack(c, vs, n, states+k, along)
 		if err != nil {
 			return nil, err
 		}
-		axis, err := NormAxis(listed(n, "scan_output_axes", k), t.Rank())
+		axis, err := NormAxis(along, t.Rank())
 		if err != nil {
 			return nil, err
 		}

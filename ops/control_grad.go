@@ -320,6 +320,9 @@ func gradScan(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 // is stacked, in the order of the sequences.
 func reverseLoopBodyIn(n *Node, _ string, in, out []Info) []Info {
 	states := int(n.Int("states", 0))
+	if states < 0 || states > len(n.In) {
+		return nil // Compile refuses it
+	}
 	if in != nil {
 		return append(joinStates(in[:1:1], in[1:1+states], out), in[1+states:]...)
 	}
@@ -332,7 +335,7 @@ func reverseLoopBodyIn(n *Node, _ string, in, out []Info) []Info {
 
 func inferReverseLoop(n *Node) ([]Info, error) {
 	out := make([]Info, len(n.Outputs))
-	if n.Bodies == nil { // as it is emitted
+	if n.Bodies["body"] == nil { // as it is emitted
 		return out, nil
 	}
 	body, err := n.Bodies["body"].Infer(nil)
@@ -355,6 +358,9 @@ func inferReverseLoop(n *Node) ([]Info, error) {
 
 func compileReverseLoop(n *Node) (Kernel, error) {
 	states := int(n.Int("states", 0))
+	if n.Bodies["body"] == nil || states < 0 || states >= len(n.Inputs) || n.Bodies["body"].NumOutputs() < max(states, len(n.Outputs)) {
+		return nil, fmt.Errorf("%d inputs and %d outputs, of which %d are states, do not suit the body", len(n.Inputs), len(n.Outputs), states)
+	}
 	return func(c *Ctx) error {
 		body := c.Body("body")
 		state := slices.Clone(c.Ins[:states])
@@ -364,7 +370,9 @@ func compileReverseLoop(n *Node) (Kernel, error) {
 			if err != nil {
 				return err
 			}
-			elements = append(elements, s)
+			if elements = append(elements, s); len(s.Values) != len(elements[0].Values) {
+				return fmt.Errorf("sequences of %d and %d elements", len(elements[0].Values), len(s.Values))
+			}
 		}
 		runs := len(elements[0].Values)
 		stacked := make([][]tensor.Value, body.NumOutputs()-states)
@@ -393,7 +401,7 @@ func compileReverseLoop(n *Node) (Kernel, error) {
 				c.SetOut(i, state[i])
 				continue
 			}
-			t, err := stack(c, stacked[i-states], c.Node, i)
+			t, err := stack(c, stacked[i-states], c.Node, i, 0)
 			if err != nil {
 				return err
 			}

@@ -463,7 +463,7 @@ func convForward[T kernel.Float](c *Ctx, s *convShape, y, x, w []T, packed func(
 	if len(y) == 0 {
 		return nil
 	}
-	if cv, ok := s.flat(); ok {
+	if cv, ok := s.flat(); ok && len(w) > 0 {
 		var pc *kernel.PackedConv[T]
 		if packed != nil {
 			pc = packed()
@@ -580,10 +580,9 @@ func constConv[T kernel.Float](n *Node) func() *kernel.PackedConv[T] {
 }
 
 func sameFloats(c *Ctx, inputs int) error {
-	x := c.In(0)
 	for i := range inputs {
-		if t := c.In(i); t != nil && t.DType() != x.DType() {
-			return fmt.Errorf("element types %s and %s differ", x.DType(), t.DType())
+		if err := c.alike(i); err != nil {
+			return err
 		}
 	}
 	for i := range min(inputs, 2) {

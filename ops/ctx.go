@@ -47,6 +47,16 @@ func (c *Ctx) Value(i int) tensor.Value {
 	return c.Ins[i]
 }
 
+// alike sees to it that the inputs listed, as far as they are there, are tensors of the first one's element type.
+func (c *Ctx) alike(inputs ...int) error {
+	for _, i := range inputs {
+		if t := c.In(i); c.Value(i) != nil && (t == nil || t.DType() != c.In(0).DType()) {
+			return fmt.Errorf("input %d is no tensor of %s, as input 0 is", i, c.In(0).DType())
+		}
+	}
+	return nil
+}
+
 // Out is the i-th output, already of its inferred type and shape, its elements undefined;
 // nil if the graph does not use that output or its shape was not inferred.
 func (c *Ctx) Out(i int) *tensor.Tensor {
@@ -82,13 +92,16 @@ func (c *Ctx) SetOut(i int, v tensor.Value) {
 	c.Outs[i] = v
 }
 
+// TensorHead is the bytes of a tensor beside its elements, which count where there are many small ones.
+const TensorHead = 192
+
 // New allocates a tensor of zeros within the run's memory limit.
 func (c *Ctx) New(d tensor.DType, shape ...int) (*tensor.Tensor, error) {
 	size, err := tensor.ByteSize(d, shape)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Mem.Take(int64(size)); err != nil {
+	if err := c.Mem.Take(int64(size) + TensorHead); err != nil {
 		return nil, err
 	}
 	return tensor.Zeros(d, shape...)

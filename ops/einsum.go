@@ -20,7 +20,11 @@ func init() {
 		// dY, then Einsum's inputs, but of number "operand", whose gradient it is, the shape alone
 		Op{Domain: Internal, Name: "EinsumGrad", Since: []int{1}, MinIn: 2, MaxIn: -1,
 			Infer: func(n *Node) ([]Info, error) {
-				return inferShapeInput(1 + int(n.Int("operand", 0)))(n)
+				operand := n.Int("operand", 0)
+				if operand < 0 || operand >= int64(len(n.Inputs)-1) {
+					return nil, fmt.Errorf("operand %d is out of range", operand)
+				}
+				return inferShapeInput(1 + int(operand))(n)
 			},
 			Compile: compileEinsum(einsumBackward), NoGrad: noSecond},
 	)

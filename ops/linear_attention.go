@@ -40,7 +40,9 @@ func init() {
 			}},
 		// The node's inputs, then the gradients of its outputs: those of its inputs.
 		Op{Domain: Internal, Name: "LinearAttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 8, MinOut: 6, MaxOut: 6, NoGrad: noSecond,
-			Infer: func(n *Node) ([]Info, error) { return withoutValues(n.In[:6:6]), nil },
+			Infer: func(n *Node) ([]Info, error) {
+				return withoutValues([]Info{n.Info(0), n.Info(1), n.Info(2), n.Info(3), n.Info(4), n.Info(5)}), nil
+			},
 			Compile: func(n *Node) (Kernel, error) {
 				s, err := linearAttentionOf(n)
 				if err != nil {
@@ -165,6 +167,9 @@ type linearProblem[T kernel.Float] struct {
 }
 
 func newLinearProblem[T kernel.Float](c *Ctx, s *linearAttentionSpec) (*linearProblem[T], error) {
+	if err := c.alike(1, 2, 4, 5, 6); err != nil { // states may be wider
+		return nil, err
+	}
 	tq, tk, tv, past := c.In(0), c.In(1), c.In(2), c.In(3)
 	q, err := headedOf(tq.Shape(), s.qHeads, "query")
 	if err != nil {

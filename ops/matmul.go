@@ -89,6 +89,11 @@ func inferLinear(n *Node) ([]Info, error) {
 	if !a.Ranked || !b.Ranked {
 		return []Info{Unranked(a.DType)}, nil
 	}
+	for i, in := range n.In[1:] {
+		if n.Has(1+i) && in.DType != a.DType && in.DType != tensor.Undefined && a.DType != tensor.Undefined {
+			return nil, fmt.Errorf("input %d is of %s, the first of %s", 1+i, in.DType, a.DType)
+		}
+	}
 	if len(b.Shape) != 2 || len(a.Shape) < 1 {
 		return nil, fmt.Errorf("shapes %v and %v do not multiply", a.Shape, b.Shape)
 	}

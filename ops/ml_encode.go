@@ -276,6 +276,9 @@ func gradVectorizer(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	dx := make([]*onnx.Value, len(n.Inputs))
 	sizes, at := n.Ints("inputdimensions", nil), int64(0)
 	for i, x := range n.Inputs {
+		if x == nil {
+			return nil, fmt.Errorf("input %d is left out", i)
+		}
 		shape, known := g.Info(x).Static()
 		var width int64
 		switch {

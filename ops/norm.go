@@ -590,7 +590,7 @@ func statType(n *Node) tensor.DType {
 }
 
 // broadcastTo is t's elements under the broadcast to shape; t's own where nothing changes.
-func broadcastTo[T kernel.Float](v []T, from, shape []int) ([]T, error) {
+func broadcastTo[T kernel.Float](c *Ctx, v []T, from, shape []int) ([]T, error) {
 	if len(from) > len(shape) {
 		return nil, fmt.Errorf("%v does not broadcast to %v", from, shape)
 	}
@@ -606,6 +606,13 @@ func broadcastTo[T kernel.Float](v []T, from, shape []int) ([]T, error) {
 	}
 	if same {
 		return v, nil
+	}
+	size, err := tensor.ByteSize(tensor.TypeOf[T](), shape)
+	if err == nil {
+		err = c.Mem.Take(int64(size))
+	}
+	if err != nil {
+		return nil, err
 	}
 	out := make([]T, product(shape))
 	for i := range out {
@@ -637,10 +644,10 @@ func layerParam[T kernel.Float](c *Ctx, i, axis int, xs []int) (v []T, whole boo
 		from = from[1:]
 	}
 	if len(from) <= len(xs)-axis {
-		v, err = broadcastTo(v, from, xs[axis:])
+		v, err = broadcastTo(c, v, from, xs[axis:])
 		return v, false, err
 	}
-	v, err = broadcastTo(v, from, xs)
+	v, err = broadcastTo(c, v, from, xs)
 	return v, true, err
 }
 
@@ -747,6 +754,9 @@ func layerNorm[T kernel.Float](c *Ctx, rms bool) error {
 	xs, ys := tensor.Data[T](x), tensor.Data[T](t)
 	var means, invs []T
 	if c.Wants(1) || c.Wants(2) {
+		if err := c.Mem.Take(16 * int64(rows)); err != nil { // rows of nothing may be many
+			return err
+		}
 		means, invs = make([]T, rows), make([]T, rows)
 	}
 	if size > 0 {
@@ -823,6 +833,9 @@ func layerNormGrad[T kernel.Float](c *Ctx) error {
 	dy, dx := tensor.Data[T](c.In(0)), tensor.Data[T](t)
 	// Sums over rows go by a fixed number of parts, so that they do not hang on the workers.
 	parts := min(16, max(1, rows))
+	if err := c.Mem.Take(16 * int64(parts) * int64(size)); err != nil {
+		return err
+	}
 	dscale, dbias := make([]T, parts*size), make([]T, parts*size)
 	if size > 0 {
 		c.Pool.For(parts, 1, func(lo, hi int) {
@@ -1009,8 +1022,11 @@ func groupNormGrad[T kernel.Float](c *Ctx) error {
 	dy, dx := tensor.Data[T](c.In(0)), tensor.Data[T](t)
 	eps := T(c.Node.Float("epsilon", 1e-5))
 	size, rows := s.chans*s.inner, s.batch*s.groups
-	ds, db := make([]T, rows*s.chans), make([]T, rows*s.chans)
-	if size > 0 {
+	var ds, db []T
+	if len(xs) == 0 { // there may be any number of rows of nothing, or of channels without any
+		rows = 0
+	} else {
+		ds, db = make([]T, rows*s.chans), make([]T, rows*s.chans)
 		c.Pool.For(rows, 1+4096/size, func(lo, hi int) {
 			xhat, gs := make([]T, size), make([]T, size)
 			for r := lo; r < hi; r++ {

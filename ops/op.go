@@ -235,6 +235,13 @@ func (e *UnsupportedError) Error() string {
 	return fmt.Sprintf("node %q: operator %s.%s at opset %d is not supported", e.Node, domain, e.Op, e.Opset)
 }
 
+// Caught, deferred, makes an error of n of a panic: a fault of ours that what a model says has brought out.
+func Caught(n *onnx.Node, err *error) {
+	if r := recover(); r != nil {
+		*err = Errorf(n, "panic: %v", r)
+	}
+}
+
 // Errorf is an error that names the node and its operator.
 func Errorf(n *onnx.Node, format string, args ...any) error {
 	name := n.Name
@@ -246,7 +253,8 @@ func Errorf(n *onnx.Node, format string, args ...any) error {
 
 // InferOutputs runs the operator's shape inference after checking input types, and
 // pads the answer to the number of outputs.
-func (n *Node) InferOutputs() ([]Info, error) {
+func (n *Node) InferOutputs() (out []Info, err error) {
+	defer Caught(n.Node, &err)
 	for i, in := range n.In {
 		if in.Kind != onnx.TensorType && !n.Def.AnyKind {
 			return nil, Errorf(n.Node, "input %d is no tensor", i)
@@ -261,8 +269,7 @@ func (n *Node) InferOutputs() ([]Info, error) {
 	if n.Def.Infer == nil {
 		return make([]Info, len(n.Outputs)), nil
 	}
-	out, err := n.Def.Infer(n)
-	if err != nil {
+	if out, err = n.Def.Infer(n); err != nil {
 		return nil, Errorf(n.Node, "%w", err)
 	}
 	for len(out) < len(n.Outputs) {

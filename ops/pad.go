@@ -356,6 +356,9 @@ func compilePadGrad(n *Node) (Kernel, error) {
 				return fmt.Errorf("the gradient's shape %v does not fit", dy.Shape())
 			}
 		}
+		if dy.Len() == 0 { // along its other axes it may be of any length
+			return nil
+		}
 		tables, err := padTables(mode, dx.Shape(), begin, end)
 		if err != nil {
 			return err
@@ -490,6 +493,9 @@ func compileTileGrad(*Node) (Kernel, error) {
 		}
 		if dx.Rank() != dy.Rank() {
 			return fmt.Errorf("the gradient's shape %v does not fit", dy.Shape())
+		}
+		if dy.Len() == 0 { // along its other axes it may be of any length
+			return nil
 		}
 		st := rowMajor(dx.Shape())
 		tables := make([][]int, dx.Rank())

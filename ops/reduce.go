@@ -74,8 +74,8 @@ func inferReduce(n *Node) ([]Info, error) {
 	case !known && keep:
 		return []Info{Tensor(in.DType, unknownDims(len(in.Shape))...)}, nil
 	case !known:
-		if l := listLen(n, 1); l > 0 && l <= len(in.Shape) {
-			return []Info{Tensor(in.DType, unknownDims(len(in.Shape)-l)...)}, nil
+		if l := listLen(n, 1); l == 1 && len(in.Shape) > 0 { // of more, some may be the same
+			return []Info{Tensor(in.DType, unknownDims(len(in.Shape)-1)...)}, nil
 		}
 		return []Info{Unranked(in.DType)}, nil
 	}
@@ -695,6 +695,10 @@ func softmaxAxes(g *Grad, n *Node) []int64 {
 	}
 	rank := int64(g.Rank(n.Inputs[0]))
 	a := n.Int("axis", 1)
+	if a < -rank || a > rank {
+		g.fail(fmt.Errorf("axis %d is outside a tensor of rank %d", a, rank))
+		return nil
+	}
 	if a < 0 {
 		a += rank
 	}

@@ -59,12 +59,22 @@ func init() {
 	}
 	register(Op{
 		Domain: Internal, Name: "RNNGrad", Since: []int{1}, MinIn: 3, MaxIn: 12, MinOut: 7, MaxOut: 7,
+		Types: []TypeSet{Floats, Floats, Floats, Floats, Of(tensor.Int32), Floats},
 		Infer: func(n *Node) ([]Info, error) {
 			x := n.In[0].DType
 			out := []Info{n.In[0], n.In[1], n.In[2], n.Info(3), n.Info(5), n.Info(6), n.Info(7)}
-			spec, err := rnnSpecOf(n, n.Str("kind", ""))
+			kind := n.Str("kind", "")
+			if _, err := inferRNNOf(n, kind); err != nil {
+				return nil, err
+			}
+			spec, err := rnnSpecOf(n, kind)
 			if err != nil {
 				return nil, err
+			}
+			for i, in := range n.In {
+				if n.Has(i) && i != 4 && in.DType != x {
+					return nil, fmt.Errorf("input %d is of %s, X of %s", i, in.DType, x)
+				}
 			}
 			// Gradients of what was left out are still computed; they need a shape of their own.
 			if n.In[0].Ranked && n.In[1].Ranked && len(n.In[0].Shape) == 3 {
@@ -746,7 +756,11 @@ func runRNNGrad[T kernel.Float](c *Ctx, s *rnnSpec) error {
 		}
 		return nil
 	}
-	dY, dYh, dYc := in(8), in(9), in(10)
+	dY, dYh, dYc, tape := in(8), in(9), in(10), in(11)
+	size, state := q.tapeSize(), q.dirs*q.B*q.hidden
+	if dY != nil && len(dY) != q.T*state || dYh != nil && len(dYh) != state || dYc != nil && len(dYc) != state || len(tape) != q.dirs*size {
+		return fmt.Errorf("the gradients and the tape are not those of a pass over %v", c.In(0).Shape())
+	}
 	var o [7][]T
 	for i := range o {
 		if t := c.Out(i); t != nil {
@@ -754,7 +768,6 @@ func runRNNGrad[T kernel.Float](c *Ctx, s *rnnSpec) error {
 			clear(o[i])
 		}
 	}
-	size, tape := q.tapeSize(), in(11)
 	for d := range q.dirs {
 		q.backward(d, q.tapeOf(d, tape[d*size:(d+1)*size]), dY, dYh, dYc, o)
 	}

@@ -29,7 +29,7 @@ func init() {
 	back := rotate // gradients are meant at an opset that has no such operator
 	back.Domain, back.Since, back.Grad = Internal, []int{1}, nil
 	register(rotate, back,
-		Op{Name: "TensorScatter", Since: []int{24}, MinIn: 2, MaxIn: 3, Infer: SameAs(0),
+		Op{Name: "TensorScatter", Since: []int{24}, MinIn: 2, MaxIn: 3, Types: []TypeSet{0, 0, Of(tensor.Int64)}, Infer: SameAs(0),
 			Compile: func(n *Node) (Kernel, error) {
 				mode := n.Str("mode", "linear")
 				if mode != "linear" && mode != "circular" {
@@ -236,28 +236,33 @@ func tensorScatter(c *Ctx, circular bool) error {
 func gradTensorScatter(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
 		past, update := in[0], in[1]
-		rank := int64(g.Rank(past))
-		axis := (n.Int("axis", -2) + rank) % rank
-		at := g.Positions(past, axis)
+		rank := g.Rank(past)
+		axis, err := NormAxis(n.Int("axis", -2), rank)
+		if err != nil {
+			g.fail(err)
+			return []*onnx.Value{past}
+		}
+		along := int64(axis)
+		at := g.Positions(past, along)
 		if len(in) > 2 && in[2] != nil {
 			at = g.Sub(at, g.Op("Unsqueeze", in[2], g.Int64s(1))) // [batch, places]
 		} else {
 			at = g.Op("Unsqueeze", at, g.Int64s(0))
 		}
 		if n.Str("mode", "linear") == "circular" {
-			at = g.Op("Mod", at, g.Dim(past, axis))
+			at = g.Op("Mod", at, g.Dim(past, along))
 		}
 		var around []int64
-		for i := int64(1); i < rank; i++ {
+		for i := 1; i < rank; i++ {
 			if i != axis {
-				around = append(around, i)
+				around = append(around, int64(i))
 			}
 		}
 		at = g.Op("Unsqueeze", at, g.Int64s(around...))
-		zero, count := g.Const(tensor.Scalar(int64(0))), g.Dim(update, axis)
+		zero, count := g.Const(tensor.Scalar(int64(0))), g.Dim(update, along)
 		written := g.Op("And", g.Op("GreaterOrEqual", at, zero), g.Op("Less", at, count))
 		at = g.ExpandTo(g.Op("Where", written, at, zero), past)
-		fresh := g.With("GatherElements", []*onnx.Attribute{IntAttr("axis", axis)}, update, at)
+		fresh := g.With("GatherElements", []*onnx.Attribute{IntAttr("axis", along)}, update, at)
 		return []*onnx.Value{g.Op("Where", written, fresh, past)}
 	})
 }

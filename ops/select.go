@@ -529,6 +529,9 @@ func compileUnique(n *Node) (Kernel, error) {
 				return err
 			}
 		}
+		if err := c.Mem.Take(6 * 8 * int64(count)); err != nil { // rows of nothing may be many
+			return err
+		}
 		order := rowOrder(rows, run)
 		at := make([]int, count)
 		for i := range at {

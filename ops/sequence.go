@@ -219,6 +219,9 @@ func init() {
 						return err
 					}
 				}
+				if t, x := v.(*tensor.Tensor); x != (c.In(2) != nil) || x && t.DType() != c.In(2).DType() {
+					return fmt.Errorf("the gradient at %d is none of such an element", at)
+				}
 				c.SetOut(0, v)
 				return nil
 			})},
@@ -254,6 +257,9 @@ func init() {
 					if at, err = position(c, 2, len(s.Values), false); err != nil {
 						return err
 					}
+				}
+				if len(d.Values) != len(s.Values)-1 {
+					return fmt.Errorf("a gradient of %d elements is none of what is left of %d", len(d.Values), len(s.Values))
 				}
 				c.SetOut(0, &tensor.Sequence{Elem: d.Elem, Values: slices.Insert(slices.Clone(d.Values), at, tensor.Value(nil))})
 				return nil
@@ -342,6 +348,9 @@ func addValues(c *Ctx, add Kernel, a, b tensor.Value) (tensor.Value, error) {
 	}
 	switch a := a.(type) {
 	case *tensor.Tensor:
+		if other, ok := b.(*tensor.Tensor); !ok || other.DType() != a.DType() || !slices.Equal(other.Shape(), a.Shape()) {
+			return nil, fmt.Errorf("gradients of different shapes")
+		}
 		out, err := c.New(a.DType(), a.Shape()...)
 		if err != nil {
 			return nil, err
@@ -427,6 +436,9 @@ func inferConcatFromSequence(n *Node) ([]Info, error) {
 // concatFromSequenceGrad cuts the gradient of what was joined as the sequence was.
 func concatFromSequenceGrad(c *Ctx) error {
 	dy := c.In(0)
+	if dy == nil {
+		return fmt.Errorf("input 0 is no tensor")
+	}
 	s, err := sequence(c, 1)
 	if err != nil {
 		return err
@@ -439,16 +451,25 @@ func concatFromSequenceGrad(c *Ctx) error {
 	d := &tensor.Sequence{Elem: s.Elem, Values: make([]tensor.Value, len(s.Values))}
 	steps, at := rowMajor(dy.Shape()), 0
 	for i, v := range s.Values {
-		x := v.(*tensor.Tensor) // as the forward pass has seen
+		x, ok := v.(*tensor.Tensor)
+		if !ok || x.DType() != dy.DType() {
+			return fmt.Errorf("element %d is no tensor of %s", i, dy.DType())
+		}
 		out, err := c.New(x.DType(), x.Shape()...)
 		if err != nil {
 			return err
 		}
 		shape, size := x.Shape(), 1
-		if fresh {
+		if fresh && axis <= len(shape) {
 			shape = slices.Insert(slices.Clone(shape), axis, 1)
-		} else {
+		}
+		part := slices.Clone(dy.Shape())
+		if len(shape) == len(part) {
 			size = shape[axis]
+			part[axis] = size
+		}
+		if !slices.Equal(shape, part) || at+size > dy.Shape()[axis] {
+			return fmt.Errorf("element %d of %v is no part of a tensor of %v", i, x.Shape(), dy.Shape())
 		}
 		if err := strided(c.Pool, out, dy, shape, rowMajor(shape), 0, steps, at*steps[axis]); err != nil {
 			return err
@@ -530,6 +551,11 @@ func splitToSequence(c *Ctx) error {
 		return err
 	}
 	n := x.Shape()[axis]
+	if c.In(1) == nil || c.In(1).Rank() == 0 { // parts of nothing may be many
+		if err := c.Mem.Take(8 * int64(n)); err != nil {
+			return err
+		}
+	}
 	var sizes []int
 	squeeze := false
 	switch split := c.In(1); {

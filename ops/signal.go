@@ -446,6 +446,11 @@ func dftGrad[T kernel.Float](c *Ctx) error {
 	if err != nil {
 		return err
 	}
+	of := slices.Clone(shape)
+	of[f.axis], of[len(of)-1] = f.outRows(), f.outParts()
+	if d := c.In(0); !slices.Equal(d.Shape(), of) {
+		return fmt.Errorf("a gradient of %v is none of an output of %v", d.Shape(), of)
+	}
 	dy, dx := tensor.Data[T](c.In(0)), tensor.Data[T](tx)
 	f.lines(c.Pool, shape, func(t *fft, buf []complex128, line int) {
 		loadLine(buf, f, dy, shape, line, f.outRows(), f.outParts())
@@ -544,6 +549,9 @@ func gradSTFTWindow(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 }
 
 func stft[T kernel.Float](c *Ctx) error {
+	if err := c.alike(2); err != nil {
+		return err
+	}
 	x := c.In(0)
 	f, known, err := stftOf(c.Node, x.Shape(), true)
 	if err != nil {

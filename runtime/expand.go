@@ -66,7 +66,8 @@ func expand(m *onnx.Model) (*onnx.Model, error) {
 }
 
 // expandNode appends the nodes that compute r to graph; their results are r's outputs themselves.
-func expandNode(b *ops.Grad, graph *onnx.Graph, r *ops.Node) error {
+func expandNode(b *ops.Grad, graph *onnx.Graph, r *ops.Node) (err error) {
+	defer ops.Caught(r.Node, &err)
 	part := &onnx.Graph{}
 	g := *b
 	g.Graph = part

@@ -29,7 +29,7 @@ type plan struct {
 type planStep struct {
 	*step
 	in     []ops.Info
-	static bool    // every output's shape is known: kernel and places are settled
+	static bool    // every input's and output's shape is known: kernel and places are settled
 	outs   []place // for static steps
 	frees  []int   // slots that nothing reads after this step
 }
@@ -99,7 +99,7 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 			taken[s] = branch
 			return nil
 		}
-		st := planStep{step: s, in: in, static: s.bodies == nil}
+		st := planStep{step: s, in: in, static: s.bodies == nil && settled(s, in)}
 		for i, slot := range s.outs {
 			if slot < 0 {
 				st.outs = append(st.outs, place{alias: -1, offset: -1})
@@ -339,14 +339,15 @@ func readOnce(ins []int, slot int, root []int) bool {
 	return n == 1
 }
 
-// fixed reports whether the shapes of all inputs are settled.
-func (st *planStep) fixed() bool {
-	for k, slot := range st.ins {
-		if _, ok := st.in[k].Static(); slot >= 0 && !ok {
+// settled reports whether the shapes of all inputs are. Where they are not, an output of known shape is an output that
+// the inputs may turn out not to suit.
+func settled(s *step, in []ops.Info) bool {
+	for k, slot := range s.ins {
+		if _, ok := in[k].Static(); slot >= 0 && !ok {
 			return false
 		}
 	}
-	return st.static
+	return true
 }
 
 // frame is the state of one run: its values and its arena.
@@ -494,7 +495,7 @@ func (pl *plan) newFrame() *frame {
 		st := &pl.steps[i]
 		node := *st.node
 		node.In = st.in
-		f.ctxs[i] = ops.Ctx{Pool: pl.prog.set.pool, Node: &node, Static: st.fixed(), Ins: make([]tensor.Value, len(st.ins)), Outs: make([]tensor.Value, len(st.step.outs))}
+		f.ctxs[i] = ops.Ctx{Pool: pl.prog.set.pool, Node: &node, Static: st.static, Ins: make([]tensor.Value, len(st.ins)), Outs: make([]tensor.Value, len(st.step.outs))}
 	}
 	return f
 }
@@ -643,12 +644,14 @@ func (f *frame) keep(mem *ops.Meter, before int64, st *planStep, outs []tensor.V
 	mem.Give(mem.Used() - before - kept)
 }
 
-// held is the bytes of v's elements.
+// held is the bytes of v.
 func held(v tensor.Value) (n int64) {
 	switch v := v.(type) {
 	case *tensor.Tensor:
-		return int64(len(v.Bytes()))
+		size, _ := tensor.ByteSize(v.DType(), v.Shape())
+		return int64(size) + ops.TensorHead
 	case *tensor.Sequence:
+		n = ops.TensorHead
 		for _, e := range v.Values {
 			n += held(e)
 		}

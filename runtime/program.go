@@ -132,8 +132,9 @@ func compile(m *onnx.Model, g *onnx.Graph, around *outer, set *settings) (*progr
 
 // compileStep infers what can be known of the step's outputs before any run, compiles its
 // kernel and subgraphs, and computes it now if it hangs on constants alone.
-func (p *program) compileStep(m *onnx.Model, s *step) error {
+func (p *program) compileStep(m *onnx.Model, s *step) (err error) {
 	n := s.node
+	defer ops.Caught(n.Node, &err)
 	n.In = p.infosOf(s, p.infos)
 	for _, a := range n.Attrs {
 		if a.G == nil {
