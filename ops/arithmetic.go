@@ -957,7 +957,51 @@ func sumTo() Op {
 		Compile: Table{tensor.Float32: sumToT[float32], tensor.Float64: sumToT[float64]}.Always(0),
 		Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 			return []*onnx.Value{g.ExpandTo(dy[0], n.Inputs[0]), nil}, nil
-		}}
+		},
+		Portable: portableSumTo}
+}
+
+func portableSumTo(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, shape := n.Inputs[0], n.Inputs[1]
+	from := g.Info(dy)
+	var to Info // of what has the shape
+	if d := shape.Def(); d != nil && d.Op == "Shape" && d.Domain == "" && len(d.Attrs) == 0 {
+		to = g.Info(d.Inputs[0])
+	} else if s := g.Info(shape); s.Ranked && len(s.Shape) == 1 && s.Shape[0].Known() {
+		to = Tensor(from.DType, unknownDims(s.Shape[0].N)...)
+	}
+	sum := func(axes *onnx.Value) []*onnx.Value {
+		s := g.With("ReduceSum", []*onnx.Attribute{IntAttr("keepdims", 1), IntAttr("noop_with_empty_axes", 1)}, dy, axes)
+		return []*onnx.Value{g.Reshape(s, shape)}
+	}
+	if from.Ranked && to.Ranked {
+		more := len(from.Shape) - len(to.Shape)
+		axes, sure := []int64{}, true
+		for i, d := range from.Shape {
+			switch {
+			case i < more:
+				axes = append(axes, int64(i))
+			case d.Same(to.Shape[i-more]):
+			case to.Shape[i-more].N == 1:
+				axes = append(axes, int64(i))
+			default:
+				sure = false
+			}
+		}
+		if sure {
+			return sum(g.Int64s(axes...)), nil
+		}
+	}
+	// Axes at which the shape, with ones put before it, has a 1: a sum along one element is that.
+	rank := g.Shape(g.Shape(dy))
+	padded := shape
+	switch {
+	case !from.Ranked || !to.Ranked || len(from.Shape) > len(to.Shape):
+		padded = g.Concat(g.Op("Expand", g.Const(tensor.Scalar(int64(1))), g.Op("Sub", rank, g.Shape(shape))), shape)
+	case len(from.Shape) < len(to.Shape):
+		padded = g.Tail(shape, int64(len(to.Shape)-len(from.Shape)))
+	}
+	return sum(g.Flat(g.Op("NonZero", g.Op("Equal", padded, g.Int64s(1))))), nil
 }
 
 func sumToT[T kernel.Float](c *Ctx) error {

@@ -40,12 +40,13 @@ func init() {
 	}
 	register(entries...)
 	// The same with outputs for what their gradients need of each run of a subgraph.
+	portable := map[string]func(g *Grad, n *Node) ([]*onnx.Value, error){"If": portableIf, "Loop": portableLoop, "Scan": portableScan}
 	for _, op := range entries {
-		op.Domain, op.Since, op.Grad = Internal, []int{1}, nil
+		op.Domain, op.Since, op.Grad, op.Portable = Internal, []int{1}, nil, portable[op.Name]
 		register(op)
 	}
 	register(Op{Domain: Internal, Name: "ReverseLoop", Since: []int{1}, AnyKind: true, MinIn: 1, MaxIn: -1, MinOut: 0, MaxOut: -1,
-		Infer: inferReverseLoop, BodyIn: reverseLoopBodyIn, Compile: compileReverseLoop})
+		Infer: inferReverseLoop, BodyIn: reverseLoopBodyIn, Compile: compileReverseLoop, Portable: portableReverseLoop})
 }
 
 func inferIf(n *Node) ([]Info, error) {

@@ -25,17 +25,17 @@ func init() {
 		// dY, W, shape of X
 		Op{Domain: Internal, Name: "ConvGradInput", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Index},
 			Infer:   inferShapeInput(2),
-			Compile: convGrad(convGradInput[float32], convGradInput[float64]), NoGrad: "it is a gradient itself"},
+			Compile: convGrad(convGradInput[float32], convGradInput[float64]), NoGrad: "it is a gradient itself", Portable: portableConvGradInput},
 		// dY, X, shape of W
 		Op{Domain: Internal, Name: "ConvGradWeight", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Index},
 			Infer:   inferShapeInput(2),
-			Compile: convGrad(convGradWeight[float32], convGradWeight[float64]), NoGrad: "it is a gradient itself"},
+			Compile: convGrad(convGradWeight[float32], convGradWeight[float64]), NoGrad: "it is a gradient itself", Portable: portableConvGradWeight},
 		Op{Domain: Internal, Name: "ConvTransposeGradInput", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Index},
 			Infer:   inferShapeInput(2),
-			Compile: convGrad(convTransposeGradInput[float32], convTransposeGradInput[float64]), NoGrad: "it is a gradient itself"},
+			Compile: convGrad(convTransposeGradInput[float32], convTransposeGradInput[float64]), NoGrad: "it is a gradient itself", Portable: portableConvTransposeGradInput},
 		Op{Domain: Internal, Name: "ConvTransposeGradWeight", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Index},
 			Infer:   inferShapeInput(2),
-			Compile: convGrad(convTransposeGradWeight[float32], convTransposeGradWeight[float64]), NoGrad: "it is a gradient itself"},
+			Compile: convGrad(convTransposeGradWeight[float32], convTransposeGradWeight[float64]), NoGrad: "it is a gradient itself", Portable: portableConvTransposeGradWeight},
 	)
 }
 
@@ -798,4 +798,177 @@ func convGradients(g *Grad, n *Node, dy *onnx.Value, input, weight string) ([]*o
 	}
 	out[0] = g.Internal(input, 1, []*onnx.Value{dy, w, g.Shape(x)}, n.Attrs...)[0]
 	return out[:len(n.Inputs)], nil
+}
+
+// The gradients in standard operators. Padding that hangs on sizes (auto_pad, output_shape) and what windows leave over at the end
+// are computed from the shapes, as lists of one number for each spatial axis.
+
+// spatial is the sizes in a shape behind the batch and the channels.
+func (g *Grad) spatial(shape *onnx.Value) *onnx.Value { return g.Tail(shape, 2) }
+
+// list is a constant list of ints.
+func (g *Grad) list(v []int) *onnx.Value {
+	out := make([]int64, len(v))
+	for i, d := range v {
+		out[i] = int64(d)
+	}
+	return g.Int64s(out...)
+}
+
+// reachOf is how far windows of a kernel extend.
+func (g *Grad) reachOf(w *window, kernel *onnx.Value) *onnx.Value {
+	one := g.Int64s(1)
+	return g.Op("Add", g.Op("Mul", g.Op("Sub", kernel, one), g.list(w.dil)), one)
+}
+
+// covered is how far count windows of that reach extend together.
+func (g *Grad) covered(w *window, count, reach *onnx.Value) *onnx.Value {
+	return g.Op("Add", g.Op("Mul", g.Op("Sub", count, g.Int64s(1)), g.list(w.stride)), reach)
+}
+
+// padding is that of windows over in, at the beginning and the end, as [window.axis] has it.
+func (g *Grad) padding(w *window, in, kernel *onnx.Value) (begin, end *onnx.Value) {
+	if w.auto != "SAME_UPPER" && w.auto != "SAME_LOWER" {
+		return g.list(w.begin), g.list(w.end)
+	}
+	stride := g.list(w.stride)
+	out := g.Op("Div", g.Op("Sub", g.Op("Add", in, stride), g.Int64s(1)), stride)
+	return g.halves(g.Op("Max", g.Op("Sub", g.covered(w, out, g.reachOf(w, kernel)), in), g.Int64s(0)), w.auto == "SAME_UPPER")
+}
+
+// halves cuts total in two, the smaller half first if upper.
+func (g *Grad) halves(total *onnx.Value, upper bool) (begin, end *onnx.Value) {
+	begin = g.Op("Div", total, g.Int64s(2))
+	end = g.Op("Sub", total, begin)
+	if !upper {
+		begin, end = end, begin
+	}
+	return begin, end
+}
+
+// pad adds x to the beginning and end of v's spatial axes; negative numbers cut.
+func (g *Grad) pad(v, begin, end *onnx.Value, x float64) *onnx.Value {
+	none := g.Int64s(0, 0)
+	return g.Op("Pad", v, g.Concat(none, begin, none, end), g.Like(v, x))
+}
+
+// lay pads v so that count windows of that reach, the first of them begin before v, just fit.
+func (g *Grad) lay(w *window, v, begin, count, reach *onnx.Value) *onnx.Value {
+	end := g.Op("Sub", g.Op("Sub", g.covered(w, count, reach), begin), g.spatial(g.Shape(v)))
+	return g.pad(v, begin, end, 0)
+}
+
+// spread is what each window of dy gives to the elements it covers of what has sizes in, by kernel.
+func (g *Grad) spread(w *window, dy, kernel, begin, in *onnx.Value, group int64) *onnx.Value {
+	full := g.With("ConvTranspose", windowAttrs(w.stride, w.dil, group), dy, kernel)
+	end := g.Op("Sub", g.Op("Add", begin, in), g.spatial(g.Shape(full)))
+	return g.pad(full, g.Op("Neg", begin), end, 0)
+}
+
+func windowAttrs(stride, dil []int, group int64) []*onnx.Attribute {
+	ints := func(v []int) []int64 {
+		out := make([]int64, len(v))
+		for i, d := range v {
+			out[i] = int64(d)
+		}
+		return out
+	}
+	return []*onnx.Attribute{IntsAttr("strides", ints(stride)...), IntsAttr("dilations", ints(dil)...), IntAttr("group", group)}
+}
+
+// correlate is the gradient by the weights of windows of that geometry over x, laid out, whose results have the gradient dy.
+func (g *Grad) correlate(w *window, dy, x *onnx.Value, group int64) *onnx.Value {
+	rank := g.Rank(x)
+	swap := append([]int64{1, 0}, axesFrom(2, rank)...)
+	if group == 1 {
+		x = g.Transpose(x, swap...)
+	} else { // the examples of each group become its channels
+		shape, groups := g.Shape(x), g.Int64s(group)
+		channels := g.Op("Div", g.Dims(x, 1), groups)
+		x = g.Op("Reshape", x, g.Concat(g.Dims(x, 0), groups, channels, g.spatial(shape)))
+		x = g.Transpose(x, append([]int64{2, 1, 0}, axesFrom(3, rank+1)...)...)
+		x = g.Op("Reshape", x, g.Concat(channels, g.Int64s(-1), g.spatial(shape)))
+	}
+	d := g.With("Conv", windowAttrs(w.dil, w.stride, group), x, g.Transpose(dy, swap...))
+	return g.Transpose(d, swap...)
+}
+
+func (g *Grad) windowOf(n *Node, v *onnx.Value) (*window, int64, error) {
+	w, err := windowOf(n, g.Rank(v)-2)
+	if err != nil {
+		return nil, 0, err
+	}
+	group, err := groupOf(n)
+	return w, int64(group), err
+}
+
+func portableConvGradInput(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, weight, in := n.Inputs[0], n.Inputs[1], g.spatial(n.Inputs[2])
+	w, group, err := g.windowOf(n, weight)
+	if err != nil {
+		return nil, err
+	}
+	begin, _ := g.padding(w, in, g.spatial(g.Shape(weight)))
+	return []*onnx.Value{g.spread(w, dy, weight, begin, in, group)}, nil
+}
+
+func portableConvGradWeight(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, x, kernel := n.Inputs[0], n.Inputs[1], g.spatial(n.Inputs[2])
+	w, group, err := g.windowOf(n, x)
+	if err != nil {
+		return nil, err
+	}
+	begin, _ := g.padding(w, g.spatial(g.Shape(x)), kernel)
+	x = g.lay(w, x, begin, g.spatial(g.Shape(dy)), g.reachOf(w, kernel))
+	return []*onnx.Value{g.correlate(w, dy, x, group)}, nil
+}
+
+// transposedBegin is the padding at the beginning of a transposed convolution over in, as [window.transposed] has it.
+func (g *Grad) transposedBegin(n *Node, w *window, in, kernel *onnx.Value) (*onnx.Value, error) {
+	outPad, want, err := outPads(n, len(w.stride))
+	if err != nil {
+		return nil, err
+	}
+	var to *onnx.Value
+	switch {
+	case want != nil:
+		to = g.list(want)
+	case w.auto == "SAME_UPPER" || w.auto == "SAME_LOWER":
+		to = g.Op("Mul", in, g.list(w.stride))
+	default:
+		return g.list(w.begin), nil
+	}
+	full := g.Op("Add", g.covered(w, in, g.reachOf(w, kernel)), g.list(outPad))
+	begin, _ := g.halves(g.Op("Max", g.Op("Sub", full, to), g.Int64s(0)), w.auto == "SAME_UPPER")
+	return begin, nil
+}
+
+func portableConvTransposeGradInput(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, weight, in := n.Inputs[0], n.Inputs[1], g.spatial(n.Inputs[2])
+	w, group, err := g.windowOf(n, weight)
+	if err != nil {
+		return nil, err
+	}
+	kernel := g.spatial(g.Shape(weight))
+	begin, err := g.transposedBegin(n, w, in, kernel)
+	if err != nil {
+		return nil, err
+	}
+	dy = g.lay(w, dy, begin, in, g.reachOf(w, kernel))
+	return []*onnx.Value{g.With("Conv", windowAttrs(w.stride, w.dil, group), dy, weight)}, nil
+}
+
+func portableConvTransposeGradWeight(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, x, kernel := n.Inputs[0], n.Inputs[1], g.spatial(n.Inputs[2])
+	w, group, err := g.windowOf(n, x)
+	if err != nil {
+		return nil, err
+	}
+	in := g.spatial(g.Shape(x))
+	begin, err := g.transposedBegin(n, w, in, kernel)
+	if err != nil {
+		return nil, err
+	}
+	dy = g.lay(w, dy, begin, in, g.reachOf(w, kernel))
+	return []*onnx.Value{g.correlate(w, x, dy, group)}, nil
 }

@@ -26,7 +26,7 @@ func init() {
 				}
 				return inferShapeInput(1 + int(operand))(n)
 			},
-			Compile: compileEinsum(einsumBackward), NoGrad: noSecond},
+			Compile: compileEinsum(einsumBackward), NoGrad: noSecond, Portable: portableEinsumGrad},
 	)
 }
 
@@ -605,4 +605,86 @@ func gradEinsum(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		out[i] = g.Internal("EinsumGrad", 1, in, StringAttr("equation", n.Str("equation", "")), IntAttr("operand", int64(i)))[0]
 	}
 	return out, nil
+}
+
+// portableEinsumGrad is an Einsum of dY and the other operands, and then what its equation cannot say: an operand's index of one element
+// that others have many of, an index that nothing else has, and one that the operand has twice.
+func portableEinsumGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	which := int(n.Int("operand", 0))
+	e, err := parseEquation(n.Str("equation", ""), len(n.Inputs)-1)
+	if err != nil {
+		return nil, err
+	}
+	shape := n.Inputs[1+which]
+	ranks := make([]int, len(e.in))
+	for i := range ranks {
+		if i != which {
+			ranks[i] = g.Rank(n.Inputs[1+i])
+		} else if s := g.Info(shape); s.Ranked && len(s.Shape) == 1 && s.Shape[0].Known() {
+			ranks[i] = s.Shape[0].N
+		} else {
+			return nil, fmt.Errorf("the rank of operand %d is not known", i)
+		}
+	}
+	in, out, err := e.labels(ranks)
+	if err != nil {
+		return nil, err
+	}
+	letters := map[label]string{}
+	name := func(labels []label) string {
+		var b strings.Builder
+		for _, l := range labels {
+			if letters[l] == "" {
+				const all = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				if len(letters) == len(all) {
+					g.fail(fmt.Errorf("the equation has more than %d indices", len(all)))
+					return ""
+				}
+				letters[l] = all[len(letters):][:1]
+			}
+			b.WriteString(letters[l])
+		}
+		return b.String()
+	}
+	terms, operands, there := []string{name(out)}, []*onnx.Value{n.Inputs[0]}, map[label]bool{}
+	for _, l := range out {
+		there[l] = true
+	}
+	for i, labels := range in {
+		if i == which {
+			continue
+		}
+		terms, operands = append(terms, name(labels)), append(operands, n.Inputs[1+i])
+		for _, l := range labels {
+			there[l] = true
+		}
+	}
+	var own, found []label // the operand's, each once; those of them that anything else has
+	var first, absent []int64
+	for i, l := range in[which] {
+		if slices.Contains(own, l) {
+			continue
+		}
+		first = append(first, int64(i))
+		if there[l] {
+			found = append(found, l)
+		} else {
+			absent = append(absent, int64(len(own)))
+		}
+		own = append(own, l)
+	}
+	d := g.Node("Einsum", 1, operands, StringAttr("equation", strings.Join(terms, ",")+"->"+name(found)))[0]
+	if len(absent) > 0 {
+		d = g.Op("Unsqueeze", d, g.Int64s(absent...))
+	}
+	if len(own) > 0 {
+		to := g.Op("Gather", shape, g.Int64s(first...))
+		d = g.Internal("SumTo", 1, []*onnx.Value{d, g.Op("Min", to, g.Shape(d))})[0]
+		d = g.Op("Expand", d, to)
+	}
+	if len(own) < len(in[which]) {
+		equation := StringAttr("equation", name(in[which])+"->"+name(own))
+		d = g.MoveBack(d, shape, func(numbers *onnx.Value) *onnx.Value { return g.With("Einsum", []*onnx.Attribute{equation}, numbers) })
+	}
+	return []*onnx.Value{d}, nil
 }

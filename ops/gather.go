@@ -19,11 +19,11 @@ func init() {
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: selectRows[float32], tensor.Float64: selectRows[float64]}.By(0), nil
 			}},
-		Op{Domain: Internal, Name: "GatherGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(gatherAt), NoGrad: noSecond},
+		Op{Domain: Internal, Name: "GatherGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(gatherAt), NoGrad: noSecond, Portable: portableGatherGrad},
 		Op{Name: "GatherElements", Since: []int{11, 13}, MinIn: 2, Infer: inferGatherElements, Moves: []int{0}, Compile: compileGatherElements, Grad: gradGather},
-		Op{Domain: Internal, Name: "GatherElementsGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(elementsAt), NoGrad: noSecond},
+		Op{Domain: Internal, Name: "GatherElementsGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(elementsAt), NoGrad: noSecond, Portable: portableGatherElementsGrad},
 		Op{Name: "GatherND", Since: []int{11, 12, 13}, MinIn: 2, Infer: inferGatherND, Moves: []int{0}, Compile: compileGatherND, Grad: gradGather},
-		Op{Domain: Internal, Name: "GatherNDGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(ndAt), NoGrad: noSecond},
+		Op{Domain: Internal, Name: "GatherNDGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(ndAt), NoGrad: noSecond, Portable: portableGatherNDGrad},
 		Op{Name: "Scatter", Since: []int{9, 11}, MinIn: 3, Infer: SameAs(0), Compile: compileScatter(elementsAt), InPlace: []int{0}, Grad: gradScatter("GatherElements")},
 		Op{Name: "ScatterElements", Since: []int{11, 13, 16, 18}, MinIn: 3, Infer: SameAs(0), Compile: compileScatter(elementsAt), InPlace: []int{0}, Grad: gradScatter("GatherElements")},
 		Op{Name: "ScatterND", Since: []int{11, 13, 16, 18}, MinIn: 3, Infer: SameAs(0), Compile: compileScatter(ndAt), InPlace: []int{0}, Grad: gradScatter("GatherND")},
@@ -402,4 +402,26 @@ func gradScatter(gather string) func(g *Grad, n *Node, dy []*onnx.Value) ([]*onn
 			return nil, fmt.Errorf("there is no gradient of reduction %q", how)
 		}
 	}
+}
+
+func portableGatherGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, at, shape := n.Inputs[0], n.Inputs[1], n.Inputs[2]
+	if n.Int("axis", 0) == 0 { // rows of a table
+		at = g.Op("Unsqueeze", g.Cast(at, tensor.Int64), g.Int64s(-1))
+		return g.Node("ScatterND", 1, []*onnx.Value{g.Fill(dy, shape, 0), at, dy}, StringAttr("reduction", "add")), nil
+	}
+	return []*onnx.Value{g.MoveBack(dy, shape, func(numbers *onnx.Value) *onnx.Value { return g.With("Gather", n.Attrs, numbers, at) })}, nil
+}
+
+func portableGatherElementsGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	attrs := append(slices.Clone(n.Attrs), StringAttr("reduction", "add"))
+	return g.Node("ScatterElements", 1, []*onnx.Value{g.Fill(n.Inputs[0], n.Inputs[2], 0), n.Inputs[1], n.Inputs[0]}, attrs...), nil
+}
+
+func portableGatherNDGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, at, shape := n.Inputs[0], n.Inputs[1], n.Inputs[2]
+	if n.Int("batch_dims", 0) == 0 {
+		return g.Node("ScatterND", 1, []*onnx.Value{g.Fill(dy, shape, 0), at, dy}, StringAttr("reduction", "add")), nil
+	}
+	return []*onnx.Value{g.MoveBack(dy, shape, func(numbers *onnx.Value) *onnx.Value { return g.With("GatherND", n.Attrs, numbers, at) })}, nil
 }

@@ -2,6 +2,7 @@ package ops
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
@@ -232,6 +233,52 @@ func (g *Grad) SumTo(dy, x *onnx.Value) *onnx.Value {
 
 // ExpandTo broadcasts dy to the shape of x.
 func (g *Grad) ExpandTo(dy, x *onnx.Value) *onnx.Value { return g.Op("Expand", dy, g.Shape(x)) }
+
+// Reshape gives v a shape, in which 0 is 0 and not the size that is there.
+func (g *Grad) Reshape(v, shape *onnx.Value) *onnx.Value {
+	return g.With("Reshape", []*onnx.Attribute{IntAttr("allowzero", 1)}, v, shape)
+}
+
+// Flat is v's elements as a list.
+func (g *Grad) Flat(v *onnx.Value) *onnx.Value { return g.Op("Reshape", v, g.Int64s(-1)) }
+
+// Fill is a tensor of that shape, each of whose elements is x, in v's element type.
+func (g *Grad) Fill(v, shape *onnx.Value, x float64) *onnx.Value {
+	return g.Op("Expand", g.Like(v, x), shape)
+}
+
+// Concat joins lists of integers, for shapes.
+func (g *Grad) Concat(parts ...*onnx.Value) *onnx.Value {
+	return g.Node("Concat", 1, parts, IntAttr("axis", 0))[0]
+}
+
+// Tail is a list without its first n elements.
+func (g *Grad) Tail(list *onnx.Value, n int64) *onnx.Value {
+	return g.Op("Slice", list, g.Int64s(n), g.Int64s(math.MaxInt64))
+}
+
+// Cast converts v to another element type, unless it has that already.
+func (g *Grad) Cast(v *onnx.Value, to tensor.DType) *onnx.Value {
+	if g.DType(v) == to {
+		return v
+	}
+	return g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(to))}, v)
+}
+
+// ReduceMean averages over axes, which stay with a size of 1.
+func (g *Grad) ReduceMean(v *onnx.Value, axes ...int64) *onnx.Value {
+	return g.With("ReduceMean", []*onnx.Attribute{IntAttr("keepdims", 1)}, v, g.Int64s(axes...))
+}
+
+// MoveBack is the gradient by a tensor of that shape of what move does to it, which is to put its elements elsewhere, or several
+// times, or nowhere: move is done to the numbers of the elements, which then tell where those of dy belong.
+func (g *Grad) MoveBack(dy, shape *onnx.Value, move func(numbers *onnx.Value) *onnx.Value) *onnx.Value {
+	size := g.With("ReduceProd", []*onnx.Attribute{IntAttr("keepdims", 1)}, shape)
+	one := func(v int64) *onnx.Value { return g.Const(tensor.Scalar(v)) }
+	numbers := g.Reshape(g.Op("Range", one(0), g.Op("Squeeze", size), one(1)), shape)
+	sums := g.Node("ScatterElements", 1, []*onnx.Value{g.Fill(dy, size, 0), g.Flat(move(numbers)), g.Flat(dy)}, StringAttr("reduction", "add"))
+	return g.Reshape(sums[0], shape)
+}
 
 // Transpose permutes the axes; without perm it swaps the last two of v.
 func (g *Grad) Transpose(v *onnx.Value, perm ...int64) *onnx.Value {

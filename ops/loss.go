@@ -23,10 +23,10 @@ func init() {
 	nll, softmax, torch := loss, loss, loss
 	nll.Name, nll.Since = "NegativeLogLikelihoodLoss", []int{12, 13, 22}
 	softmax.Name, softmax.Since, softmax.MinOut, softmax.MaxOut = "SoftmaxCrossEntropyLoss", []int{12, 13}, 1, 2
-	torch.Domain, torch.Name, torch.Since = Internal, "CrossEntropy", []int{1}
+	torch.Domain, torch.Name, torch.Since, torch.Portable = Internal, "CrossEntropy", []int{1}, portableLoss
 	register(nll, softmax, torch,
 		Op{Domain: Internal, Name: "CrossEntropyGrad", Since: []int{1}, MinIn: 3, MaxIn: 4, Types: append([]TypeSet{Floats}, types...),
-			Infer: SameAs(1), Compile: compileLoss(1), NoGrad: "it is a gradient itself"})
+			Infer: SameAs(1), Compile: compileLoss(1), NoGrad: "it is a gradient itself", Portable: portableLossGrad})
 }
 
 type lossSpec struct {
@@ -315,4 +315,186 @@ func lossSlopes[T kernel.Float](s lossSpec, k int, logp []T, weight func(int) fl
 		}
 		f(j, d)
 	}
+}
+
+// lossRows is a loss over class indices laid out for standard operators: a row of log-probabilities for each target.
+type lossRows struct {
+	logs, target  *onnx.Value // of the rows; targets that do not count are 0
+	counts        *onnx.Value // whether a target does; nil: each does
+	own, all      *onnx.Value // the weight of each row's class, and those of all classes; nil: 1
+	classes, rows *onnx.Value // sizes, as lists
+	back          func(rows *onnx.Value) *onnx.Value
+}
+
+func (g *Grad) lossRows(s lossSpec, scores, target, weight *onnx.Value) *lossRows {
+	rank := g.Rank(scores)
+	last, first := int64(rank-1), make([]int64, 0, rank)
+	for a := range int64(rank) {
+		if a != 1 {
+			first = append(first, a)
+		}
+	}
+	perm := append(first, 1) // the classes at the end
+	back := []int64{0, last}
+	for a := int64(1); a < last; a++ {
+		back = append(back, a)
+	}
+	l := &lossRows{}
+	shape := g.Shape(scores)
+	toRows := func(g *Grad, v, classes *onnx.Value) *onnx.Value {
+		return g.Reshape(v, g.Concat(g.Int64s(-1), classes))
+	}
+	same := !s.axis1
+	if in, t := g.Info(scores), g.Info(target); same {
+		same = t.Ranked && len(t.Shape) == rank-1
+		for i := 0; same && i < rank-1; i++ {
+			same = t.Shape[i].Same(in.Shape[i])
+		}
+	}
+	logits := scores
+	switch {
+	case rank == 1:
+		l.classes = g.Dims(scores, 0)
+		logits = toRows(g, scores, l.classes)
+		l.back = func(rows *onnx.Value) *onnx.Value { return g.Reshape(rows, shape) }
+	case rank == 2 || same:
+		l.classes = g.Dims(scores, last)
+		logits = toRows(g, scores, l.classes)
+		l.back = func(rows *onnx.Value) *onnx.Value { return g.Reshape(rows, shape) }
+	case s.axis1:
+		l.classes = g.Dims(scores, 1)
+		moved := g.Transpose(scores, perm...)
+		logits = toRows(g, moved, l.classes)
+		l.back = func(rows *onnx.Value) *onnx.Value { return g.Transpose(g.ReshapeLike(rows, moved), back...) }
+	default: // where the classes are hangs on the targets' shape
+		before := g.Op("Slice", shape, g.Int64s(0), g.Int64s(last))
+		atEnd := g.With("ReduceMin", []*onnx.Attribute{IntAttr("keepdims", 0)},
+			g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Int64))}, g.Op("Equal", before, g.Shape(target))))
+		atEnd = g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Bool))}, atEnd)
+		l.classes = g.Op("Where", atEnd, g.Dims(scores, last), g.Dims(scores, 1))
+		choose := func(v *onnx.Value, rank int, as func(g *Grad) *onnx.Value, or func(g *Grad) *onnx.Value) *onnx.Value {
+			var branches []*onnx.Attribute
+			for i, f := range []func(*Grad) *onnx.Value{as, or} {
+				b := g.inner("classes")
+				b.Graph.Outputs = []*onnx.Value{f(b)}
+				g.fail(b.err)
+				branches = append(branches, &onnx.Attribute{Name: []string{"then_branch", "else_branch"}[i], Type: onnx.AttrGraph, G: b.Graph})
+			}
+			out := g.Node("If", 1, []*onnx.Value{atEnd}, branches...)[0]
+			g.Infos[out] = Tensor(g.DType(v), unknownDims(rank)...)
+			return out
+		}
+		logits = choose(scores, 2, func(g *Grad) *onnx.Value { return toRows(g, scores, l.classes) },
+			func(g *Grad) *onnx.Value { return toRows(g, g.Transpose(scores, perm...), l.classes) })
+		l.back = func(rows *onnx.Value) *onnx.Value {
+			return choose(rows, rank, func(g *Grad) *onnx.Value { return g.Reshape(rows, shape) }, func(g *Grad) *onnx.Value {
+				moved := g.Op("Gather", shape, g.Int64s(perm...))
+				return g.Transpose(g.Reshape(rows, moved), back...)
+			})
+		}
+	}
+	if l.logs = logits; !s.logProbs {
+		l.logs = g.With("LogSoftmax", []*onnx.Attribute{IntAttr("axis", 1)}, logits)
+	}
+	scalar := func(v int64) *onnx.Value { return g.Const(tensor.Scalar(v)) }
+	l.target = g.Flat(g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Int64))}, target))
+	l.rows = g.Shape(l.target)
+	size := g.Op("Squeeze", l.classes)
+	// A negative target is none: it must not count from the end.
+	l.target = g.Op("Where", g.Op("Less", l.target, scalar(0)), g.Op("Add", size, g.Op("Abs", l.target)), l.target)
+	if s.ignores {
+		skip := scalar(s.ignore)
+		if s.ignore < 0 {
+			skip = g.Op("Sub", size, skip)
+		}
+		l.counts = g.Op("Not", g.Op("Equal", l.target, skip))
+		l.target = g.Op("Where", l.counts, l.target, scalar(0))
+	}
+	if weight != nil {
+		l.all = g.Cast(weight, g.DType(scores))
+		l.own = g.Op("Gather", l.all, l.target)
+	}
+	return l
+}
+
+// where is v in the rows that count and 0 in the others.
+func (l *lossRows) where(g *Grad, v *onnx.Value) *onnx.Value {
+	if l.counts == nil {
+		return v
+	}
+	return g.Op("Where", l.counts, v, g.Like(v, 0))
+}
+
+// norm is what the sum of the losses is divided by for their mean.
+func (l *lossRows) norm(g *Grad) *onnx.Value {
+	w := l.own
+	if w == nil {
+		w = g.Fill(l.logs, l.rows, 1)
+	}
+	return g.With("ReduceSum", []*onnx.Attribute{IntAttr("keepdims", 0)}, l.where(g, w))
+}
+
+func portableLoss(g *Grad, n *Node) ([]*onnx.Value, error) {
+	s, err := lossSpecOf(n)
+	if err != nil {
+		return nil, err
+	}
+	l := g.lossRows(s, n.Inputs[0], n.Inputs[1], n.Input(2))
+	axis := g.Int64s(1)
+	each := g.Op("Squeeze", g.With("GatherElements", []*onnx.Attribute{IntAttr("axis", 1)}, l.logs, g.Op("Unsqueeze", l.target, axis)), axis)
+	if l.own != nil {
+		each = g.Mul(each, l.own)
+	}
+	if s.smooth > 0 {
+		all := l.logs
+		if l.all != nil {
+			all = g.Mul(all, l.all)
+		}
+		mean := g.With("ReduceMean", []*onnx.Attribute{IntAttr("keepdims", 0)}, all, axis)
+		each = g.Add(g.Mul(each, g.Like(each, 1-s.smooth)), g.Mul(mean, g.Like(each, s.smooth)))
+	}
+	each = l.where(g, g.Neg(each))
+	if s.reduction == "none" {
+		return []*onnx.Value{g.ReshapeLike(each, n.Inputs[1])}, nil
+	}
+	sum := g.With("ReduceSum", []*onnx.Attribute{IntAttr("keepdims", 0)}, each)
+	if s.reduction == "mean" {
+		sum = g.Div(sum, l.norm(g))
+	}
+	return []*onnx.Value{sum}, nil
+}
+
+func portableLossGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	s, err := lossSpecOf(n)
+	if err != nil {
+		return nil, err
+	}
+	l := g.lossRows(s, n.Inputs[1], n.Inputs[2], n.Input(3))
+	axis := g.Int64s(1)
+	column := func(v *onnx.Value) *onnx.Value { return g.Op("Unsqueeze", v, axis) }
+	// The derivative by log-probability: -(1-smooth) times the weight at the target, -smooth times the weight over the classes anywhere.
+	hot := g.With("OneHot", []*onnx.Attribute{IntAttr("axis", 1)}, l.target, g.Op("Squeeze", l.classes), g.Concat(g.Fill(l.logs, g.Int64s(1), 0), g.Fill(l.logs, g.Int64s(1), s.smooth-1)))
+	if l.own != nil {
+		hot = g.Mul(hot, column(l.own))
+	}
+	if s.smooth > 0 {
+		each := g.Div(g.Like(l.logs, s.smooth), g.Cast(l.classes, g.DType(l.logs)))
+		if l.all != nil {
+			each = g.Mul(each, l.all)
+		}
+		hot = g.Sub(hot, each)
+	}
+	if !s.logProbs { // through the softmax
+		hot = g.Sub(hot, g.Mul(g.Op("Exp", l.logs), g.ReduceSum(hot, true, 1)))
+	}
+	dy := g.Cast(n.Inputs[0], g.DType(l.logs))
+	if s.reduction == "mean" {
+		dy = g.Div(dy, l.norm(g))
+	}
+	dy = l.where(g, g.Op("Expand", g.Flat(dy), l.rows))
+	d := g.Mul(hot, column(dy))
+	if l.counts != nil { // 0 even where the scores are not finite
+		d = g.Op("Where", column(l.counts), d, g.Like(d, 0))
+	}
+	return []*onnx.Value{l.back(d)}, nil
 }

@@ -23,10 +23,10 @@ func init() {
 		// X, scale, bias give Y and each channel's mean and unbiased variance over the batch, as float64: what running statistics
 		// move towards in PyTorch, where the standard's own outputs have the biased variance.
 		Op{Domain: Internal, Name: "BatchNormalization", Since: []int{1}, MinIn: 3, MinOut: 1, MaxOut: 3, Types: []TypeSet{Floats},
-			Infer: inferTrainingBatchNorm, Compile: table(trainingBatchNorm[float32], trainingBatchNorm[float64]), Grad: gradBatchNorm},
+			Infer: inferTrainingBatchNorm, Compile: table(trainingBatchNorm[float32], trainingBatchNorm[float64]), Grad: gradBatchNorm, Portable: portableTrainingBatchNorm},
 		// dY, X, scale and, of running statistics or of the training operator, mean and variance
 		Op{Domain: Internal, Name: "BatchNormalizationGrad", Since: []int{1}, MinIn: 3, MaxIn: 5, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
-			Infer: inferGrads(2, 2), Compile: table(batchNormGrad[float32], batchNormGrad[float64]), NoGrad: internal},
+			Infer: inferGrads(2, 2), Compile: table(batchNormGrad[float32], batchNormGrad[float64]), NoGrad: internal, Portable: portableBatchNormGrad},
 		// ONNX Runtime has it from opset 1 on, and its optimizer writes it into models before 17.
 		Op{Name: "LayerNormalization", Since: []int{1, 17}, MinIn: 2, MaxIn: 3, MinOut: 1, MaxOut: 3, Types: []TypeSet{Floats},
 			Infer: inferLayerNorm, Compile: compileLayerNorm(false), Grad: gradLayerNorm(false)},
@@ -34,14 +34,14 @@ func init() {
 			Infer: inferLayerNorm, Compile: compileLayerNorm(true), Grad: gradLayerNorm(true)},
 		// dY, X, scale; scale's gradient and the bias's have the shape of the axes normalized
 		Op{Domain: Internal, Name: "LayerNormalizationGrad", Since: []int{1}, MinIn: 3, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
-			Infer: inferLayerNormGrad, Compile: table(layerNormGrad[float32], layerNormGrad[float64]), NoGrad: internal},
+			Infer: inferLayerNormGrad, Compile: table(layerNormGrad[float32], layerNormGrad[float64]), NoGrad: internal, Portable: portableLayerNormGrad},
 		Op{Name: "InstanceNormalization", Since: []int{1, 6, 22}, MinIn: 3, Types: []TypeSet{Floats}, Infer: SameAs(0),
 			Compile: table(groupNorm[float32], groupNorm[float64]), Grad: gradGroupNorm},
 		Op{Name: "GroupNormalization", Since: []int{18, 21}, MinIn: 3, Types: []TypeSet{Floats}, Infer: SameAs(0),
 			Compile: table(groupNorm[float32], groupNorm[float64]), Grad: gradGroupNorm},
 		// dY, X, scale
 		Op{Domain: Internal, Name: "GroupNormalizationGrad", Since: []int{1}, MinIn: 3, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
-			Infer: inferGrads(2, 2), Compile: table(groupNormGrad[float32], groupNormGrad[float64]), NoGrad: internal},
+			Infer: inferGrads(2, 2), Compile: table(groupNormGrad[float32], groupNormGrad[float64]), NoGrad: internal, Portable: portableGroupNormGrad},
 		Op{Name: "LRN", Since: []int{1, 13}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
 			Compile: table(lrn[float32], lrn[float64]), Grad: gradLRN},
 		Op{Name: "LpNormalization", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
@@ -1225,4 +1225,153 @@ func meanVariance[T kernel.Float](c *Ctx) error {
 		}
 	})
 	return nil
+}
+
+// The gradients in standard operators
+
+// axesFrom is the axes in [lo, hi).
+func axesFrom(lo, hi int) []int64 {
+	axes := []int64{}
+	for a := lo; a < hi; a++ {
+		axes = append(axes, int64(a))
+	}
+	return axes
+}
+
+// normWide is the element type in which norms of v's are computed.
+func (g *Grad) normWide(v *onnx.Value) tensor.DType {
+	if g.DType(v) == tensor.Float64 {
+		return tensor.Float64
+	}
+	return tensor.Float32
+}
+
+// inverseStd is 1/√(variance+eps).
+func (g *Grad) inverseStd(variance *onnx.Value, eps float32) *onnx.Value {
+	return g.Op("Reciprocal", g.Op("Sqrt", g.Add(variance, g.Like(variance, float64(eps)))))
+}
+
+// throughNorm is the gradient by x of (x-mean)·inv, where both are x's own over axes: mean only if centered.
+func (g *Grad) throughNorm(dy, xhat, inv *onnx.Value, centered bool, axes []int64) *onnx.Value {
+	d := g.Sub(dy, g.Mul(xhat, g.ReduceMean(g.Mul(dy, xhat), axes...)))
+	if centered {
+		d = g.Sub(d, g.ReduceMean(dy, axes...))
+	}
+	return g.Mul(inv, d)
+}
+
+func portableTrainingBatchNorm(g *Grad, n *Node) ([]*onnx.Value, error) {
+	x, wide := n.Inputs[0], g.normWide(n.Inputs[0])
+	rank := g.Rank(x)
+	axes, view := append([]int64{0}, axesFrom(2, rank)...), []int64{1, -1}
+	for range axes[1:] {
+		view = append(view, 1)
+	}
+	param := func(i int) *onnx.Value { return g.Reshape(g.Cast(n.Inputs[i], wide), g.Int64s(view[:max(rank, 1)]...)) }
+	if rank == 1 {
+		param = func(i int) *onnx.Value { return g.Cast(n.Inputs[i], wide) }
+	}
+	moments := func(x *onnx.Value) (mean, deviation, squares *onnx.Value) {
+		mean = g.ReduceMean(x, axes...)
+		deviation = g.Sub(x, mean)
+		return mean, deviation, g.Mul(deviation, deviation)
+	}
+	_, d, squares := moments(g.Cast(x, wide))
+	y := g.Mul(d, g.inverseStd(g.ReduceMean(squares, axes...), n.Float("epsilon", 1e-5)))
+	out := []*onnx.Value{g.Cast(g.Add(g.Mul(y, param(1)), param(2)), g.DType(x))}
+	if len(n.Outputs) > 1 {
+		mean, _, squares := moments(g.Cast(x, tensor.Float64))
+		sums := g.With("ReduceSum", []*onnx.Attribute{IntAttr("keepdims", 0)}, squares, g.Int64s(axes...))
+		count := g.With("ReduceProd", []*onnx.Attribute{IntAttr("keepdims", 0)}, g.Dims(x, axes...))
+		out = append(out, g.Flat(mean), g.Flat(g.Div(sums, g.Cast(g.Sub(count, g.Const(tensor.Scalar(int64(1)))), tensor.Float64))))
+	}
+	return out, nil
+}
+
+func portableBatchNormGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	wide, rank := g.normWide(n.Inputs[1]), g.Rank(n.Inputs[1])
+	dy, x := g.Cast(n.Inputs[0], wide), g.Cast(n.Inputs[1], wide)
+	axes, view := append([]int64{0}, axesFrom(2, rank)...), []int64{1, -1}
+	for range axes[1:] {
+		view = append(view, 1)
+	}
+	shape := g.Int64s(view[:rank]...)
+	if rank == 1 {
+		shape = g.Int64s(1)
+	}
+	if n.Int("spatial", 1) == 0 {
+		axes, shape = []int64{0}, g.Concat(g.Int64s(1), g.Tail(g.Shape(x), 1))
+	}
+	param := func(i int) *onnx.Value { return g.Reshape(g.Cast(n.Inputs[i], wide), shape) }
+	scale, training := param(2), batchTraining(n)
+	var mean, variance *onnx.Value
+	if training {
+		mean = g.ReduceMean(x, axes...)
+		d := g.Sub(x, mean)
+		variance = g.ReduceMean(g.Mul(d, d), axes...)
+	} else {
+		mean, variance = param(3), param(4)
+	}
+	inv := g.inverseStd(variance, n.Float("epsilon", 1e-5))
+	xhat := g.Mul(g.Sub(x, mean), inv)
+	dx := g.Mul(dy, scale)
+	if training {
+		dx = g.throughNorm(dx, xhat, inv, true, axes)
+	} else {
+		dx = g.Mul(dx, inv)
+	}
+	of := func(v *onnx.Value) *onnx.Value {
+		return g.Cast(g.ReshapeLike(g.ReduceSum(v, true, axes...), n.Inputs[2]), g.DType(n.Inputs[2]))
+	}
+	return []*onnx.Value{g.Cast(dx, g.DType(n.Inputs[1])), of(g.Mul(dy, xhat)), of(dy)}, nil
+}
+
+func portableLayerNormGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	wide, rank := g.normWide(n.Inputs[1]), g.Rank(n.Inputs[1])
+	axis, err := n.Axis("axis", -1, rank)
+	if err != nil {
+		return nil, err
+	}
+	if g.Rank(n.Inputs[2]) > rank-axis {
+		return nil, fmt.Errorf("the gradient of a scale of %d axes over %d is not supported", g.Rank(n.Inputs[2]), rank-axis)
+	}
+	dy, x, scale := g.Cast(n.Inputs[0], wide), g.Cast(n.Inputs[1], wide), g.Cast(n.Inputs[2], wide)
+	axes, centered, d := axesFrom(axis, rank), n.Int("rms", 0) == 0, x
+	if centered {
+		d = g.Sub(x, g.ReduceMean(x, axes...))
+	}
+	inv := g.inverseStd(g.ReduceMean(g.Mul(d, d), axes...), n.Float("epsilon", 1e-5))
+	xhat := g.Mul(d, inv)
+	of := func(v *onnx.Value) *onnx.Value {
+		if axis > 0 {
+			v = g.ReduceSum(v, false, axesFrom(0, axis)...)
+		}
+		return g.Cast(v, g.DType(n.Inputs[1]))
+	}
+	dx := g.throughNorm(g.Mul(dy, scale), xhat, inv, centered, axes)
+	return []*onnx.Value{g.Cast(dx, g.DType(n.Inputs[1])), of(g.Mul(dy, xhat)), of(dy)}, nil
+}
+
+func portableGroupNormGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	wide, groups := g.normWide(n.Inputs[1]), g.Int64s(n.Int("num_groups", 0))
+	shape := g.Shape(n.Inputs[1])
+	channels := g.Dims(n.Inputs[1], 1)
+	if n.Int("num_groups", 0) == 0 { // each channel is one
+		groups = channels
+	}
+	rows := g.Concat(g.Dims(n.Inputs[1], 0), groups, g.Op("Div", channels, groups), g.Int64s(-1))
+	dy, x := g.Op("Reshape", g.Cast(n.Inputs[0], wide), rows), g.Op("Reshape", g.Cast(n.Inputs[1], wide), rows)
+	view, sums := g.Concat(g.Int64s(1), groups, g.Op("Div", channels, groups), g.Int64s(1)), []int64{0, 3}
+	if n.Int("per_group", 0) != 0 {
+		view, sums = g.Concat(g.Int64s(1), groups, g.Int64s(1, 1)), []int64{0, 2, 3}
+	}
+	scale := g.Op("Reshape", g.Cast(n.Inputs[2], wide), view)
+	d := g.Sub(x, g.ReduceMean(x, 2, 3))
+	inv := g.inverseStd(g.ReduceMean(g.Mul(d, d), 2, 3), n.Float("epsilon", 1e-5))
+	xhat := g.Mul(d, inv)
+	of := func(v *onnx.Value) *onnx.Value {
+		return g.Cast(g.ReshapeLike(g.ReduceSum(v, false, sums...), n.Inputs[2]), g.DType(n.Inputs[2]))
+	}
+	dx := g.Reshape(g.throughNorm(g.Mul(dy, scale), xhat, inv, true, []int64{2, 3}), shape)
+	return []*onnx.Value{g.Cast(dx, g.DType(n.Inputs[1])), of(g.Mul(dy, xhat)), of(dy)}, nil
 }

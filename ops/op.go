@@ -53,6 +53,10 @@ type Op struct {
 	// one of its own, is theirs.
 	Expand func(g *Grad, n *Node) ([]*onnx.Value, error)
 
+	// Portable writes a node of the internal domain for a file: it emits standard operators, at [GradOpset] or later, that compute
+	// the outputs, and internal ones that have such a form themselves. No outputs: the node stands, after it has been changed itself.
+	Portable func(g *Grad, n *Node) ([]*onnx.Value, error)
+
 	// FLOPs counts the multiplications and additions of a run, for profiles: of operators whose time goes into those.
 	FLOPs func(c *Ctx) int64
 

@@ -12,9 +12,14 @@ import (
 func init() {
 	register(
 		Op{Name: "Pad", Since: []int{1, 2, 11, 13, 18, 19, 21, 23, 24, 25}, MinIn: 1, MaxIn: 4, Infer: inferPad, Moves: []int{0, 2}, Compile: compilePad, Grad: gradPad},
-		Op{Domain: Internal, Name: "PadGrad", Since: []int{1}, MinIn: 3, MaxIn: 4, Infer: inferShapeInput(1), Compile: compilePadGrad, NoGrad: noSecond},
+		Op{Domain: Internal, Name: "PadGrad", Since: []int{1}, MinIn: 3, MaxIn: 4, Infer: inferShapeInput(1), Compile: compilePadGrad, NoGrad: noSecond,
+			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
+				return []*onnx.Value{g.MoveBack(n.Inputs[0], n.Inputs[1], func(numbers *onnx.Value) *onnx.Value {
+					return g.With("Pad", n.Attrs, numbers, n.Inputs[2], nil, n.Input(3))
+				})}, nil
+			}},
 		Op{Name: "Tile", Since: []int{1, 6, 13}, MinIn: 2, MaxIn: 3, Infer: inferTile, Moves: []int{0}, Compile: compileTile, Grad: gradTile},
-		Op{Domain: Internal, Name: "TileGrad", Since: []int{1}, MinIn: 2, Infer: inferShapeInput(1), Compile: compileTileGrad, NoGrad: noSecond},
+		Op{Domain: Internal, Name: "TileGrad", Since: []int{1}, MinIn: 2, Infer: inferShapeInput(1), Compile: compileTileGrad, NoGrad: noSecond, Portable: portableTileGrad},
 	)
 }
 
@@ -507,4 +512,21 @@ func compileTileGrad(*Node) (Kernel, error) {
 		}
 		return scatterRuns(c.Pool, "add", dx, dy, tableRuns(tables, dx.Shape()[dx.Rank()-1]))
 	}, nil
+}
+
+// portableTileGrad has each axis as two, of the repeats and of the size, and sums over the former.
+func portableTileGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, shape := n.Inputs[0], n.Inputs[1]
+	rank := g.Rank(dy)
+	if rank == 0 {
+		return []*onnx.Value{g.Op("Identity", dy)}, nil
+	}
+	repeats := g.Op("Div", g.Shape(dy), g.Op("Max", shape, g.Int64s(1)))
+	column := func(v *onnx.Value) *onnx.Value { return g.Op("Unsqueeze", v, g.Int64s(1)) }
+	pairs := g.Flat(g.Node("Concat", 1, []*onnx.Value{column(repeats), column(shape)}, IntAttr("axis", 1))[0])
+	var axes []int64
+	for a := range int64(rank) {
+		axes = append(axes, 2*a)
+	}
+	return []*onnx.Value{g.Reshape(g.ReduceSum(g.Reshape(dy, pairs), false, axes...), shape)}, nil
 }

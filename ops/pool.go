@@ -29,7 +29,7 @@ func init() {
 		Op{Domain: Internal, Name: "MaxPoolGrad", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats}, Infer: SameAs(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: maxPoolGrad[float32], tensor.Float64: maxPoolGrad[float64]}.By(0), nil
-			}, NoGrad: "it is a gradient itself"},
+			}, NoGrad: "it is a gradient itself", Portable: portableMaxPoolGrad},
 		Op{Name: "AveragePool", Since: []int{1, 7, 10, 11, 19, 22}, MinIn: 1, Types: []TypeSet{Floats},
 			Infer: inferPool, Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: averagePool[float32], tensor.Float64: averagePool[float64]}.By(0), nil
@@ -40,7 +40,7 @@ func init() {
 		Op{Domain: Internal, Name: "AveragePoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: spreadPool(share[float32]), tensor.Float64: spreadPool(share[float64])}.By(0), nil
-			}, NoGrad: "it is a gradient itself"},
+			}, NoGrad: "it is a gradient itself", Portable: portableSpreadPool(true)},
 		Op{Name: "LpPool", Since: []int{1, 2, 11, 18, 22}, MinIn: 1, Types: []TypeSet{Floats},
 			Infer: inferPool, Compile: func(n *Node) (Kernel, error) {
 				p, err := normOrder(n)
@@ -58,7 +58,7 @@ func init() {
 		Op{Domain: Internal, Name: "SumPoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: spreadPool(whole[float32]), tensor.Float64: spreadPool(whole[float64])}.By(0), nil
-			}, NoGrad: "it is a gradient itself"},
+			}, NoGrad: "it is a gradient itself", Portable: portableSpreadPool(false)},
 		Op{Name: "GlobalMaxPool", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferGlobalPool,
 			Compile: func(*Node) (Kernel, error) {
 				return Table{
@@ -72,7 +72,7 @@ func init() {
 		Op{Domain: Internal, Name: "GlobalMaxPoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, Infer: SameAs(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: globalMaxGrad[float32], tensor.Float64: globalMaxGrad[float64]}.By(0), nil
-			}, NoGrad: "it is a gradient itself"},
+			}, NoGrad: "it is a gradient itself", Portable: portableGlobalMaxGrad},
 		Op{Name: "GlobalAveragePool", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferGlobalPool,
 			Compile: func(*Node) (Kernel, error) {
 				return Table{
@@ -86,7 +86,7 @@ func init() {
 		Op{Domain: Internal, Name: "GlobalAveragePoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: globalAverageGrad[float32], tensor.Float64: globalAverageGrad[float64]}.By(0), nil
-			}, NoGrad: "it is a gradient itself"},
+			}, NoGrad: "it is a gradient itself", Portable: portableGlobalAverageGrad},
 		Op{Name: "GlobalLpPool", Since: []int{1, 2, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferGlobalPool,
 			Compile: func(n *Node) (Kernel, error) {
 				p, err := normOrder(n)
@@ -940,4 +940,57 @@ func maxUnpoolGrad[T kernel.Float](c *Ctx) error {
 		}
 	}
 	return nil
+}
+
+// The gradients in standard operators
+
+func portableMaxPoolGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	attrs := slices.DeleteFunc(slices.Clone(n.Attrs), func(a *onnx.Attribute) bool { return a.Name == "storage_order" })
+	x := n.Inputs[1]
+	at := g.Node("MaxPool", 2, []*onnx.Value{x}, attrs...)[1]
+	zeros := g.Fill(x, g.Op("Unsqueeze", g.Op("Size", x), g.Int64s(0)), 0)
+	dx := g.Node("ScatterElements", 1, []*onnx.Value{zeros, g.Flat(at), g.Flat(n.Inputs[0])}, StringAttr("reduction", "add"))
+	return []*onnx.Value{g.ReshapeLike(dx[0], x)}, nil
+}
+
+// portableSpreadPool is a transposed convolution of each plane by itself with ones, of dY over the numbers of elements in the windows if it
+// is an average's.
+func portableSpreadPool(average bool) func(g *Grad, n *Node) ([]*onnx.Value, error) {
+	return func(g *Grad, n *Node) ([]*onnx.Value, error) {
+		dy, shape := n.Inputs[0], n.Inputs[1]
+		w, err := poolWindow(n, g.Rank(dy)-2)
+		if err != nil {
+			return nil, err
+		}
+		in, kernel, out := g.spatial(shape), g.list(w.kernel), g.spatial(g.Shape(dy))
+		begin, end := g.padding(w, in, kernel)
+		ones := g.Fill(dy, g.Concat(g.Int64s(1, 1), kernel), 1)
+		if average {
+			plane := g.Fill(dy, g.Concat(g.Int64s(1, 1), in), 1)
+			at := begin
+			if n.Int("count_include_pad", 0) != 0 {
+				plane = g.pad(plane, begin, end, 1)
+				at = g.Op("Sub", begin, begin)
+			}
+			plane = g.lay(w, plane, at, out, g.reachOf(w, kernel))
+			count := g.With("Conv", windowAttrs(w.stride, w.dil, 1), plane, ones)
+			dy = g.Div(dy, g.Op("Max", count, g.Like(count, 1))) // windows of padding alone give nothing on
+		}
+		planes := g.Op("Reshape", dy, g.Concat(g.Int64s(-1, 1), out))
+		return []*onnx.Value{g.Reshape(g.spread(w, planes, ones, begin, in, 1), shape)}, nil
+	}
+}
+
+func portableGlobalMaxGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	x := n.Inputs[1]
+	planes := g.Op("Reshape", x, g.Int64s(0, 0, -1))
+	at := g.With("ArgMax", []*onnx.Attribute{IntAttr("axis", 2)}, planes)
+	dx := g.With("ScatterElements", []*onnx.Attribute{IntAttr("axis", 2)}, g.ExpandTo(g.Like(x, 0), planes), at, g.Op("Reshape", n.Inputs[0], g.Int64s(0, 0, 1)))
+	return []*onnx.Value{g.ReshapeLike(dx, x)}, nil
+}
+
+func portableGlobalAverageGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, shape := n.Inputs[0], n.Inputs[1]
+	size := g.With("ReduceProd", []*onnx.Attribute{IntAttr("keepdims", 0)}, g.spatial(shape))
+	return []*onnx.Value{g.Op("Expand", g.Div(dy, g.Cast(size, g.DType(dy))), shape)}, nil
 }

@@ -23,7 +23,7 @@ func init() {
 		Op{Domain: Internal, Name: "ResizeGrad", Since: []int{1}, MinIn: 2, MaxIn: 5, Types: []TypeSet{Floats, Index, 0, 0, 0}, Infer: inferShapeInput(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: resizeGrad[float32], tensor.Float64: resizeGrad[float64]}.By(0), nil
-			}, NoGrad: "it is a gradient itself"},
+			}, NoGrad: "it is a gradient itself", Portable: portableResizeGrad},
 	)
 }
 
@@ -734,4 +734,105 @@ func gradResize(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	out := make([]*onnx.Value, len(n.Inputs))
 	out[0] = g.Internal("ResizeGrad", 1, in, attrs...)[0]
 	return out, nil
+}
+
+// portableResizeGrad goes back along each axis by itself: what the operator makes of the rows of an identity matrix is the matrix that it
+// multiplies by there.
+func portableResizeGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	d, shape := n.Inputs[0], n.Inputs[1]
+	rank := g.Rank(d)
+	if p := n.Str("keep_aspect_ratio_policy", "stretch"); p != "stretch" {
+		return nil, fmt.Errorf("policy %s is not supported", p)
+	}
+	if rank > 25 {
+		return nil, fmt.Errorf("%d axes are not supported", rank)
+	}
+	upsample, since := resizeForm(n)
+	old := upsample || since < 11
+	roi, scales, sizes := n.Input(2), n.Input(3), n.Input(4)
+	if old && scales == nil {
+		a, err := resizeInputs(n, func(int) *tensor.Tensor { return nil })
+		if err != nil {
+			return nil, err
+		}
+		list := make([]float32, len(a.scales))
+		for i, s := range a.scales {
+			list[i] = float32(s)
+		}
+		scales = g.Const(tensor.New(list))
+	}
+	given := func(v *onnx.Value) bool { // an empty list is none
+		s := g.Info(v).Shape
+		return v != nil && !(len(s) == 1 && s[0].N == 0)
+	}
+	axes := n.Ints("axes", nil)
+	if axes == nil {
+		axes = axesFrom(0, rank)
+	}
+	var attrs []*onnx.Attribute
+	for _, a := range n.Attrs {
+		switch a.Name {
+		case "since", "upsample", "axes", "extrapolation_value", "keep_aspect_ratio_policy", "scales", "height_scale", "width_scale", "width", "height":
+		case "mode":
+			if string(a.S) == "bilinear" {
+				a = StringAttr("mode", "linear")
+			}
+			attrs = append(attrs, a)
+		default:
+			attrs = append(attrs, a)
+		}
+	}
+	for k, a := range axes {
+		axis, err := NormAxis(a, rank)
+		if err != nil {
+			return nil, err
+		}
+		pick := func(v *onnx.Value, at int) *onnx.Value { return g.Op("Gather", v, g.Int64s(int64(at))) }
+		own, round := attrs, "floor"
+		if given(scales) {
+			c := g.Info(scales).Const
+			if c != nil && k < c.Len() && tensor.Float64At(c, k) == 1 && n.Str("coordinate_transformation_mode", "") != "tf_crop_and_resize" {
+				continue
+			}
+			if old && n.Str("mode", "nearest") == "nearest" {
+				if c == nil || k >= c.Len() {
+					return nil, fmt.Errorf("scales that are not known cannot be written at later opsets")
+				}
+				if tensor.Float64At(c, k) < 1 {
+					round = "ceil"
+				}
+			}
+		}
+		if old {
+			own = append(slices.Clone(attrs), StringAttr("coordinate_transformation_mode", "asymmetric"), StringAttr("nearest_mode", round))
+		}
+		size := pick(shape, axis)
+		eye := g.With("EyeLike", []*onnx.Attribute{IntAttr("dtype", int64(g.DType(d)))}, g.Fill(d, g.Concat(size, size), 0))
+		in := []*onnx.Value{eye, nil, nil, nil}
+		one := g.Const(tensor.New([]float32{1}))
+		switch {
+		case given(scales):
+			in[2] = g.Concat(one, g.Cast(pick(scales, k), tensor.Float32))
+		case given(sizes):
+			in[3] = g.Concat(size, pick(sizes, k))
+		default:
+			return nil, fmt.Errorf("neither scales nor sizes are given")
+		}
+		if given(roi) {
+			from, to := pick(roi, k), pick(roi, len(axes)+k)
+			zero := g.Like(from, 0)
+			in[1] = g.Concat(g.Op("Unsqueeze", zero, g.Int64s(0)), from, g.Op("Unsqueeze", g.Like(from, 1), g.Int64s(0)), to)
+		}
+		for in[len(in)-1] == nil {
+			in = in[:len(in)-1]
+		}
+		m := g.Node("Resize", 1, in, own...)[0]
+		letters := "abcdefghijklmnopqrstuvwxy"[:rank]
+		equation := letters + ",z" + letters[axis:axis+1] + "->" + letters[:axis] + "z" + letters[axis+1:]
+		d = g.Node("Einsum", 1, []*onnx.Value{d, m}, StringAttr("equation", equation))[0]
+	}
+	if d == n.Inputs[0] {
+		d = g.Op("Identity", d)
+	}
+	return []*onnx.Value{d}, nil
 }

@@ -55,6 +55,11 @@ func init() {
 					tensor.Float64: runRNN(spec, newRNNWeights[float64](n)),
 				}.By(0), nil
 			},
+			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
+				n.Outputs = n.Outputs[:min(maxOut, len(n.Outputs))]
+				externalize(n.Node)
+				return nil, nil
+			},
 		})
 	}
 	register(Op{
@@ -103,7 +108,7 @@ func init() {
 				tensor.Float64: func(c *Ctx) error { return runRNNGrad[float64](c, spec) },
 			}.By(0), nil
 		},
-		NoGrad: "it is a gradient itself",
+		NoGrad: "it is a gradient itself", Portable: portableRNNGrad,
 	})
 }
 
@@ -735,11 +740,15 @@ func gradRNN(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	attrs := append([]*onnx.Attribute{StringAttr("kind", n.Op)}, n.Attrs...)
 	d := g.Internal("RNNGrad", 7, in, attrs...)
 	out := make([]*onnx.Value, len(n.Inputs))
-	for i, v := range []*onnx.Value{d[0], d[1], d[2], d[3], nil, d[4], d[5], d[6]} {
-		if i < len(out) && n.Has(i) {
-			out[i] = v
+	var unwanted []int
+	for i, of := range []int{0, 1, 2, 3, 5, 6, 7} {
+		if n.Has(of) && g.Moves(n.Inputs[of]) {
+			out[of] = d[i]
+		} else {
+			unwanted = append(unwanted, i)
 		}
 	}
+	leaveOut(d, unwanted...)
 	return out, nil
 }
 

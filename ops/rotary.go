@@ -28,6 +28,9 @@ func init() {
 		}}
 	back := rotate // gradients are meant at an opset that has no such operator
 	back.Domain, back.Since, back.Grad = Internal, []int{1}, nil
+	back.Portable = func(g *Grad, n *Node) ([]*onnx.Value, error) {
+		return g.At(23, "RotaryEmbedding", 1, n.Inputs, n.Attrs...), nil
+	}
 	register(rotate, back,
 		Op{Name: "TensorScatter", Since: []int{24}, MinIn: 2, MaxIn: 3, Types: []TypeSet{0, 0, Of(tensor.Int64)}, Infer: SameAs(0),
 			Compile: func(n *Node) (Kernel, error) {

@@ -178,7 +178,7 @@ func init() {
 				return nil
 			}), Grad: passGrad},
 
-		Op{Domain: Internal, Name: "SequenceZeros", Since: []int{1}, AnyKind: true, MinIn: 1, Infer: same, Compile: run(func(c *Ctx) error {
+		Op{Domain: Internal, Name: "SequenceZeros", Since: []int{1}, AnyKind: true, Portable: portableSequenceZeros, MinIn: 1, Infer: same, Compile: run(func(c *Ctx) error {
 			z, err := zerosLike(c, c.Value(0))
 			if err != nil {
 				return err
@@ -186,7 +186,7 @@ func init() {
 			c.SetOut(0, z)
 			return nil
 		})},
-		Op{Domain: Internal, Name: "SequenceAdd", Since: []int{1}, AnyKind: true, MinIn: 2, Infer: same, Compile: func(n *Node) (Kernel, error) {
+		Op{Domain: Internal, Name: "SequenceAdd", Since: []int{1}, AnyKind: true, Portable: portableSequenceAdd, MinIn: 2, Infer: same, Compile: func(n *Node) (Kernel, error) {
 			add, _ := Lookup("", "Add", GradOpset)
 			k, err := add.Compile(n)
 			if err != nil {
@@ -202,7 +202,7 @@ func init() {
 			}, nil
 		}},
 		// (gradient of a sequence, position, the element there): the element's gradient.
-		Op{Domain: Internal, Name: "SequenceElementGrad", Since: []int{1}, AnyKind: true, MinIn: 3,
+		Op{Domain: Internal, Name: "SequenceElementGrad", Since: []int{1}, AnyKind: true, Portable: portableSequenceElementGrad, MinIn: 3,
 			Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[2]}), nil },
 			Compile: run(func(c *Ctx) error {
 				s, err := sequence(c, 0)
@@ -226,7 +226,7 @@ func init() {
 				return nil
 			})},
 		// (gradient of an element, the sequence, position): the sequence's gradient.
-		Op{Domain: Internal, Name: "SequenceAtGrad", Since: []int{1}, AnyKind: true, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
+		Op{Domain: Internal, Name: "SequenceAtGrad", Since: []int{1}, AnyKind: true, Portable: portableSequenceAtGrad, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
 			Compile: run(func(c *Ctx) error {
 				s, err := sequence(c, 1)
 				if err != nil {
@@ -242,7 +242,7 @@ func init() {
 				return nil
 			})},
 		// (gradient of the shorter sequence, the longer sequence, position): the longer one's gradient.
-		Op{Domain: Internal, Name: "SequenceEraseGrad", Since: []int{1}, AnyKind: true, MinIn: 2, MaxIn: 3, Infer: same,
+		Op{Domain: Internal, Name: "SequenceEraseGrad", Since: []int{1}, AnyKind: true, Portable: portableSequenceEraseGrad, MinIn: 2, MaxIn: 3, Infer: same,
 			Compile: run(func(c *Ctx) error {
 				d, err := sequence(c, 0)
 				if err != nil {
@@ -265,10 +265,10 @@ func init() {
 				return nil
 			})},
 		// (gradient of the joined tensor, the sequence): the sequence's gradient.
-		Op{Domain: Internal, Name: "ConcatFromSequenceGrad", Since: []int{1}, AnyKind: true, MinIn: 2, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
+		Op{Domain: Internal, Name: "ConcatFromSequenceGrad", Since: []int{1}, AnyKind: true, Portable: portableConcatFromSequenceGrad, MinIn: 2, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
 			Compile: run(concatFromSequenceGrad)},
 		// (gradient of the sequence, the sequence, the tensor that was split): the tensor's gradient.
-		Op{Domain: Internal, Name: "SplitToSequenceGrad", Since: []int{1}, AnyKind: true, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[2]}), nil },
+		Op{Domain: Internal, Name: "SplitToSequenceGrad", Since: []int{1}, AnyKind: true, Portable: portableSplitToSequenceGrad, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[2]}), nil },
 			Compile: run(func(c *Ctx) error {
 				d, err := sequence(c, 0)
 				if err != nil {
@@ -616,4 +616,92 @@ func splitToSequence(c *Ctx) error {
 	}
 	c.SetOut(0, s)
 	return nil
+}
+
+// The gradients in standard operators, where each element is there: zeros stand for what has no gradient.
+
+// sequence is what f gives at each position below count, of that element type.
+func (g *Grad) sequence(count *onnx.Value, d tensor.DType, f func(w *Grad, at *onnx.Value) *onnx.Value) *onnx.Value {
+	w := g.inner("elements")
+	at := w.input("at", Tensor(tensor.Int64))
+	w.input("condition", Tensor(tensor.Bool))
+	info := SequenceOf(Unranked(d))
+	next := w.Op("SequenceInsert", w.input("before", info), f(w, at))
+	w.Graph.Outputs = []*onnx.Value{w.Op("Identity", w.Const(tensor.Scalar(true))), next}
+	g.fail(w.err)
+	start := g.With("SequenceEmpty", []*onnx.Attribute{IntAttr("dtype", int64(d))})
+	out := g.Node("Loop", 1, []*onnx.Value{count, nil, start}, &onnx.Attribute{Name: "body", Type: onnx.AttrGraph, G: w.Graph})[0]
+	g.Infos[out] = info
+	return out
+}
+
+// zerosOf is a sequence of zeros like s.
+func (g *Grad) zerosOf(s *onnx.Value) *onnx.Value {
+	return g.sequence(g.Op("SequenceLength", s), g.DType(s), func(w *Grad, at *onnx.Value) *onnx.Value {
+		return w.Fill(s, w.Shape(w.Op("SequenceAt", s, at)), 0)
+	})
+}
+
+// fromStart is a position of s counted from the start; nil is the last one.
+func (g *Grad) fromStart(at, s *onnx.Value) *onnx.Value {
+	length := g.Op("SequenceLength", s)
+	if at == nil {
+		return g.Op("Sub", length, g.Const(tensor.Scalar(int64(1))))
+	}
+	at = g.Cast(at, tensor.Int64)
+	return g.Op("Where", g.Op("Less", at, g.Const(tensor.Scalar(int64(0)))), g.Op("Add", at, length), at)
+}
+
+func portableSequenceZeros(g *Grad, n *Node) ([]*onnx.Value, error) {
+	if g.Info(n.Inputs[0]).Kind != onnx.SequenceType {
+		return nil, fmt.Errorf("%q is no sequence", n.Inputs[0].Name)
+	}
+	return []*onnx.Value{g.zerosOf(n.Inputs[0])}, nil
+}
+
+func portableSequenceAdd(g *Grad, n *Node) ([]*onnx.Value, error) {
+	a, b := n.Inputs[0], n.Inputs[1]
+	if g.Info(a).Kind != onnx.SequenceType {
+		return nil, fmt.Errorf("%q is no sequence", a.Name)
+	}
+	return []*onnx.Value{g.sequence(g.Op("SequenceLength", a), g.DType(a), func(w *Grad, at *onnx.Value) *onnx.Value {
+		return w.Op("Add", w.Op("SequenceAt", a, at), w.Op("SequenceAt", b, at))
+	})}, nil
+}
+
+func portableSequenceElementGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	return []*onnx.Value{g.Op("SequenceAt", n.Inputs[0], n.Inputs[1])}, nil
+}
+
+func portableSequenceAtGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	at := g.fromStart(n.Inputs[2], n.Inputs[1])
+	return []*onnx.Value{g.Op("SequenceInsert", g.Op("SequenceErase", g.zerosOf(n.Inputs[1]), at), n.Inputs[0], at)}, nil
+}
+
+func portableSequenceEraseGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	s := n.Inputs[1]
+	at := g.fromStart(n.Input(2), s)
+	return []*onnx.Value{g.Op("SequenceInsert", n.Inputs[0], g.Fill(s, g.Shape(g.Op("SequenceAt", s, at)), 0), at)}, nil
+}
+
+func portableConcatFromSequenceGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, s, axis := n.Inputs[0], n.Inputs[1], IntAttr("axis", n.Int("axis", 0))
+	if n.Int("new_axis", 0) != 0 {
+		return g.Node("SplitToSequence", 1, []*onnx.Value{dy}, axis, IntAttr("keepdims", 0)), nil
+	}
+	// As much of the axis as each element has.
+	w := g.inner("sizes")
+	at := w.input("at", Tensor(tensor.Int64))
+	w.input("condition", Tensor(tensor.Bool))
+	size := w.Op("Gather", w.Shape(w.Op("SequenceAt", s, at)), w.Const(tensor.Scalar(axis.I)))
+	w.Graph.Outputs = []*onnx.Value{w.Op("Identity", w.Const(tensor.Scalar(true))), size}
+	g.fail(w.err)
+	sizes := g.Node("Loop", 1, []*onnx.Value{g.Op("SequenceLength", s), nil}, &onnx.Attribute{Name: "body", Type: onnx.AttrGraph, G: w.Graph})[0]
+	g.Infos[sizes] = Tensor(tensor.Int64, Unknown)
+	return g.Node("SplitToSequence", 1, []*onnx.Value{dy, sizes}, axis), nil
+}
+
+func portableSplitToSequenceGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	d := g.Node("ConcatFromSequence", 1, n.Inputs[:1], IntAttr("axis", n.Int("axis", 0)), IntAttr("new_axis", n.Int("new_axis", 0)))[0]
+	return []*onnx.Value{g.ReshapeLike(d, n.Inputs[2])}, nil
 }

@@ -12,7 +12,7 @@ import (
 func init() {
 	register(
 		Op{Name: "Slice", Since: []int{1, 10, 11, 13}, MinIn: 1, MaxIn: 5, Infer: inferSlice, Moves: []int{0}, Compile: compileSlice, Grad: gradSlice},
-		Op{Domain: Internal, Name: "SliceGrad", Since: []int{1}, MinIn: 4, MaxIn: 6, Infer: inferShapeInput(1), Compile: compileSliceGrad, NoGrad: noSecond},
+		Op{Domain: Internal, Name: "SliceGrad", Since: []int{1}, MinIn: 4, MaxIn: 6, Infer: inferShapeInput(1), Compile: compileSliceGrad, NoGrad: noSecond, Portable: portableSliceGrad},
 	)
 }
 
@@ -251,4 +251,10 @@ func gradSlice(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	out := make([]*onnx.Value, len(n.Inputs))
 	out[0] = g.Internal("SliceGrad", 1, args)[0]
 	return out, nil
+}
+
+func portableSliceGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	return []*onnx.Value{g.MoveBack(n.Inputs[0], n.Inputs[1], func(numbers *onnx.Value) *onnx.Value {
+		return g.Op("Slice", append([]*onnx.Value{numbers}, n.Inputs[2:]...)...)
+	})}, nil
 }

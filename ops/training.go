@@ -14,7 +14,7 @@ import (
 func init() {
 	register(
 		// X, ratio, seed (int64) gives Y and, if it is wanted, the mask. The draws hang on the seed and on attribute
-		// stream alone, so that the gradient is the same operator on dY.
+		// stream alone.
 		Op{Domain: Internal, Name: "SeededDropout", Since: []int{1}, MinIn: 3, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats, Floats, Of(tensor.Int64)},
 			Infer: func(n *Node) ([]Info, error) {
 				y := n.In[0].WithoutValue()
@@ -27,8 +27,28 @@ func init() {
 				if dy[0] == nil {
 					return nil, nil
 				}
-				d := g.Internal("SeededDropout", 1, []*onnx.Value{dy[0], n.Inputs[1], n.Inputs[2]}, IntAttr("stream", n.Int("stream", 0)))
-				return []*onnx.Value{d[0], nil, nil}, nil
+				mask := n.Output(1)
+				if mask == nil {
+					info := withoutValues([]Info{g.Info(n.Inputs[0])})[0]
+					info.DType = tensor.Bool
+					n.Outputs = n.Outputs[:1]
+					mask = g.output(n.Node, "mask", info)
+				}
+				return []*onnx.Value{g.Internal("DropoutGrad", 1, []*onnx.Value{dy[0], n.Inputs[1], mask})[0], nil, nil}, nil
+			},
+			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) { // which draws by a seed of its own
+				return g.Node("Dropout", 2, []*onnx.Value{n.Inputs[0], n.Inputs[1], g.Const(tensor.Scalar(true))}, IntAttr("seed", 1+n.Int("stream", 0))), nil
+			}},
+		// dY, ratio, mask
+		Op{Domain: Internal, Name: "DropoutGrad", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Bools}, Infer: SameAs(0),
+			InPlace: []int{0}, Compile: Table{tensor.Float32: dropoutGrad[float32], tensor.Float64: dropoutGrad[float64]}.Always(0),
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+				return []*onnx.Value{g.Internal("DropoutGrad", 1, []*onnx.Value{dy[0], n.Inputs[1], n.Inputs[2]})[0], nil, nil}, nil
+			},
+			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
+				dy, one := n.Inputs[0], tensor.Scalar(1.0)
+				scale := g.Op("Div", g.Const(one), g.Op("Sub", g.Const(one), g.Cast(n.Inputs[1], tensor.Float64)))
+				return []*onnx.Value{g.Op("Where", n.Inputs[2], g.Mul(dy, g.Cast(scale, g.DType(dy))), g.Like(dy, 0))}, nil
 			}},
 	)
 }
@@ -72,6 +92,27 @@ func seededDropout[T kernel.Float](c *Ctx) error {
 				if mask != nil {
 					mask[i] = keep
 				}
+			}
+		}
+	})
+	return nil
+}
+
+func dropoutGrad[T kernel.Float](c *Ctx) error {
+	if t := c.In(1); t == nil || t.Len() != 1 {
+		return fmt.Errorf("input 1 must be a single number")
+	}
+	scale := T(1 / (1 - tensor.Float64At(c.In(1), 0)))
+	dy, mask, dx := tensor.Data[T](c.In(0)), tensor.Data[bool](c.In(2)), tensor.Data[T](c.Out(0))
+	if len(mask) != len(dy) {
+		return fmt.Errorf("a mask of %v does not suit a gradient of %v", c.In(2).Shape(), c.In(0).Shape())
+	}
+	c.Pool.For(len(dy), unaryGrain, func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			if mask[i] {
+				dx[i] = dy[i] * scale
+			} else {
+				dx[i] = 0
 			}
 		}
 	})

@@ -14,7 +14,7 @@ func init() {
 		Op{Name: "Transpose", Since: []int{1, 13, 21, 23, 24, 25}, MinIn: 1, Infer: inferTranspose, Moves: []int{0}, Compile: compileTranspose, Grad: gradTranspose},
 		Op{Name: "DepthToSpace", Since: []int{1, 11, 13}, MinIn: 1, Infer: inferDepthToSpace, Compile: compileDepthToSpace, Grad: gradDepthToSpace},
 		Op{Name: "SpaceToDepth", Since: []int{1, 13}, MinIn: 1, Infer: inferSpaceToDepth, Compile: compileSpaceToDepth, Grad: gradSpaceToDepth},
-		Op{Domain: Internal, Name: "SpaceToDepthCRD", Since: []int{1}, MinIn: 1, Infer: inferSpaceToDepth, Compile: compileSpaceToDepth, NoGrad: noSecond},
+		Op{Domain: Internal, Name: "SpaceToDepthCRD", Since: []int{1}, MinIn: 1, Infer: inferSpaceToDepth, Compile: compileSpaceToDepth, NoGrad: noSecond, Portable: portableSpaceToDepthCRD},
 		Op{Name: "ReverseSequence", Since: []int{10}, MinIn: 2, Infer: SameAs(0), Compile: compileReverseSequence, Grad: gradSame},
 		Op{Name: "Trilu", Since: []int{14}, MinIn: 1, MaxIn: 2, Infer: SameAs(0), Compile: compileTrilu, Grad: gradSame},
 	)
@@ -317,4 +317,12 @@ func compileTrilu(n *Node) (Kernel, error) {
 		})
 		return nil
 	}, nil
+}
+
+func portableSpaceToDepthCRD(g *Grad, n *Node) ([]*onnx.Value, error) {
+	b := g.Int64s(n.Int("blocksize", 0))
+	dim := func(a int64) *onnx.Value { return g.Dims(n.Inputs[0], a) }
+	high, wide := g.Op("Div", dim(2), b), g.Op("Div", dim(3), b)
+	x := g.Reshape(n.Inputs[0], g.Concat(dim(0), dim(1), high, b, wide, b))
+	return []*onnx.Value{g.Reshape(g.Transpose(x, 0, 1, 3, 5, 2, 4), g.Concat(dim(0), g.Op("Mul", dim(1), g.Op("Mul", b, b)), high, wide))}, nil
 }

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/retune-go/retune/onnx"
@@ -68,28 +69,38 @@ func expand(m *onnx.Model) (*onnx.Model, error) {
 // expandNode appends the nodes that compute r to graph; their results are r's outputs themselves.
 func expandNode(b *ops.Grad, graph *onnx.Graph, r *ops.Node) (err error) {
 	defer ops.Caught(r.Node, &err)
-	part := &onnx.Graph{}
 	g := *b
-	g.Graph = part
+	g.Graph = &onnx.Graph{}
 	outs, err := r.Def.Expand(&g, r)
 	if err == nil {
 		err = g.Err()
 	}
+	if err == nil {
+		err = stand(&g, r, outs)
+	}
 	if err != nil {
 		return ops.Errorf(r.Node, "%w", err)
 	}
+	graph.Nodes = append(graph.Nodes, g.Graph.Nodes...)
+	graph.Inits = append(graph.Inits, g.Graph.Inits...)
+	return nil
+}
+
+// stand has outs, which the nodes in g.Graph compute, be r's outputs themselves, and takes r's inputs from it.
+func stand(g *ops.Grad, r *ops.Node, outs []*onnx.Value) error {
+	part := g.Graph
 	for i, v := range r.Outputs {
 		if v == nil {
 			continue
 		}
 		if i >= len(outs) || outs[i] == nil {
-			return ops.Errorf(r.Node, "output %d is not supported", i)
+			return fmt.Errorf("output %d is not supported", i)
 		}
 		from := outs[i]
 		if from.Def() == nil || !slices.Contains(part.Nodes, from.Def()) || slices.Contains(outs[:i], from) {
 			from = g.Op("Identity", from)
 		}
-		b.Infos[v] = b.Infos[from]
+		g.Infos[v] = g.Infos[from]
 		d := from.Def()
 		r.SetOutput(i, nil)
 		d.SetOutput(slices.Index(d.Outputs, from), v)
@@ -101,7 +112,5 @@ func expandNode(b *ops.Grad, graph *onnx.Graph, r *ops.Node) (err error) {
 	if len(part.Nodes) > 0 {
 		part.Nodes[len(part.Nodes)-1].Name = r.Name
 	}
-	graph.Nodes = append(graph.Nodes, part.Nodes...)
-	graph.Inits = append(graph.Inits, part.Inits...)
 	return nil
 }

@@ -66,6 +66,24 @@ func optimize(m *onnx.Model, set *settings) (*onnx.Model, error) {
 		return m, nil
 	}
 	m = m.Clone()
+	r, err := newRewriter(m, set)
+	if err != nil {
+		return nil, err
+	}
+	for _, ps := range passes {
+		if slices.Contains(set.without, ps.name) {
+			continue
+		}
+		m.Graph.Walk(func(g *onnx.Graph) {
+			r.graph = g
+			ps.run(r)
+		})
+	}
+	return m, nil
+}
+
+// newRewriter is ready for passes over m.
+func newRewriter(m *onnx.Model, set *settings) (*rewriter, error) {
 	p, err := compile(m, m.Graph, nil, set)
 	if err != nil {
 		return nil, err
@@ -82,16 +100,7 @@ func optimize(m *onnx.Model, set *settings) (*onnx.Model, error) {
 			r.graphOf[n] = g
 		}
 	})
-	for _, ps := range passes {
-		if slices.Contains(set.without, ps.name) {
-			continue
-		}
-		m.Graph.Walk(func(g *onnx.Graph) {
-			r.graph = g
-			ps.run(r)
-		})
-	}
-	return m, nil
+	return r, nil
 }
 
 func (p *program) collectKnown(known map[*onnx.Value]*tensor.Tensor) {
