@@ -13,7 +13,7 @@ import (
 // Gradient adds to m's top graph the nodes that compute the gradients of loss, which must hold one
 // element, with respect to wrt, and says which value is whose gradient. A wrt that loss does not
 // hang on has none. The nodes are meant at [ops.GradOpset] and partly of an internal domain: the graph
-// can be run, not saved. Nodes with subgraphs that are differentiated get outputs for what the gradient
+// can be run, and saved once [runtime.Portable] has written it in standard operators. Nodes with subgraphs that are differentiated get outputs for what the gradient
 // needs of their runs.
 func Gradient(m *onnx.Model, loss *onnx.Value, wrt []*onnx.Value) (map[*onnx.Value]*onnx.Value, error) {
 	infos, err := runtime.Infer(m)

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
 )
 
 // Optimizer is one of torch.optim's, with its names, defaults and formulas. A zero field
@@ -19,6 +21,8 @@ type Optimizer interface {
 	slots() (names []string, initial float64)
 	// rule is the update of step t, counted from 1.
 	rule(t int, lr float64) rule
+	// emit is the rule as nodes of a training graph: from a parameter, its gradient and its slots, those as they become.
+	emit(u *updates, w, d *onnx.Value, slots []*onnx.Value) (*onnx.Value, []*onnx.Value)
 }
 
 // maxSlots is the most slots that an optimizer has.
@@ -173,6 +177,23 @@ func sgd[T kernel.Float](o SGD, t int, lr float64) update[T] {
 	}
 }
 
+func (o SGD) emit(u *updates, w, d *onnx.Value, slots []*onnx.Value) (*onnx.Value, []*onnx.Value) {
+	d = u.decay(d, w, o.WeightDecay)
+	if o.Momentum != 0 {
+		buf := u.Add(u.times(slots[0], o.Momentum), u.times(d, 1-o.Dampening))
+		if o.Dampening != 0 { // the first gradient counts in full
+			buf = u.Op("Where", u.first, d, buf)
+		}
+		slots = []*onnx.Value{buf}
+		if o.Nesterov {
+			d = u.Add(d, u.times(buf, o.Momentum))
+		} else {
+			d = buf
+		}
+	}
+	return u.Sub(w, u.Mul(d, u.as(w, u.lr))), slots
+}
+
 func (o Adam) rule(t int, lr float64) rule {
 	return rule{adam[float32](o, 1, t, lr), adam[float64](o, 1, t, lr)}
 }
@@ -184,6 +205,33 @@ func (o AdamW) rule(t int, lr float64) rule {
 		keep = 1
 	}
 	return rule{adam[float32](a, keep, t, lr), adam[float64](a, keep, t, lr)}
+}
+
+func (o Adam) emit(u *updates, w, d *onnx.Value, slots []*onnx.Value) (*onnx.Value, []*onnx.Value) {
+	return u.adam(o, nil, w, d, slots)
+}
+
+func (o AdamW) emit(u *updates, w, d *onnx.Value, slots []*onnx.Value) (*onnx.Value, []*onnx.Value) {
+	var keep *onnx.Value
+	if !o.NoDecay {
+		keep = u.Sub(u.wide(1), u.Mul(u.lr, u.wide(or(o.WeightDecay, 1e-2))))
+	}
+	return u.adam(Adam{Betas: o.Betas, Eps: o.Eps}, keep, w, d, slots)
+}
+
+// adam first multiplies the parameter by keep, if that is not nil.
+func (u *updates) adam(o Adam, keep, w, d *onnx.Value, slots []*onnx.Value) (*onnx.Value, []*onnx.Value) {
+	beta1, beta2 := or(o.Betas[0], 0.9), or(o.Betas[1], 0.999)
+	rest := func(beta float64) *onnx.Value { return u.Sub(u.wide(1), u.Op("Pow", u.wide(beta), u.step)) }
+	d = u.decay(d, w, o.WeightDecay)
+	m := u.Add(u.times(slots[0], beta1), u.times(d, 1-beta1))
+	v := u.Add(u.times(slots[1], beta2), u.times(u.Mul(d, d), 1-beta2))
+	root := u.as(w, u.Op("Sqrt", rest(beta2)))
+	move := u.Mul(u.as(w, u.Div(u.lr, rest(beta1))), u.Div(m, u.Add(u.Div(u.Op("Sqrt", v), root), u.Like(w, or(o.Eps, 1e-8)))))
+	if keep != nil {
+		w = u.Mul(w, u.as(w, keep))
+	}
+	return u.Sub(w, move), []*onnx.Value{m, v}
 }
 
 // adam first multiplies the parameters by keep.
@@ -240,6 +288,33 @@ func rmsprop[T kernel.Float](o RMSprop, lr float64) update[T] {
 			}
 		}
 	}
+}
+
+func (o RMSprop) emit(u *updates, w, d *onnx.Value, slots []*onnx.Value) (*onnx.Value, []*onnx.Value) {
+	alpha := or(o.Alpha, 0.99)
+	d = u.decay(d, w, o.WeightDecay)
+	blend := func(a, b *onnx.Value) *onnx.Value { return u.Add(u.times(a, alpha), u.times(b, 1-alpha)) }
+	next := slices.Clone(slots)
+	next[0] = blend(slots[0], u.Mul(d, d))
+	den := next[0]
+	if o.Centered {
+		at := len(slots) - 1
+		next[at] = blend(slots[at], d)
+		den = u.Op("Max", u.Sub(den, u.Mul(next[at], next[at])), u.Like(den, 0)) // a variance, but for rounding
+	}
+	move := u.Div(d, u.Add(u.Op("Sqrt", den), u.Like(w, or(o.Eps, 1e-8))))
+	if o.Momentum > 0 {
+		next[1] = u.Add(u.times(slots[1], o.Momentum), move)
+		move = next[1]
+	}
+	return u.Sub(w, u.Mul(u.as(w, u.lr), move)), next
+}
+
+func (o Adagrad) emit(u *updates, w, d *onnx.Value, slots []*onnx.Value) (*onnx.Value, []*onnx.Value) {
+	d = u.decay(d, w, o.WeightDecay)
+	rate := u.Div(u.lr, u.Add(u.wide(1), u.Mul(u.Sub(u.step, u.wide(1)), u.wide(o.LRDecay))))
+	sum := u.Add(slots[0], u.Mul(d, d))
+	return u.Sub(w, u.Div(u.Mul(u.as(w, rate), d), u.Add(u.Op("Sqrt", sum), u.Like(w, or(o.Eps, 1e-10))))), []*onnx.Value{sum}
 }
 
 func (o Adagrad) rule(t int, lr float64) rule {

@@ -196,40 +196,12 @@ func (t *Trainer) prepare() error {
 	if err != nil {
 		return err
 	}
-	chosen, err := t.weightsToTrain(ties)
+	l, err := t.withGradients(ties)
 	if err != nil {
 		return err
 	}
-	l, err := t.withLoss(t.cfg.Mode, ties, true)
-	if err != nil {
-		return err
-	}
-	work, g, loss := l.model, l.builder, l.loss
+	work, g, loss, wrt, grads := l.model, l.builder, l.loss, l.wrt, l.grads
 	t.norms = l.norms
-	var wrt []*onnx.Value
-	half := false
-	for _, v := range chosen {
-		wrt = append(wrt, work.Graph.Init(v.Name))
-		half = half || v.Const.DType() == tensor.Float16
-	}
-	if t.at.Scale = t.cfg.LossScale; t.at.Scale == 0 {
-		t.at.Scale = 1
-		if half {
-			t.at.Scale = 65536
-		}
-	}
-	scaled := loss
-	if t.at.Scale != 1 {
-		scale := &onnx.Value{Name: scaleInput, Type: &onnx.Type{Elem: g.DType(loss), Shape: []onnx.Dim{}}}
-		work.Graph.Inputs = append(work.Graph.Inputs, scale)
-		g.Infos[scale] = ops.Tensor(g.DType(loss))
-		scaled = g.Mul(loss, scale)
-	}
-	// Shapes that inference knew as constants stay known; the weights themselves become inputs.
-	grads, err := gradient(g, scaled, wrt)
-	if err != nil {
-		return err
-	}
 	outs := []*onnx.Value{loss}
 	for _, b := range t.norms {
 		outs = append(outs, b.stats[:]...)
@@ -359,6 +331,44 @@ type lossGraph struct {
 	loss    *onnx.Value
 	norms   []batchNorm // those that train
 	reached map[string]*onnx.Value
+
+	wrt   []*onnx.Value // the weights that were chosen, and what has their gradients
+	grads map[*onnx.Value]*onnx.Value
+}
+
+// withGradients is the loss in the mode of training and its gradients, multiplied by the loss's scale.
+func (t *Trainer) withGradients(ties []tie) (*lossGraph, error) {
+	chosen, err := t.weightsToTrain(ties)
+	if err != nil {
+		return nil, err
+	}
+	l, err := t.withLoss(t.cfg.Mode, ties, true)
+	if err != nil {
+		return nil, err
+	}
+	half := false
+	for _, v := range chosen {
+		l.wrt = append(l.wrt, l.model.Graph.Init(v.Name))
+		half = half || v.Const.DType() == tensor.Float16
+	}
+	if t.at.Scale == 0 {
+		if t.at.Scale = t.cfg.LossScale; t.at.Scale == 0 {
+			t.at.Scale = 1
+			if half {
+				t.at.Scale = 65536
+			}
+		}
+	}
+	g, scaled := l.builder, l.loss
+	if t.at.Scale != 1 || half && t.cfg.LossScale == 0 {
+		scale := &onnx.Value{Name: scaleInput, Type: &onnx.Type{Elem: g.DType(scaled), Shape: []onnx.Dim{}}}
+		l.model.Graph.Inputs = append(l.model.Graph.Inputs, scale)
+		g.Infos[scale] = ops.Tensor(g.DType(scaled))
+		scaled = g.Mul(scaled, scale)
+	}
+	// Shapes that inference knew as constants stay known; the weights themselves become inputs.
+	l.grads, err = gradient(g, scaled, l.wrt)
+	return l, err
 }
 
 // withLoss copies the model in that mode and adds the loss and, to train, what tells which parameters a batch comes to.

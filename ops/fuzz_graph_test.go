@@ -53,7 +53,7 @@ func differentiates(tb testing.TB, op *ops.Op, since int, d *dice, table map[str
 	err := bounded(tb, m, args, func() (err error) {
 		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
 		defer cancel()
-		grads, err = finetune.OutputGradients(ctx, m, args, m.Graph.Outputs[0].Name, false, runtime.Threads(1), runtime.MemoryLimit(16<<20))
+		grads, err = finetune.OutputGradients(ctx, m, args, m.Graph.Outputs[0].Name, false, false, runtime.Threads(1), runtime.MemoryLimit(16<<20))
 		return err
 	})
 	for name, g := range grads {
