@@ -123,8 +123,9 @@ func (d *dice) less(info ops.Info, v tensor.Value, names map[string]int) ops.Inf
 			dim = ops.Unknown
 		case 1:
 			if dim.Known() {
-				dim = ops.Dim{N: -1, Sym: fmt.Sprintf("n%d_%d", dim.N, d.below(2))}
-				names[dim.Sym] = t.Shape()[i]
+				name := fmt.Sprintf("n%d_%d", dim.N, d.below(2))
+				dim = ops.Symbol(name)
+				names[name] = t.Shape()[i]
 			}
 		}
 		shape[i] = dim
@@ -156,8 +157,8 @@ func holds(info ops.Info, v tensor.Value, names map[string]int) error {
 	wrong := len(info.Shape) != t.Rank()
 	for i := 0; !wrong && i < len(info.Shape); i++ {
 		dim, size := info.Shape[i], t.Shape()[i]
-		known, named := names[dim.Sym]
-		wrong = dim.Known() && dim.N != size || named && known != size
+		n, known := dim.Eval(func(name string) (int, bool) { n, ok := names[name]; return n, ok })
+		wrong = known && n != int64(size)
 	}
 	if wrong {
 		return fmt.Errorf("inferred a shape of %v, the kernel gives %s", info.Shape, t)

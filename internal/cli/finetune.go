@@ -93,6 +93,15 @@ func tune(ctx context.Context, c *config, out, status io.Writer) error {
 			return err
 		}
 	}
+	if c.TrainingGraph != "" {
+		g, err := r.trainer.TrainingGraph()
+		if err != nil {
+			return err
+		}
+		if err := onnx.Save(c.TrainingGraph, g); err != nil {
+			return err
+		}
+	}
 	if c.Log != "" {
 		how := os.O_CREATE | os.O_WRONLY | os.O_TRUNC
 		if c.Resume != "" {
@@ -136,7 +145,7 @@ func (r *tuning) prepare() error {
 		return usageError{fmt.Errorf("finetune: states cannot be carried over batches that are shuffled")}
 	}
 	// What would only be found out at the end, after hours.
-	for _, path := range []string{r.Out, r.OutStateDict, r.Plot, r.Log, r.Checkpoint} {
+	for _, path := range []string{r.Out, r.OutStateDict, r.Plot, r.Log, r.Checkpoint, r.TrainingGraph} {
 		if st, err := os.Stat(filepath.Dir(path)); path != "" && (err != nil || !st.IsDir()) {
 			return fmt.Errorf("%s cannot be written: there is no folder %s", path, filepath.Dir(path))
 		}

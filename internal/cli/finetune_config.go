@@ -78,6 +78,7 @@ type config struct {
 	Log             string             `yaml:"log"`
 	Plot            string             `yaml:"plot"`
 	OutStateDict    string             `yaml:"out_state_dict"`
+	TrainingGraph   string             `yaml:"training_graph"`
 }
 
 // globs is a list, or one of them.
@@ -178,6 +179,7 @@ var configKeys = map[string]string{
 	"recompute": "activations computed again rather than kept: auto, a number of segments, or a budget such as 512MiB",
 	"threads":   "threads, 0 for all cores", "log": "a line of JSON a step", "plot": "a PNG of the losses",
 	"out_state_dict": "where the weights are written as .safetensors, by PyTorch's names if names are given",
+	"training_graph": "where a step of this training is written, before the first one, as a model in standard operators",
 	"schedule.kind":  "step, multistep, exponential, cosine, linear, one_cycle or reduce_on_plateau", "schedule.per": "what moves the schedule: step or epoch",
 	"schedule.warmup": "steps of a linear warm-up before it", "schedule.warmup_start": "share of the rate that the warm-up begins with",
 	"schedule.step_size": "of step", "schedule.gamma": "of step, multistep and exponential", "schedule.milestones": "of multistep: [30, 80]",
