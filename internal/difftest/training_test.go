@@ -24,7 +24,7 @@ func TestTrainingGraphs(t *testing.T) {
 		t.Fatal("no recordings: ", err)
 	}
 	optimizers := []finetune.Optimizer{finetune.SGD{LR: 0.01, Momentum: 0.9, WeightDecay: 1e-3}, finetune.AdamW{LR: 1e-3}, finetune.Adam{LR: 1e-3},
-		finetune.RMSprop{LR: 1e-3, Momentum: 0.5, Centered: true}, finetune.Adagrad{LR: 1e-3}, finetune.SGD{LR: 0.01, Momentum: 0.9, Nesterov: true}}
+		finetune.RMSprop{LR: 1e-4, Momentum: 0.5, Centered: true}, finetune.Adagrad{LR: 1e-3}, finetune.SGD{LR: 0.01, Momentum: 0.9, Nesterov: true}}
 	for i, path := range recordings {
 		dir := filepath.Dir(path)
 		t.Run(filepath.Base(dir), func(t *testing.T) { trainBeside(t, p, dir, optimizers[i%len(optimizers)]) })
