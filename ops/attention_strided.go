@@ -82,7 +82,7 @@ func attentionShape[D any](n *Node, in [5][]D, one D, broadcast func(a, b []D) (
 	rank := len(in[0])
 	row, col := rank-2, rank-1
 	if len(in[1]) != rank || len(in[2]) != rank {
-		return nil, fmt.Errorf("Q of %v, K of %v and V of %v have not one rank", in[0], in[1], in[2])
+		return nil, fmt.Errorf("inputs Q of %v, K of %v and V of %v have not one rank", in[0], in[1], in[2])
 	}
 	s.qRows, s.kRows, s.depth, s.size = in[0][row], in[1][row], in[0][col], in[2][col]
 	scores := append(slices.Clone(in[0][:row]), s.qRows, s.kRows)
@@ -167,7 +167,7 @@ func stridedAttentionOf(c *Ctx) (*stridedAttention, error) {
 		k, _ := permuted(in[1], n.Ints("perm_k", nil), "k")
 		v, _ := permuted(in[2], n.Ints("perm_v", nil), "v")
 		if k[rank-1] != s.depth || v[rank-2] != s.total {
-			return nil, fmt.Errorf("Q of %v, K of %v and V of %v do not go together", in[0], in[1], in[2])
+			return nil, fmt.Errorf("inputs Q of %v, K of %v and V of %v do not go together", in[0], in[1], in[2])
 		}
 		s.byColumns = s.k.col != 1
 		if s.q.col != 1 || s.v.col != 1 || s.byColumns && s.k.row != 1 {
