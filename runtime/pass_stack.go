@@ -67,7 +67,7 @@ func (r *rewriter) unstack(n *onnx.Node) {
 // stack makes one Concat of a Concat of stacked Concats.
 func (r *rewriter) stack(n *onnx.Node) {
 	out := n.Outputs[0]
-	if n.Int("axis", 1) != 0 || r.infos[out].Rank() < 2 {
+	if n.Int("axis", 1) != 0 || r.infos[out].Rank() < 2 || r.outputs[out] { // a view that leaves the graph is a copy, too
 		return
 	}
 	var parts []*onnx.Value
