@@ -201,21 +201,26 @@ func qGlobalAveragePool(last bool) Kernel {
 		if x.Len() == 0 {
 			return fmt.Errorf("an input of %v has no mean", x.Shape())
 		}
+		// The weights are as many as an image has bytes, and packed four times as wide.
+		ones := 5 * int64(x.Len()/x.Shape()[0])
 		m, err := Keep(c, func() (*byteMean, error) {
+			if err := c.Mem.Take(ones); err != nil {
+				return nil, err
+			}
+			c.Mem.Give(ones)
 			m := &byteMean{in: x.Shape()}
 			if !last {
 				m.in, m.there, _ = turned(x.Shape())
 			}
 			channels, pixels := m.in[len(m.in)-1], product(m.in[1:len(m.in)-1])
 			m.cv.Conv2D = kernel.Conv2D{N: m.in[0], C: channels, M: channels, Group: channels, H: 1, W: pixels, KH: 1, KW: pixels}
-			ones := slices.Repeat([]int8{1}, channels*pixels)
-			m.w, m.scale.Scale = kernel.PackConvS8(m.cv, ones, nil), slices.Repeat([]float32{1}, channels)
+			m.w, m.scale.Scale = kernel.PackConvS8(m.cv, slices.Repeat([]int8{1}, channels*pixels), nil), slices.Repeat([]float32{1}, channels)
 			return m, nil
 		})
 		if err != nil {
 			return err
 		}
-		room := int64(m.w.FrameBytes(m.cv))
+		room := int64(m.w.FrameBytes(m.cv)) + ones
 		if err := c.Mem.Take(room); err != nil {
 			return err
 		}
