@@ -211,13 +211,11 @@ func (u usage) others(before usage, wall time.Duration) float64 {
 
 func table(w io.Writer, peer string, results []*result, threads int) {
 	fmt.Fprintf(w, "\n%d thread(s); medians of interleaved runs in ms, quartiles in brackets\n\n", threads)
-	fmt.Fprintf(w, "| work | Retune | %s | ratio |", peer)
+	head, line := fmt.Sprintf("| work | Retune | %s | ratio |", peer), "| --- | --- | --- | --- |"
 	if len(results) > 0 && results[0].Memory != nil {
-		fmt.Fprintf(w, " MB | %s | ratio |\n| --- | --- | --- |", peer)
-	} else {
-		fmt.Fprintln(w)
+		head, line = head+fmt.Sprintf(" Retune, MB | %s, MB | ratio |", peer), line+" --- | --- | --- |"
 	}
-	fmt.Fprintln(w, "| --- | --- | --- | --- |")
+	fmt.Fprintf(w, "%s\n%s\n", head, line)
 	sum := 0.0
 	for _, r := range results {
 		fmt.Fprintf(w, "| %s | %.3f (%.3f–%.3f) | %.3f (%.3f–%.3f) | %.2f |", r.Row, r.Ours.Median, r.Ours.Low, r.Ours.High, r.Peer.Median, r.Peer.Low, r.Peer.High, r.Ratio)
