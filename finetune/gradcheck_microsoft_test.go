@@ -66,6 +66,18 @@ func microsoftCases(add addCase) {
 	ms("FusedConv", "sum, relu", attrs{s("activation", "Relu"), is("kernel_shape", 3, 3), is("pads", 1, 1, 1, 1)}, signed(1, 2, 4, 4), signed(2, 2, 3, 3), signed(2), signed(1, 2, 4, 4))
 	ms("Trilu", "lower", attrs{i("upper", 0)}, signed(2, 3, 4))
 
+	ms("ExpandDims", "", nil, signed(2, 3), int32s([]int{}, 1))
+	ms("Range", "", nil, moving(tensor.Scalar(0.3)), moving(tensor.Scalar(2.51)), moving(tensor.Scalar(0.4)))
+	ms("GatherND", "", nil, signed(2, 3, 4), intsOf([]int{2, 2}, 1, 2, 0, 1))
+	ms("Unique", "", nil, signed(5))
+	ms("Pad", "", nil, signed(2, 3), ints(1, 0, 0, 2), signed(1))
+	ms("GridSample", "", nil, signed(1, 2, 3, 4), uniform(-0.8, 0.8, 1, 2, 2, 2))
+	ms("CDist", "squares", attrs{s("metric", "sqeuclidean")}, signed(3, 4), signed(2, 4))
+	ms("CDist", "distances", attrs{s("metric", "euclidean")}, uniform(1, 2, 3, 4), uniform(-2, -1, 2, 4))
+	ms("UnfoldTensor", "", attrs{i("dim", 1), i("size", 3), i("step", 2)}, signed(2, 7))
+	ms("CropAndResize", "", nil, signed(2, 2, 5, 4), moving(tensor.New([]float64{0.11, 0.22, 0.83, 0.94, 0.35, 0.07, 0.96, 0.61}, 2, 4)), int32s([]int{2}, 1, 0), int32s([]int{2}, 3, 2))
+	ms("SampleOp", "", nil, signed(2, 3))
+
 	heads := i("num_heads", 2)
 	ms("Attention", "bias", attrs{heads}, signed(2, 3, 4), signed(4, 12), signed(12))
 	ms("Attention", "lengths", attrs{heads}, signed(2, 3, 4), signed(4, 12), signed(12), int32s([]int{2}, 3, 2))

@@ -744,11 +744,8 @@ func (c *gradCase) gradients(vals map[*gradInput]*tensor.Tensor, inputs map[stri
 	if _, err := c.weigh(m, ys); err != nil {
 		return nil, nil, err
 	}
-	if m, err = runtime.Expand(m); err != nil {
+	if m, wrt, err = expanded(m, wrt); err != nil {
 		return nil, nil, err
-	}
-	for i, v := range wrt {
-		wrt[i] = m.Graph.Inputs[slices.IndexFunc(m.Graph.Inputs, func(w *onnx.Value) bool { return w.Name == v.Name })]
 	}
 	of, err := Gradient(m, m.Graph.Outputs[0], wrt)
 	if err != nil {
@@ -770,6 +767,19 @@ func (c *gradCase) gradients(vals map[*gradInput]*tensor.Tensor, inputs map[stri
 		}
 	}
 	return grads, lossOnly, nil
+}
+
+// expanded is m with operators as what they are computed by, and wrt in it.
+func expanded(m *onnx.Model, wrt []*onnx.Value) (*onnx.Model, []*onnx.Value, error) {
+	m, err := runtime.Expand(m)
+	if err != nil {
+		return nil, nil, err
+	}
+	in := make([]*onnx.Value, len(wrt))
+	for i, v := range wrt {
+		in[i] = m.Graph.Inputs[slices.IndexFunc(m.Graph.Inputs, func(w *onnx.Value) bool { return w.Name == v.Name })]
+	}
+	return m, in, nil
 }
 
 // check holds the node's gradients against central differences of the loss, at so many elements of each input, or, of a variant that

@@ -66,18 +66,19 @@ func GradientGraph(m *onnx.Model, name string, mean, straightThrough bool) (*onn
 
 // outputGradients is m with those gradients as its outputs.
 func outputGradients(m *onnx.Model, name string, mean, straightThrough bool) (*onnx.Model, error) {
-	work, err := runtime.Expand(m)
+	work := m.Clone()
+	liftWeights(work.Graph, nil)
+	own := map[string]bool{} // and not what the expansion of operators adds
+	for _, v := range slices.Concat(work.Graph.Inputs, work.Graph.Inits) {
+		own[v.Name] = true
+	}
+	work, err := runtime.Expand(work)
 	if err != nil {
 		return nil, err
 	}
-	liftWeights(work.Graph, nil)
 	infos, err := runtime.Infer(work)
 	if err != nil {
 		return nil, err
-	}
-	own := map[string]bool{} // and not what the expansion of operators has added
-	for _, v := range slices.Concat(m.Graph.Inputs, m.Graph.Inits) {
-		own[v.Name] = true
 	}
 	seen := map[*onnx.Value]bool{}
 	var wrt []*onnx.Value

@@ -78,7 +78,7 @@ func (g *Grad) Contribute(v, d *onnx.Value) {
 	if v == nil || d == nil || !g.moves[v] {
 		return
 	}
-	if a, b := g.Info(v), g.Info(d); !a.agrees(b) {
+	if a, b := g.slope(v), g.Info(d); !a.agrees(b) {
 		g.fail(fmt.Errorf("%q of %s%v would get a gradient of %s%v", v.Name, a.DType, a.Shape, b.DType, b.Shape))
 		return
 	}

@@ -234,7 +234,11 @@ func init() {
 			}),
 		// dY, Y
 		Op{Domain: Internal, Name: "ReluGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, Infer: SameAs(0), InPlace: []int{0},
-			Compile: Table{tensor.Float32: reluGrad[float32], tensor.Float64: reluGrad[float64]}.Always(0), NoGrad: "it is a gradient itself"},
+			Compile: Table{tensor.Float32: reluGrad[float32], tensor.Float64: reluGrad[float64]}.Always(0), NoGrad: "it is a gradient itself",
+			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
+				dy, y := n.Inputs[0], n.Inputs[1]
+				return []*onnx.Value{where(g, g.Op("LessOrEqual", y, g.Like(y, 0)), g.Like(dy, 0), dy)}, nil
+			}},
 		withKernels(unaryOp("LeakyRelu", []int{1, 6, 16}, Floats, nil,
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Like(dy, attr(n, "alpha", 0.01))))

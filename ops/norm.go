@@ -473,6 +473,9 @@ func batchNormGrad[T kernel.Float](c *Ctx) error {
 }
 
 func gradBatchNorm(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	if n.Domain == Internal && (n.Output(1) == nil || n.Output(2) == nil || slices.ContainsFunc(dy[1:], func(d *onnx.Value) bool { return d != nil })) {
+		return nil, fmt.Errorf("the statistics of a batch must be outputs, and no part of a loss")
+	}
 	if slices.ContainsFunc(dy[1:], func(d *onnx.Value) bool { return d != nil }) {
 		return gradBatchStatistics(g, n, dy)
 	}

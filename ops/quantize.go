@@ -119,6 +119,10 @@ func (s scales) spread(g *Grad, v, like *onnx.Value) *onnx.Value {
 	case s.block > 0: // each repeated along the axis, and cut to it
 		v = g.Op("Unsqueeze", v, g.Int64s(s.axis+1))
 		reps := make([]int64, g.Rank(v))
+		if s.axis+1 >= int64(len(reps)) {
+			g.fail(fmt.Errorf("scales of rank %d have no blocks along axis %d", len(reps)-1, s.axis))
+			return v
+		}
 		for i := range reps {
 			reps[i] = 1
 		}

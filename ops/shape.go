@@ -16,7 +16,7 @@ func init() {
 			NoGrad: "a shape is made of integers"},
 		Op{Name: "Size", Since: []int{1, 13, 19, 21, 23, 24, 25}, MinIn: 1, Infer: inferSize, Compile: compileSize,
 			NoGrad: "a size is an integer"},
-		Op{Name: "Reshape", Since: []int{1, 5, 13, 14, 19, 21, 23, 24, 25}, MinIn: 1, MaxIn: 2, View: true, Infer: inferReshape, Grad: gradReshape},
+		Op{Name: "Reshape", Since: []int{1, 5, 13, 14, 19, 21, 23, 24, 25}, MinIn: 1, MaxIn: 2, Types: []TypeSet{0, Of(tensor.Int64)}, View: true, Infer: inferReshape, Grad: gradReshape},
 		Op{Name: "Flatten", Since: []int{1, 9, 11, 13, 21, 23, 24, 25}, MinIn: 1, View: true, Infer: inferFlatten, Grad: gradReshape},
 		Op{Name: "Squeeze", Since: []int{1, 11, 13, 21, 23, 24, 25}, MinIn: 1, MaxIn: 2, View: true, Infer: inferSqueeze, Grad: gradReshape},
 		Op{Name: "Unsqueeze", Since: []int{1, 11, 13, 21, 23, 24, 25}, MinIn: 1, MaxIn: 2, View: true, Infer: inferUnsqueeze, Grad: gradReshape},
