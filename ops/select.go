@@ -76,7 +76,7 @@ func inferOneHot(n *Node) ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	depth := Unknown
+	var depth Dim
 	if c := n.Info(1).Const; c != nil {
 		k, err := oneHotDepth(c)
 		if err != nil {
@@ -315,7 +315,7 @@ func inferTopK(n *Node) ([]Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := Unknown
+	var d Dim
 	k, known := n.Int("k", -1), n.Since < 10
 	if !known && n.Info(1).Const != nil {
 		known = true

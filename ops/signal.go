@@ -95,7 +95,7 @@ func init() {
 				if !(Numeric).Has(d) {
 					return nil, fmt.Errorf("output_datatype %d is no number", int(d))
 				}
-				size := Unknown
+				var size Dim
 				if c := n.In[0].Const; c != nil {
 					v, err := oneLength(c, "size")
 					if err != nil {

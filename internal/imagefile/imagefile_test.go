@@ -115,21 +115,21 @@ func samples(t testing.TB) map[string][]byte {
 	return files
 }
 
-var tooLarge = errors.New("too large")
+var errTooLarge = errors.New("too large")
 
 // damaged decodes what may be an image, of at most 4 MiB, which takes no more than it reserves.
 func damaged(t testing.TB, data []byte) {
 	var reserved int64
 	m, err := Decode(data, func(size int64) error {
 		if reserved = size; size > 1<<22 {
-			return tooLarge
+			return errTooLarge
 		}
 		return nil
 	})
 	if err == nil && int64(len(m.Pix)) > reserved {
 		t.Fatalf("%d×%d pixels where %d bytes were reserved", m.Width, m.Height, reserved)
 	}
-	if err != tooLarge && reserved > 1<<22 {
+	if err != errTooLarge && reserved > 1<<22 {
 		t.Fatalf("%v where the size was refused", err)
 	}
 }
