@@ -1241,6 +1241,19 @@ func axesFrom(lo, hi int) []int64 {
 	return axes
 }
 
+// channelAxes is the axes of a tensor of that rank that a batch norm goes over, and the shape in which a list of one number for each channel
+// stands beside it.
+func channelAxes(rank int) (axes, view []int64) {
+	axes, view = append([]int64{0}, axesFrom(2, rank)...), []int64{1, -1}
+	for range axes[1:] {
+		view = append(view, 1)
+	}
+	if rank == 1 { // one channel
+		view = []int64{1}
+	}
+	return axes, view
+}
+
 // normWide is the element type in which norms of v's are computed.
 func (g *Grad) normWide(v *onnx.Value) tensor.DType {
 	if g.DType(v) == tensor.Float64 {
@@ -1265,15 +1278,8 @@ func (g *Grad) throughNorm(dy, xhat, inv *onnx.Value, centered bool, axes []int6
 
 func portableTrainingBatchNorm(g *Grad, n *Node) ([]*onnx.Value, error) {
 	x, wide := n.Inputs[0], g.normWide(n.Inputs[0])
-	rank := g.Rank(x)
-	axes, view := append([]int64{0}, axesFrom(2, rank)...), []int64{1, -1}
-	for range axes[1:] {
-		view = append(view, 1)
-	}
-	param := func(i int) *onnx.Value { return g.Reshape(g.Cast(n.Inputs[i], wide), g.Int64s(view[:max(rank, 1)]...)) }
-	if rank == 1 {
-		param = func(i int) *onnx.Value { return g.Cast(n.Inputs[i], wide) }
-	}
+	axes, view := channelAxes(g.Rank(x))
+	param := func(i int) *onnx.Value { return g.Reshape(g.Cast(n.Inputs[i], wide), g.Int64s(view...)) }
 	moments := func(x *onnx.Value) (mean, deviation, squares *onnx.Value) {
 		mean = g.ReduceMean(x, axes...)
 		deviation = g.Sub(x, mean)
@@ -1292,16 +1298,10 @@ func portableTrainingBatchNorm(g *Grad, n *Node) ([]*onnx.Value, error) {
 }
 
 func portableBatchNormGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
-	wide, rank := g.normWide(n.Inputs[1]), g.Rank(n.Inputs[1])
+	wide := g.normWide(n.Inputs[1])
 	dy, x := g.Cast(n.Inputs[0], wide), g.Cast(n.Inputs[1], wide)
-	axes, view := append([]int64{0}, axesFrom(2, rank)...), []int64{1, -1}
-	for range axes[1:] {
-		view = append(view, 1)
-	}
-	shape := g.Int64s(view[:rank]...)
-	if rank == 1 {
-		shape = g.Int64s(1)
-	}
+	axes, view := channelAxes(g.Rank(n.Inputs[1]))
+	shape := g.Int64s(view...)
 	if n.Int("spatial", 1) == 0 {
 		axes, shape = []int64{0}, g.Concat(g.Int64s(1), g.Tail(g.Shape(x), 1))
 	}
