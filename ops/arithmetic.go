@@ -204,28 +204,43 @@ type vectors[T kernel.Float] struct {
 	sv func(dst []T, s T, x []T)
 }
 
-// vectorsOf is those of an operator of that name; none if it has none.
-func vectorsOf[T kernel.Float](op string) vectors[T] {
-	switch op {
-	case "Add":
-		return vectors[T]{kernel.Add[T], kernel.AddScalar[T], flip(kernel.AddScalar[T])}
-	case "Sub":
-		return vectors[T]{kernel.Sub[T], kernel.SubScalar[T], kernel.ScalarSub[T]}
-	case "Mul":
-		return vectors[T]{kernel.Mul[T], kernel.Scale[T], flip(kernel.Scale[T])}
-	case "Div":
-		return vectors[T]{kernel.Div[T], kernel.DivScalar[T], kernel.ScalarDiv[T]}
-	case "Max":
-		return vectors[T]{kernel.Max[T], kernel.MaxScalar[T], flip(kernel.MaxScalar[T])}
-	case "Min":
-		return vectors[T]{kernel.Min[T], kernel.MinScalar[T], flip(kernel.MinScalar[T])}
-	}
-	return vectors[T]{}
+func addition[T kernel.Float]() vectors[T] {
+	return vectors[T]{kernel.Add[T], kernel.AddScalar[T], flip(kernel.AddScalar[T])}
+}
+func subtraction[T kernel.Float]() vectors[T] {
+	return vectors[T]{kernel.Sub[T], kernel.SubScalar[T], kernel.ScalarSub[T]}
+}
+func multiplication[T kernel.Float]() vectors[T] {
+	return vectors[T]{kernel.Mul[T], kernel.Scale[T], flip(kernel.Scale[T])}
+}
+func division[T kernel.Float]() vectors[T] {
+	return vectors[T]{kernel.Div[T], kernel.DivScalar[T], kernel.ScalarDiv[T]}
+}
+func maximum[T kernel.Float]() vectors[T] {
+	return vectors[T]{kernel.Max[T], kernel.MaxScalar[T], flip(kernel.MaxScalar[T])}
+}
+func minimum[T kernel.Float]() vectors[T] {
+	return vectors[T]{kernel.Min[T], kernel.MinScalar[T], flip(kernel.MinScalar[T])}
 }
 
-// fast is the vector kernels of an operator over broadcast operands.
-func fast[T kernel.Float](op string) Kernel {
-	f := vectorsOf[T](op)
+// vectorTable is the kernels of both widths over broadcast operands.
+func vectorTable(f32 vectors[float32], f64 vectors[float64]) Table {
+	return Table{tensor.Float32: fast(f32), tensor.Float64: fast(f64)}
+}
+
+// chained lets chains have an operator on two operands, in the spellings that broadcast as all do today.
+func chained(op Op, f vectors[float32]) Op {
+	op.Pointwise = func(n *Node) Pointwise {
+		if n.Since < 7 || len(n.Inputs) != 2 {
+			return Pointwise{}
+		}
+		return Pointwise{two: f}
+	}
+	return op
+}
+
+// fast is vector kernels over broadcast operands.
+func fast[T kernel.Float](f vectors[T]) Kernel {
 	return pairwise(func(dst, a, b []T, sa, sb int) error {
 		switch {
 		case sa == 1 && sb == 1 || len(dst) == 1:
@@ -546,31 +561,23 @@ func init() {
 	arith := []int{1, 6, 7, 13, 14}
 	bools := func(f func(a, b bool) bool) func(*Node) Table { return fixed(Table{tensor.Bool: elementwise(f)}) }
 	register(
-		withTerm(pairOp("Add", arith, Numeric, 0, fixed(merge(Table{
-			tensor.Float32: fast[float32]("Add"),
-			tensor.Float64: fast[float64]("Add")},
+		withTerm(chained(pairOp("Add", arith, Numeric, 0, fixed(merge(vectorTable(addition[float32](), addition[float64]()),
 			intKernels(addK[int8](), addK[int16](), addK[int32](), addK[int64](), addK[uint8](), addK[uint16](), addK[uint32](), addK[uint64]()))),
-			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) { return dy, dy }), fold1(Dim.Add)),
-		withTerm(pairOp("Sub", arith, Numeric, 0, fixed(merge(Table{
-			tensor.Float32: fast[float32]("Sub"),
-			tensor.Float64: fast[float64]("Sub")},
+			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) { return dy, dy }), addition[float32]()), fold1(Dim.Add)),
+		withTerm(chained(pairOp("Sub", arith, Numeric, 0, fixed(merge(vectorTable(subtraction[float32](), subtraction[float64]()),
 			intKernels(subK[int8](), subK[int16](), subK[int32](), subK[int64](), subK[uint8](), subK[uint16](), subK[uint32](), subK[uint64]()))),
-			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) { return dy, g.Neg(dy) }), fold1(Dim.Sub)),
-		withTerm(pairOp("Mul", arith, Numeric, 0, fixed(merge(Table{
-			tensor.Float32: fast[float32]("Mul"),
-			tensor.Float64: fast[float64]("Mul")},
+			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) { return dy, g.Neg(dy) }), subtraction[float32]()), fold1(Dim.Sub)),
+		withTerm(chained(pairOp("Mul", arith, Numeric, 0, fixed(merge(vectorTable(multiplication[float32](), multiplication[float64]()),
 			intKernels(mulK[int8](), mulK[int16](), mulK[int32](), mulK[int64](), mulK[uint8](), mulK[uint16](), mulK[uint32](), mulK[uint64]()))),
 			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) {
 				return g.Mul(dy, b), g.Mul(dy, a)
-			}), fold1(Dim.Mul)),
-		withTerm(pairOp("Div", arith, Numeric, 0, fixed(merge(Table{
-			tensor.Float32: fast[float32]("Div"),
-			tensor.Float64: fast[float64]("Div")},
+			}), multiplication[float32]()), fold1(Dim.Mul)),
+		withTerm(chained(pairOp("Div", arith, Numeric, 0, fixed(merge(vectorTable(division[float32](), division[float64]()),
 			intKernels(divK[int8](), divK[int16](), divK[int32](), divK[int64](), divK[uint8](), divK[uint16](), divK[uint32](), divK[uint64]()))),
 			func(g *Grad, n *Node, a, b, y, dy *onnx.Value) (da, db *onnx.Value) {
 				da = g.Div(dy, b)
 				return da, g.Neg(g.Mul(da, g.Div(a, b)))
-			}), fold1(Dim.Div)),
+			}), division[float32]()), fold1(Dim.Div)),
 		withTerm(pairOp("Mod", []int{10, 13}, Numeric, 0, func(n *Node) Table {
 			f := n.Int("fmod", 0) != 0
 			return merge(floatPairs(floatMod(f)), intKernels(modK[int8](f), modK[int16](f), modK[int32](f), modK[int64](f),
@@ -602,21 +609,13 @@ func init() {
 		pairOp("BitwiseAnd", []int{18}, Integers, 0, fixed(intKernels(andK[int8](), andK[int16](), andK[int32](), andK[int64](), andK[uint8](), andK[uint16](), andK[uint32](), andK[uint64]())), nil),
 		pairOp("BitwiseOr", []int{18}, Integers, 0, fixed(intKernels(orK[int8](), orK[int16](), orK[int32](), orK[int64](), orK[uint8](), orK[uint16](), orK[uint32](), orK[uint64]())), nil),
 		pairOp("BitwiseXor", []int{18}, Integers, 0, fixed(intKernels(xorK[int8](), xorK[int16](), xorK[int32](), xorK[int64](), xorK[uint8](), xorK[uint16](), xorK[uint32](), xorK[uint64]())), nil),
-		withTerm(variadic("Max", []int{1, 6, 8, 12, 13}, merge(Table{
-			tensor.Float32: fast[float32]("Max"),
-			tensor.Float64: fast[float64]("Max")},
-			intKernels(maxK[int8](), maxK[int16](), maxK[int32](), maxK[int64](), maxK[uint8](), maxK[uint16](), maxK[uint32](), maxK[uint64]())), shareTies), fold1(Dim.Max)),
-		withTerm(variadic("Min", []int{1, 6, 8, 12, 13}, merge(Table{
-			tensor.Float32: fast[float32]("Min"),
-			tensor.Float64: fast[float64]("Min")},
-			intKernels(minK[int8](), minK[int16](), minK[int32](), minK[int64](), minK[uint8](), minK[uint16](), minK[uint32](), minK[uint64]())), shareTies), fold1(Dim.Min)),
-		variadic("Sum", []int{1, 6, 8, 13}, Table{
-			tensor.Float32: fast[float32]("Add"),
-			tensor.Float64: fast[float64]("Add")},
-			func(g *Grad, n *Node, dy *onnx.Value) []*onnx.Value { return repeat(dy, len(n.Inputs)) }),
-		variadic("Mean", []int{1, 6, 8, 13}, Table{
-			tensor.Float32: fast[float32]("Add"),
-			tensor.Float64: fast[float64]("Add")},
+		withTerm(chained(variadic("Max", []int{1, 6, 8, 12, 13}, merge(vectorTable(maximum[float32](), maximum[float64]()),
+			intKernels(maxK[int8](), maxK[int16](), maxK[int32](), maxK[int64](), maxK[uint8](), maxK[uint16](), maxK[uint32](), maxK[uint64]())), shareTies), maximum[float32]()), fold1(Dim.Max)),
+		withTerm(chained(variadic("Min", []int{1, 6, 8, 12, 13}, merge(vectorTable(minimum[float32](), minimum[float64]()),
+			intKernels(minK[int8](), minK[int16](), minK[int32](), minK[int64](), minK[uint8](), minK[uint16](), minK[uint32](), minK[uint64]())), shareTies), minimum[float32]()), fold1(Dim.Min)),
+		chained(variadic("Sum", []int{1, 6, 8, 13}, vectorTable(addition[float32](), addition[float64]()),
+			func(g *Grad, n *Node, dy *onnx.Value) []*onnx.Value { return repeat(dy, len(n.Inputs)) }), addition[float32]()),
+		variadic("Mean", []int{1, 6, 8, 13}, vectorTable(addition[float32](), addition[float64]()),
 			func(g *Grad, n *Node, dy *onnx.Value) []*onnx.Value {
 				return repeat(g.Div(dy, g.Like(dy, float64(len(n.Inputs)))), len(n.Inputs))
 			}),

@@ -40,24 +40,44 @@ func each[T, R any](f func(T) R) func([]R, []T) {
 	}
 }
 
-// floatTable is f, computed in float64, for both widths.
-func floatTable(f func(float64) float64) Table {
-	return Table{
-		tensor.Float32: overSlices(each(func(v float32) float32 { return float32(f(float64(v))) })),
-		tensor.Float64: overSlices(each(f)),
-	}
+// floatKernels are a unary operator's kernels on vectors of the two widths. dst may be x.
+type floatKernels struct {
+	f32 func(dst, x []float32)
+	f64 func(dst, x []float64)
 }
 
-func kernelTable(f32 func(dst, x []float32), f64 func(dst, x []float64)) Table {
-	return Table{tensor.Float32: overSlices(f32), tensor.Float64: overSlices(f64)}
+func (k floatKernels) table() Table {
+	return Table{tensor.Float32: overSlices(k.f32), tensor.Float64: overSlices(k.f64)}
+}
+
+// vector is kernels that hang on no attribute.
+func vector(f32 func(dst, x []float32), f64 func(dst, x []float64)) func(*Node) floatKernels {
+	return func(*Node) floatKernels { return floatKernels{f32, f64} }
+}
+
+// scalar is f, computed in float64, for both widths.
+func scalar(f func(float64) float64) func(*Node) floatKernels {
+	return vector(scalars(f).f32, scalars(f).f64)
+}
+
+func scalars(f func(float64) float64) floatKernels {
+	return floatKernels{each(func(v float32) float32 { return float32(f(float64(v))) }), each(f)}
 }
 
 type signedElement interface {
 	int8 | int16 | int32 | int64
 }
 
-func unaryOp(name string, since []int, types TypeSet, t Table, slope slopeRule) Op {
-	op := Op{Name: name, Since: since, MinIn: 1, Types: []TypeSet{types}, Infer: SameAs(0), InPlace: []int{0}, Compile: t.Always(0)}
+// unaryOp is an operator on single elements of one input. floats reads the attributes for the kernels on floats, nil if it takes none; integers
+// are the kernels on other types.
+func unaryOp(name string, since []int, types TypeSet, floats func(n *Node) floatKernels, slope slopeRule, integers ...Table) Op {
+	op := Op{Name: name, Since: since, MinIn: 1, Types: []TypeSet{types}, Infer: SameAs(0), InPlace: []int{0}}
+	if floats == nil {
+		op.Compile = merge(integers...).Always(0)
+	} else {
+		op.Compile = func(n *Node) (Kernel, error) { return merge(append(integers, floats(n).table())...).By(0), nil }
+		op.Pointwise = func(n *Node) Pointwise { return Pointwise{one: floats(n).f32} }
+	}
 	if slope == nil {
 		op.NoGrad, op.Flat = "zero almost everywhere", true
 		return op
@@ -67,21 +87,6 @@ func unaryOp(name string, since []int, types TypeSet, t Table, slope slopeRule) 
 		out[0] = slope(g, n, n.Inputs[0], n.Outputs[0], dy[0])
 		return out, nil
 	}
-	return op
-}
-
-// withFloats compiles a unary operator with two float attributes.
-func withFloats(op Op, a string, da float32, b string, db float32, f func(a, b, x float64) float64) Op {
-	op.Compile = func(n *Node) (Kernel, error) {
-		va, vb := float64(n.Float(a, da)), float64(n.Float(b, db))
-		return floatTable(func(x float64) float64 { return f(va, vb, x) }).By(0), nil
-	}
-	return op
-}
-
-// withKernels compiles a unary operator whose kernels hang on its attributes.
-func withKernels(op Op, table func(n *Node) Table) Op {
-	op.Compile = func(n *Node) (Kernel, error) { return table(n).By(0), nil }
 	return op
 }
 
@@ -163,75 +168,73 @@ func init() {
 	attr := func(n *Node, name string, def float32) float64 { return float64(n.Float(name, def)) }
 
 	register(
-		withTerm(unaryOp("Abs", old, Numeric, merge(kernelTable(kernel.Abs[float32], kernel.Abs[float64]), unsignedTable,
-			signedTable(ints(absolute[int8]), ints(absolute[int16]), ints(absolute[int32]), ints(absolute[int64]))),
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Sign", x)) }), func(_ *Node, x []Dim) Dim { return x[0].Max(D(0).Sub(x[0])) }),
-		withTerm(unaryOp("Neg", old, Floats|Signed, merge(kernelTable(kernel.Neg[float32], kernel.Neg[float64]),
-			signedTable(ints(negate[int8]), ints(negate[int16]), ints(negate[int32]), ints(negate[int64]))),
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Neg(dy) }), func(_ *Node, x []Dim) Dim { return D(0).Sub(x[0]) }),
-		unaryOp("Sign", []int{9, 13}, Numeric, merge(floatTable(sign), Table{
+		withTerm(unaryOp("Abs", old, Numeric, vector(kernel.Abs[float32], kernel.Abs[float64]),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Sign", x)) },
+			unsignedTable, signedTable(ints(absolute[int8]), ints(absolute[int16]), ints(absolute[int32]), ints(absolute[int64]))), func(_ *Node, x []Dim) Dim { return x[0].Max(D(0).Sub(x[0])) }),
+		withTerm(unaryOp("Neg", old, Floats|Signed, vector(kernel.Neg[float32], kernel.Neg[float64]),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Neg(dy) },
+			signedTable(ints(negate[int8]), ints(negate[int16]), ints(negate[int32]), ints(negate[int64]))), func(_ *Node, x []Dim) Dim { return D(0).Sub(x[0]) }),
+		unaryOp("Sign", []int{9, 13}, Numeric, scalar(sign), nil, Table{
 			tensor.Uint8:  overSlices(each(func(v uint8) uint8 { return min(v, 1) })),
 			tensor.Uint16: overSlices(each(func(v uint16) uint16 { return min(v, 1) })),
 			tensor.Uint32: overSlices(each(func(v uint32) uint32 { return min(v, 1) })),
 			tensor.Uint64: overSlices(each(func(v uint64) uint64 { return min(v, 1) }))},
-			signedTable(ints(signum[int8]), ints(signum[int16]), ints(signum[int32]), ints(signum[int64]))), nil),
-		unaryOp("Ceil", old, Floats, floatTable(math.Ceil), nil),
-		unaryOp("Floor", old, Floats, floatTable(math.Floor), nil),
-		letThrough(unaryOp("Round", []int{11, 22}, Floats, floatTable(math.RoundToEven), nil)),
-		unaryOp("Sqrt", old, Floats, kernelTable(kernel.Sqrt[float32], kernel.Sqrt[float64]),
+			signedTable(ints(signum[int8]), ints(signum[int16]), ints(signum[int32]), ints(signum[int64]))),
+		unaryOp("Ceil", old, Floats, scalar(math.Ceil), nil),
+		unaryOp("Floor", old, Floats, scalar(math.Floor), nil),
+		letThrough(unaryOp("Round", []int{11, 22}, Floats, scalar(math.RoundToEven), nil)),
+		unaryOp("Sqrt", old, Floats, vector(kernel.Sqrt[float32], kernel.Sqrt[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Div(dy, g.Mul(y, g.Like(y, 2))) }),
-		unaryOp("Reciprocal", old, Floats, kernelTable(kernel.Recip[float32], kernel.Recip[float64]),
+		unaryOp("Reciprocal", old, Floats, vector(kernel.Recip[float32], kernel.Recip[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Neg(g.Mul(dy, sq(g, y))) }),
-		unaryOp("Exp", old, Floats, kernelTable(kernel.Exp[float32], kernel.Exp[float64]),
+		unaryOp("Exp", old, Floats, vector(kernel.Exp[float32], kernel.Exp[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, y) }),
-		unaryOp("Log", old, Floats, kernelTable(kernel.Log[float32], kernel.Log[float64]),
+		unaryOp("Log", old, Floats, vector(kernel.Log[float32], kernel.Log[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Div(dy, x) }),
-		unaryOp("Sin", trig, Floats, floatTable(math.Sin),
+		unaryOp("Sin", trig, Floats, scalar(math.Sin),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Cos", x)) }),
-		unaryOp("Cos", trig, Floats, floatTable(math.Cos),
+		unaryOp("Cos", trig, Floats, scalar(math.Cos),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Neg(g.Mul(dy, g.Op("Sin", x))) }),
-		unaryOp("Tan", trig, Floats, floatTable(math.Tan),
+		unaryOp("Tan", trig, Floats, scalar(math.Tan),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Add(sq(g, y), one(g, y))) }),
-		unaryOp("Asin", trig, Floats, floatTable(math.Asin),
+		unaryOp("Asin", trig, Floats, scalar(math.Asin),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return g.Div(dy, g.Op("Sqrt", g.Sub(one(g, x), sq(g, x))))
 			}),
-		unaryOp("Acos", trig, Floats, floatTable(math.Acos),
+		unaryOp("Acos", trig, Floats, scalar(math.Acos),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return g.Neg(g.Div(dy, g.Op("Sqrt", g.Sub(one(g, x), sq(g, x)))))
 			}),
-		unaryOp("Atan", trig, Floats, floatTable(math.Atan),
+		unaryOp("Atan", trig, Floats, scalar(math.Atan),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Div(dy, g.Add(sq(g, x), one(g, x))) }),
-		unaryOp("Sinh", hyper, Floats, floatTable(math.Sinh),
+		unaryOp("Sinh", hyper, Floats, scalar(math.Sinh),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Cosh", x)) }),
-		unaryOp("Cosh", hyper, Floats, floatTable(math.Cosh),
+		unaryOp("Cosh", hyper, Floats, scalar(math.Cosh),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Sinh", x)) }),
-		unaryOp("Asinh", hyper, Floats, floatTable(math.Asinh),
+		unaryOp("Asinh", hyper, Floats, scalar(math.Asinh),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return g.Div(dy, g.Op("Sqrt", g.Add(sq(g, x), one(g, x))))
 			}),
-		unaryOp("Acosh", hyper, Floats, floatTable(math.Acosh),
+		unaryOp("Acosh", hyper, Floats, scalar(math.Acosh),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return g.Div(dy, g.Op("Sqrt", g.Sub(sq(g, x), one(g, x))))
 			}),
-		unaryOp("Atanh", hyper, Floats, floatTable(math.Atanh),
+		unaryOp("Atanh", hyper, Floats, scalar(math.Atanh),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Div(dy, g.Sub(one(g, x), sq(g, x))) }),
-		unaryOp("Tanh", old, Floats, kernelTable(kernel.Tanh[float32], kernel.Tanh[float64]),
+		unaryOp("Tanh", old, Floats, vector(kernel.Tanh[float32], kernel.Tanh[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Sub(one(g, y), sq(g, y))) }),
-		unaryOp("Sigmoid", old, Floats, kernelTable(kernel.Sigmoid[float32], kernel.Sigmoid[float64]),
+		unaryOp("Sigmoid", old, Floats, vector(kernel.Sigmoid[float32], kernel.Sigmoid[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return g.Mul(dy, g.Mul(y, g.Sub(one(g, y), y)))
 			}),
-		unaryOp("Erf", []int{9, 13}, Numeric, merge(kernelTable(kernel.Erf[float32], kernel.Erf[float64]), intKernels(erfInt[int8](), erfInt[int16](),
-			erfInt[int32](), erfInt[int64](), erfInt[uint8](), erfInt[uint16](), erfInt[uint32](), erfInt[uint64]())),
+		unaryOp("Erf", []int{9, 13}, Numeric, vector(kernel.Erf[float32], kernel.Erf[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return g.Mul(g.Mul(dy, g.Like(x, 2/math.Sqrt(math.Pi))), g.Op("Exp", g.Neg(sq(g, x))))
-			}),
-		unaryOp("Relu", []int{1, 6, 13, 14}, Floats|Signed, merge(kernelTable(kernel.Relu[float32], kernel.Relu[float64]),
-			signedTable(ints(positive[int8]), ints(positive[int16]), ints(positive[int32]), ints(positive[int64]))),
+			}, intKernels(erfInt[int8](), erfInt[int16](), erfInt[int32](), erfInt[int64](), erfInt[uint8](), erfInt[uint16](), erfInt[uint32](), erfInt[uint64]())),
+		unaryOp("Relu", []int{1, 6, 13, 14}, Floats|Signed, vector(kernel.Relu[float32], kernel.Relu[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return g.Internal("ReluGrad", 1, []*onnx.Value{dy, y})[0]
-			}),
+			}, signedTable(ints(positive[int8]), ints(positive[int16]), ints(positive[int32]), ints(positive[int64]))),
 		// dY, Y
 		Op{Domain: Internal, Name: "ReluGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, Infer: SameAs(0), InPlace: []int{0},
 			Compile: Table{tensor.Float32: reluGrad[float32], tensor.Float64: reluGrad[float64]}.Always(0), NoGrad: "it is a gradient itself",
@@ -239,72 +242,77 @@ func init() {
 				dy, y := n.Inputs[0], n.Inputs[1]
 				return []*onnx.Value{where(g, g.Op("LessOrEqual", y, g.Like(y, 0)), g.Like(dy, 0), dy)}, nil
 			}},
-		withKernels(unaryOp("LeakyRelu", []int{1, 6, 16}, Floats, nil,
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
-				return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Like(dy, attr(n, "alpha", 0.01))))
-			}), func(n *Node) Table {
+		unaryOp("LeakyRelu", []int{1, 6, 16}, Floats, func(n *Node) floatKernels {
 			a := attr(n, "alpha", 0.01)
-			return kernelTable(func(dst, x []float32) { kernel.LeakyRelu(dst, x, float32(a)) }, func(dst, x []float64) { kernel.LeakyRelu(dst, x, a) })
+			return floatKernels{func(dst, x []float32) { kernel.LeakyRelu(dst, x, float32(a)) }, func(dst, x []float64) { kernel.LeakyRelu(dst, x, a) }}
+		}, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+			return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Like(dy, attr(n, "alpha", 0.01))))
 		}),
-		withFloats(unaryOp("ThresholdedRelu", []int{10, 22}, Floats, nil,
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
-				return where(g, g.Op("Greater", x, g.Like(x, attr(n, "alpha", 1))), dy, g.Like(dy, 0))
-			}), "alpha", 1, "", 0, func(a, _, x float64) float64 {
-			if x > a { // a NaN is not
+		unaryOp("ThresholdedRelu", []int{10, 22}, Floats, func(n *Node) floatKernels {
+			a := attr(n, "alpha", 1)
+			return scalars(func(x float64) float64 {
+				if x > a { // a NaN is not
+					return x
+				}
+				return 0
+			})
+		}, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+			return where(g, g.Op("Greater", x, g.Like(x, attr(n, "alpha", 1))), dy, g.Like(dy, 0))
+		}),
+		unaryOp("Elu", []int{1, 6, 22}, Floats, func(n *Node) floatKernels {
+			a := attr(n, "alpha", 1)
+			return scalars(func(x float64) float64 {
+				if x < 0 {
+					return a * math.Expm1(x)
+				}
 				return x
-			}
-			return 0
+			})
+		}, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+			return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Add(y, g.Like(y, attr(n, "alpha", 1)))))
 		}),
-		withFloats(unaryOp("Elu", []int{1, 6, 22}, Floats, nil,
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
-				return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Add(y, g.Like(y, attr(n, "alpha", 1)))))
-			}), "alpha", 1, "", 0, func(a, _, x float64) float64 {
-			if x < 0 {
-				return a * math.Expm1(x)
-			}
-			return x
+		unaryOp("Selu", []int{1, 6, 22}, Floats, func(n *Node) floatKernels {
+			a, gamma := attr(n, "alpha", 1.6732632), attr(n, "gamma", 1.050701)
+			return scalars(func(x float64) float64 {
+				if x <= 0 {
+					return gamma * a * math.Expm1(x)
+				}
+				return gamma * x
+			})
+		}, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+			a, gamma := attr(n, "alpha", 1.6732632), attr(n, "gamma", 1.050701)
+			return where(g, g.Op("Greater", x, g.Like(x, 0)), g.Mul(dy, g.Like(dy, gamma)), g.Mul(dy, g.Add(y, g.Like(y, a*gamma))))
 		}),
-		withFloats(unaryOp("Selu", []int{1, 6, 22}, Floats, nil,
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
-				a, gamma := attr(n, "alpha", 1.6732632), attr(n, "gamma", 1.050701)
-				return where(g, g.Op("Greater", x, g.Like(x, 0)), g.Mul(dy, g.Like(dy, gamma)), g.Mul(dy, g.Add(y, g.Like(y, a*gamma))))
-			}), "alpha", 1.6732632, "gamma", 1.050701, func(a, gamma, x float64) float64 {
-			if x <= 0 {
-				return gamma * a * math.Expm1(x)
-			}
-			return gamma * x
+		unaryOp("Celu", []int{12, 28}, Floats, func(n *Node) floatKernels {
+			a := attr(n, "alpha", 1)
+			return scalars(func(x float64) float64 {
+				if x < 0 {
+					return a * math.Expm1(x/a)
+				}
+				return x
+			})
+		}, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+			a := attr(n, "alpha", 1)
+			return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Op("Exp", g.Div(x, g.Like(x, a)))))
 		}),
-		withFloats(unaryOp("Celu", []int{12, 28}, Floats, nil,
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
-				a := attr(n, "alpha", 1)
-				return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Op("Exp", g.Div(x, g.Like(x, a)))))
-			}), "alpha", 1, "", 0, func(a, _, x float64) float64 {
-			if x < 0 {
-				return a * math.Expm1(x/a)
-			}
-			return x
-		}),
-		withKernels(unaryOp("HardSigmoid", []int{1, 6, 22}, Floats, nil,
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
-				inside := g.Op("And", g.Op("Greater", y, g.Like(y, 0)), g.Op("Less", y, g.Like(y, 1)))
-				return where(g, inside, g.Mul(dy, g.Like(dy, attr(n, "alpha", 0.2))), g.Like(dy, 0))
-			}), func(n *Node) Table {
+		unaryOp("HardSigmoid", []int{1, 6, 22}, Floats, func(n *Node) floatKernels {
 			a, b := attr(n, "alpha", 0.2), attr(n, "beta", 0.5)
-			return kernelTable(func(dst, x []float32) { kernel.HardSigmoid(dst, x, float32(a), float32(b)) },
-				func(dst, x []float64) { kernel.HardSigmoid(dst, x, a, b) })
+			return floatKernels{func(dst, x []float32) { kernel.HardSigmoid(dst, x, float32(a), float32(b)) }, func(dst, x []float64) { kernel.HardSigmoid(dst, x, a, b) }}
+		}, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+			inside := g.Op("And", g.Op("Greater", y, g.Like(y, 0)), g.Op("Less", y, g.Like(y, 1)))
+			return where(g, inside, g.Mul(dy, g.Like(dy, attr(n, "alpha", 0.2))), g.Like(dy, 0))
 		}),
-		unaryOp("HardSwish", []int{14, 22}, Floats, kernelTable(kernel.HardSwish[float32], kernel.HardSwish[float64]),
+		unaryOp("HardSwish", []int{14, 22}, Floats, vector(kernel.HardSwish[float32], kernel.HardSwish[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				mid := g.Mul(dy, g.Add(g.Div(x, g.Like(x, 3)), g.Like(x, 0.5)))
 				return where(g, g.Op("LessOrEqual", x, g.Like(x, -3)), g.Like(dy, 0), where(g, g.Op("GreaterOrEqual", x, g.Like(x, 3)), dy, mid))
 			}),
-		unaryOp("Softplus", []int{1, 22}, Floats, kernelTable(kernel.Softplus[float32], kernel.Softplus[float64]),
+		unaryOp("Softplus", []int{1, 22}, Floats, vector(kernel.Softplus[float32], kernel.Softplus[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Mul(dy, g.Op("Sigmoid", x)) }),
-		unaryOp("Softsign", []int{1, 22}, Floats, floatTable(func(x float64) float64 { return x / (1 + math.Abs(x)) }),
+		unaryOp("Softsign", []int{1, 22}, Floats, scalar(func(x float64) float64 { return x / (1 + math.Abs(x)) }),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				return g.Div(dy, sq(g, g.Add(g.Op("Abs", x), one(g, x))))
 			}),
-		unaryOp("Mish", []int{18, 22}, Floats, kernelTable(mish[float32], mish[float64]),
+		unaryOp("Mish", []int{18, 22}, Floats, vector(mish[float32], mish[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 				t := g.Op("Tanh", g.Op("Softplus", x))
 				return g.Mul(dy, g.Add(t, g.Mul(g.Mul(x, g.Op("Sigmoid", x)), g.Sub(one(g, t), sq(g, t)))))
@@ -325,17 +333,16 @@ func init() {
 				return []*onnx.Value{g.Mul(gate, in[1])}
 			})
 		}},
-		withKernels(unaryOp("Swish", []int{24}, Floats, nil,
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
-				a := g.Like(x, attr(n, "alpha", 1))
-				s := g.Op("Sigmoid", g.Mul(x, a))
-				return g.Mul(dy, g.Add(s, g.Mul(g.Mul(a, y), g.Sub(one(g, s), s))))
-			}), func(n *Node) Table {
+		unaryOp("Swish", []int{24}, Floats, func(n *Node) floatKernels {
 			a := attr(n, "alpha", 1)
 			if a == 1 {
-				return kernelTable(kernel.Silu[float32], kernel.Silu[float64])
+				return floatKernels{kernel.Silu[float32], kernel.Silu[float64]}
 			}
-			return floatTable(func(x float64) float64 { return x / (1 + math.Exp(-a*x)) })
+			return scalars(func(x float64) float64 { return x / (1 + math.Exp(-a*x)) })
+		}, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+			a := g.Like(x, attr(n, "alpha", 1))
+			s := g.Op("Sigmoid", g.Mul(x, a))
+			return g.Mul(dy, g.Add(s, g.Mul(g.Mul(a, y), g.Sub(one(g, s), s))))
 		}),
 		gelu(),
 		Op{Name: "Shrink", Since: []int{9}, MinIn: 1, Types: []TypeSet{Numeric}, Infer: SameAs(0), InPlace: []int{0}, Compile: compileShrink,
@@ -349,25 +356,21 @@ func init() {
 		Op{Name: "Not", Since: []int{1}, MinIn: 1, Types: []TypeSet{Bools}, Infer: SameAs(0), InPlace: []int{0}, NoGrad: "it has no floating-point output", Flat: true,
 			Term:    func(_ *Node, x []Dim) Dim { return not(x[0]) },
 			Compile: Table{tensor.Bool: overSlices(each(func(v bool) bool { return !v }))}.Always(0)},
-		unaryOp("BitwiseNot", []int{18}, Integers, intKernels(invert[int8](), invert[int16](), invert[int32](), invert[int64](),
-			invert[uint8](), invert[uint16](), invert[uint32](), invert[uint64]()), nil),
+		unaryOp("BitwiseNot", []int{18}, Integers, nil, nil, intKernels(invert[int8](), invert[int16](), invert[int32](), invert[int64](),
+			invert[uint8](), invert[uint16](), invert[uint32](), invert[uint64]())),
 		boolTest("IsNaN", []int{9, 13, 20}, func(*Node) func(float64) bool { return func(v float64) bool { return v != v } }),
 		boolTest("IsInf", []int{10, 20}, func(n *Node) func(float64) bool {
 			up, down := n.Int("detect_positive", 1) != 0, n.Int("detect_negative", 1) != 0
 			return func(v float64) bool { return up && math.IsInf(v, 1) || down && math.IsInf(v, -1) }
 		}),
-		Op{Name: "Clip", Since: []int{1, 6}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0), InPlace: []int{0},
-			Compile: func(n *Node) (Kernel, error) {
-				lo, hi := float64(n.Float("min", -math.MaxFloat32)), float64(n.Float("max", math.MaxFloat32))
-				return kernelTable(func(dst, x []float32) { kernel.Clip(dst, x, float32(lo), float32(hi)) },
-					func(dst, x []float64) { kernel.Clip(dst, x, lo, hi) }).By(0), nil
-			},
-			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-				x := n.Inputs[0]
-				lo, hi := attr(n, "min", -math.MaxFloat32), attr(n, "max", math.MaxFloat32)
-				in := g.Op("And", g.Op("GreaterOrEqual", x, g.Like(x, lo)), g.Op("LessOrEqual", x, g.Like(x, hi)))
-				return []*onnx.Value{where(g, in, dy[0], g.Like(dy[0], 0))}, nil
-			}},
+		unaryOp("Clip", []int{1, 6}, Floats, func(n *Node) floatKernels {
+			lo, hi := attr(n, "min", -math.MaxFloat32), attr(n, "max", math.MaxFloat32)
+			return floatKernels{func(dst, x []float32) { kernel.Clip(dst, x, float32(lo), float32(hi)) }, func(dst, x []float64) { kernel.Clip(dst, x, lo, hi) }}
+		}, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+			lo, hi := attr(n, "min", -math.MaxFloat32), attr(n, "max", math.MaxFloat32)
+			in := g.Op("And", g.Op("GreaterOrEqual", x, g.Like(x, lo)), g.Op("LessOrEqual", x, g.Like(x, hi)))
+			return where(g, in, dy, g.Like(dy, 0))
+		}),
 		Op{Name: "Clip", Since: []int{11, 12, 13}, MinIn: 1, MaxIn: 3, Types: []TypeSet{Numeric}, Infer: SameAs(0), InPlace: []int{0},
 			Term: func(n *Node, x []Dim) Dim {
 				y := x[0]
@@ -516,7 +519,16 @@ func boolTest(name string, since []int, f func(n *Node) func(float64) bool) Op {
 }
 
 func gelu() Op {
-	op := unaryOp("Gelu", []int{20}, Floats, nil, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+	floats := func(n *Node) floatKernels {
+		switch n.Str("approximate", "none") {
+		case "none":
+			return floatKernels{kernel.GeluErf[float32], kernel.GeluErf[float64]}
+		case "tanh":
+			return floatKernels{kernel.GeluTanh[float32], kernel.GeluTanh[float64]}
+		}
+		return floatKernels{}
+	}
+	op := unaryOp("Gelu", []int{20}, Floats, floats, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 		half, one := g.Like(x, 0.5), g.Like(x, 1)
 		if n.Str("approximate", "none") == "tanh" {
 			k := math.Sqrt(2 / math.Pi)
@@ -530,15 +542,12 @@ func gelu() Op {
 		pdf := g.Mul(g.Op("Exp", g.Mul(g.Mul(x, x), g.Like(x, -0.5))), g.Like(x, 1/math.Sqrt(2*math.Pi)))
 		return g.Mul(dy, g.Add(cdf, g.Mul(x, pdf)))
 	})
+	compile := op.Compile
 	op.Compile = func(n *Node) (Kernel, error) {
-		switch a := n.Str("approximate", "none"); a {
-		case "none":
-			return kernelTable(kernel.GeluErf[float32], kernel.GeluErf[float64]).By(0), nil
-		case "tanh":
-			return kernelTable(kernel.GeluTanh[float32], kernel.GeluTanh[float64]).By(0), nil
-		default:
-			return nil, fmt.Errorf("attribute approximate %q is neither none nor tanh", a)
+		if floats(n).f32 == nil {
+			return nil, fmt.Errorf("attribute approximate %q is neither none nor tanh", n.Str("approximate", "none"))
 		}
+		return compile(n)
 	}
 	return op
 }

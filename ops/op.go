@@ -60,6 +60,10 @@ type Op struct {
 	// FLOPs counts the multiplications and additions of a run, for profiles: of operators whose time goes into those.
 	FLOPs func(c *Ctx) int64
 
+	// Pointwise reads the attributes of an operator on single elements for its kernel on vectors of float32, which chains of such
+	// operators run tile by tile; the zero value where they leave none.
+	Pointwise func(n *Node) Pointwise
+
 	// View: output 0 is input 0's elements under another shape; no kernel is needed.
 	View bool
 	// InPlace: output 0 may take the memory of the inputs listed, if shape and type agree.

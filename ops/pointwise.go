@@ -2,8 +2,10 @@ package ops
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
 )
 
@@ -15,9 +17,9 @@ func init() {
 		inPlace[i] = i
 	}
 	register(
-		// The inputs broadcast to the shape of the result, without repeating any axis between two that they have. "steps" are the operators'
-		// names, in an order in which each comes after what it reads; "args" has the two operands of each, which are numbered inputs first and
-		// then steps, -1 for none; "params" has two numbers for each, what "alpha" and "beta" are of an epilogue's activation.
+		// The inputs broadcast to the shape of the result, without repeating any axis between two that they have. "steps" are the names of
+		// operators of ai.onnx, in an order in which each comes after what it reads, and "since" the versions of their definitions; "args" has the
+		// two operands of each, which are numbered inputs first and then steps, -1 for none. An attribute "2.alpha" is "alpha" of step 2.
 		Op{Domain: Internal, Name: "Pointwise", Since: []int{1}, MinIn: 1, MaxIn: MaxPointwiseInputs, Types: []TypeSet{Of(tensor.Float32)}, InPlace: inPlace,
 			Infer: func(n *Node) ([]Info, error) {
 				out, err := Broadcast(tensor.Float32, n.In...)
@@ -39,57 +41,16 @@ const MaxPointwiseInputs, MaxPointwiseSteps = 16, 32
 // pointwiseTile is the elements of a tile: the vectors of a step lie in the first cache.
 const pointwiseTile = 1024
 
-// HasPointwise reports whether a Pointwise node can have a step of that name with so many operands.
-func HasPointwise(op string, operands int) bool {
-	if operands == 2 {
-		return vectorsOf[float32](op).vv != nil
-	}
-	return operands == 1 && pointwise(op, 0, 0) != nil
+// Pointwise is what an operator does to vectors of float32: of one operand, where dst may be x, or of two with forms for numbers in the
+// place of vectors.
+type Pointwise struct {
+	one func(dst, x []float32)
+	two vectors[float32]
 }
 
-// pointwise is the kernel of an operator with one operand.
-func pointwise(op string, alpha, beta float32) func(dst, x []float32) {
-	switch op {
-	case "Abs":
-		return kernel.Abs[float32]
-	case "Clip":
-		return func(dst, x []float32) { kernel.Clip(dst, x, alpha, beta) }
-	case "Erf":
-		return kernel.Erf[float32]
-	case "Exp":
-		return kernel.Exp[float32]
-	case "Gelu":
-		return kernel.GeluErf[float32]
-	case "GeluTanh":
-		return kernel.GeluTanh[float32]
-	case "HardSigmoid":
-		return func(dst, x []float32) { kernel.HardSigmoid(dst, x, alpha, beta) }
-	case "HardSwish":
-		return kernel.HardSwish[float32]
-	case "LeakyRelu":
-		return func(dst, x []float32) { kernel.LeakyRelu(dst, x, alpha) }
-	case "Log":
-		return kernel.Log[float32]
-	case "Mish":
-		return mish[float32]
-	case "Neg":
-		return kernel.Neg[float32]
-	case "Reciprocal":
-		return kernel.Recip[float32]
-	case "Relu":
-		return kernel.Relu[float32]
-	case "Sigmoid":
-		return kernel.Sigmoid[float32]
-	case "Softplus":
-		return kernel.Softplus[float32]
-	case "Sqrt":
-		return kernel.Sqrt[float32]
-	case "Swish":
-		return kernel.Silu[float32]
-	case "Tanh":
-		return kernel.Tanh[float32]
-	}
-	return nil
+// Takes reports whether it is an operator on so many operands.
+func (p Pointwise) Takes(operands int) bool {
+	return operands == 1 && p.one != nil || operands == 2 && p.two.vv != nil
 }
 
 // pointwiseProgram is a node's steps.
@@ -100,25 +61,21 @@ type pointwiseProgram struct {
 }
 
 type pointwiseStep struct {
-	unary func(dst, x []float32)
-	pair  vectors[float32]
-	a, b  int
-	room  int // the tile that the result goes to, -1: the output itself
+	Pointwise
+	a, b int
+	room int // the tile that the result goes to, -1: the output itself
 }
 
 func pointwiseOf(n *Node) (*pointwiseProgram, error) {
 	p := &pointwiseProgram{inputs: len(n.Inputs)}
-	args, params := n.Ints("args", nil), []float32(nil)
-	if a := n.Attr("params"); a != nil {
-		params = a.Floats
-	}
-	names := n.Attr("steps")
-	if names == nil || len(names.Strings) == 0 || len(names.Strings) > MaxPointwiseSteps || len(args) != 2*len(names.Strings) || len(params) != len(args) {
-		return nil, fmt.Errorf("steps, args and params do not go together")
+	names, since, args := n.Attr("steps"), n.Ints("since", nil), n.Ints("args", nil)
+	if names == nil || len(names.Strings) == 0 || len(names.Strings) > MaxPointwiseSteps || len(since) != len(names.Strings) || len(args) != 2*len(names.Strings) {
+		return nil, fmt.Errorf("steps, since and args do not go together")
 	}
 	last := make([]int, len(names.Strings)) // the step that reads a step's result last
 	for i, name := range names.Strings {
 		s := pointwiseStep{a: int(args[2*i]), b: int(args[2*i+1])}
+		operands := 0
 		for _, v := range []int{s.a, s.b} {
 			if v >= p.inputs+i || v < -1 {
 				return nil, fmt.Errorf("step %d reads operand %d", i, v)
@@ -126,13 +83,23 @@ func pointwiseOf(n *Node) (*pointwiseProgram, error) {
 			if v >= p.inputs {
 				last[v-p.inputs] = i
 			}
+			if v >= 0 {
+				operands++
+			}
 		}
-		if s.b < 0 {
-			s.unary = pointwise(string(name), params[2*i], params[2*i+1])
-		} else {
-			s.pair = vectorsOf[float32](string(name))
+		step := &onnx.Node{Op: string(name), Inputs: make([]*onnx.Value, operands)}
+		prefix := fmt.Sprintf("%d.", i)
+		for _, a := range n.Attrs {
+			if of, found := strings.CutPrefix(a.Name, prefix); found {
+				b := *a
+				b.Name = of
+				step.Attrs = append(step.Attrs, &b)
+			}
 		}
-		if s.a < 0 || s.unary == nil && s.pair.vv == nil {
+		if op, at := Lookup("", step.Op, int(since[i])); op != nil && op.Pointwise != nil && s.a >= 0 {
+			s.Pointwise = op.Pointwise(&Node{Node: step, Def: op, Since: at})
+		}
+		if !s.Takes(operands) {
 			return nil, fmt.Errorf("step %d, %s, is not known", i, name)
 		}
 		p.steps = append(p.steps, s)
@@ -291,28 +258,28 @@ func (w pointwiseWork) tile(room []float32, o, n int) {
 			dst = room[s.room*pointwiseTile:][:n]
 		}
 		a, x := operand(s.a)
-		if s.unary != nil {
+		if s.one != nil {
 			if a == nil {
 				a = dst[:1]
 				a[0] = x
-				s.unary(a, a)
+				s.one(a, a)
 				fillWith(dst, a[0])
 				continue
 			}
-			s.unary(dst, a)
+			s.one(dst, a)
 			continue
 		}
 		b, y := operand(s.b)
 		switch {
 		case a != nil && b != nil:
-			s.pair.vv(dst, a, b)
+			s.two.vv(dst, a, b)
 		case a != nil:
-			s.pair.vs(dst, a, y)
+			s.two.vs(dst, a, y)
 		case b != nil:
-			s.pair.sv(dst, x, b)
+			s.two.sv(dst, x, b)
 		default:
 			dst[0] = x
-			s.pair.vs(dst[:1], dst[:1], y)
+			s.two.vs(dst[:1], dst[:1], y)
 			fillWith(dst, dst[0])
 		}
 	}

@@ -189,7 +189,7 @@ func (r *rewriter) joinTransposes(n *onnx.Node, perm []int64) {
 
 // single reports whether d is an operator on the single elements of its first input, with numbers for the others.
 func (r *rewriter) single(d *onnx.Node) bool {
-	if _, _, ok := r.pointwise(d); !ok || r.infos[d.Outputs[0]].Rank() != r.infos[d.Inputs[0]].Rank() {
+	if r.pointwise(d) == nil || r.infos[d.Outputs[0]].Rank() != r.infos[d.Inputs[0]].Rank() {
 		return false
 	}
 	for _, v := range d.Inputs[1:] {

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/retune-go/retune/onnx"
@@ -51,11 +52,12 @@ type chain struct {
 
 // add takes n in, if it is an operator on single elements with a result of the chain's shape and there is room for what it reads.
 func (c *chain) add(n *onnx.Node) bool {
-	if _, _, ok := c.pointwise(n); !ok || !c.sameShape(n.Outputs[0], c.out) {
+	step := c.pointwise(n)
+	if step == nil || !c.sameShape(n.Outputs[0], c.out) {
 		return false
 	}
 	whole := false
-	for _, v := range c.operands(n) {
+	for _, v := range step.Inputs {
 		whole = whole || c.sameShape(v, c.out)
 		if c.infos[v].DType != tensor.Float32 || !c.repeats(v, c.out) {
 			return false
@@ -65,7 +67,7 @@ func (c *chain) add(n *onnx.Node) bool {
 		return false
 	}
 	inputs := slices.DeleteFunc(slices.Clone(c.inputs), func(v *onnx.Value) bool { return v == n.Outputs[0] })
-	for _, v := range c.operands(n) {
+	for _, v := range step.Inputs {
 		if !slices.Contains(inputs, v) {
 			inputs = append(inputs, v)
 		}
@@ -77,30 +79,24 @@ func (c *chain) add(n *onnx.Node) bool {
 	return true
 }
 
-// operands is what n reads but for the bounds of a Clip, which are parameters.
-func (c *chain) operands(n *onnx.Node) []*onnx.Value {
-	if n.Op == "Clip" {
-		return n.Inputs[:1]
+// pointwise is n as a step, at the opset of its definition: an operator of ai.onnx on single elements of one or two operands. nil: it is none.
+func (r *rewriter) pointwise(n *onnx.Node) *onnx.Node {
+	if onnx.CanonicalDomain(n.Domain) != "" || len(n.Outputs) != 1 || n.Outputs[0] == nil {
+		return nil
 	}
-	return n.Inputs
-}
-
-// pointwise is the form that n has as a step, with the parameters alpha and beta.
-func (r *rewriter) pointwise(n *onnx.Node) (step string, params [2]float32, ok bool) {
-	if onnx.CanonicalDomain(n.Domain) != "" || len(n.Outputs) != 1 || n.Outputs[0] == nil || slices.Contains(n.Inputs, nil) && n.Op != "Clip" {
-		return "", params, false
+	step := &onnx.Node{Op: n.Op, Inputs: n.Inputs, Attrs: n.Attrs, Opset: int64(r.since(n))}
+	if n.Op == "Clip" { // its bounds are attributes of a step
+		name, bounds, ok := r.activation(n)
+		if !ok {
+			return nil
+		}
+		step = &onnx.Node{Op: name, Inputs: n.Inputs[:1], Opset: 6, Attrs: []*onnx.Attribute{onnx.FloatAttr("min", bounds[0].F), onnx.FloatAttr("max", bounds[1].F)}}
 	}
-	switch n.Op {
-	case "Add", "Sub", "Mul", "Div", "Max", "Min":
-		return n.Op, params, len(n.Inputs) == 2 && r.since(n) >= 7
-	case "Exp", "Log", "Sqrt", "Reciprocal", "Abs", "Neg", "Mish":
-		return n.Op, params, true
+	op, since := ops.Lookup("", step.Op, int(step.Opset))
+	if op == nil || op.Pointwise == nil || slices.Contains(step.Inputs, nil) || !op.Pointwise(&ops.Node{Node: step, Def: op, Since: since}).Takes(len(step.Inputs)) {
+		return nil
 	}
-	step, attrs, ok := r.activation(n)
-	for i, a := range attrs {
-		params[i] = a.F
-	}
-	return step, params, ok && ops.HasPointwise(step, 1)
+	return step
 }
 
 // repeats reports whether v is sure to broadcast to w's shape without repeating an axis between two that it has.
@@ -121,22 +117,26 @@ func (r *rewriter) repeats(v, w *onnx.Value) bool {
 
 func (c *chain) node() *onnx.Node {
 	n := internal("Pointwise", c.inputs)
-	steps, args, params := &onnx.Attribute{Name: "steps", Type: onnx.AttrStrings}, []int64(nil), []float32(nil)
+	steps, args, since := &onnx.Attribute{Name: "steps", Type: onnx.AttrStrings}, []int64(nil), []int64(nil)
 	number := map[*onnx.Value]int64{}
 	for i, v := range c.inputs {
 		number[v] = int64(i)
 	}
 	for i, m := range c.nodes {
-		step, p, _ := c.pointwise(m)
-		steps.Strings = append(steps.Strings, []byte(step))
-		params = append(params, p[:]...)
-		operands := c.operands(m)
-		args = append(args, number[operands[0]], -1)
-		if len(operands) == 2 {
-			args[2*i+1] = number[operands[1]]
+		step := c.pointwise(m)
+		steps.Strings = append(steps.Strings, []byte(step.Op))
+		since = append(since, step.Opset)
+		for _, a := range step.Attrs {
+			of := *a
+			of.Name = fmt.Sprintf("%d.%s", i, a.Name)
+			n.Attrs = append(n.Attrs, &of)
+		}
+		args = append(args, number[step.Inputs[0]], -1)
+		if len(step.Inputs) == 2 {
+			args[2*i+1] = number[step.Inputs[1]]
 		}
 		number[m.Outputs[0]] = int64(len(c.inputs) + i)
 	}
-	n.Attrs = append(n.Attrs, steps, onnx.IntsAttr("args", args...), onnx.FloatsAttr("params", params...))
+	n.Attrs = append(n.Attrs, steps, onnx.IntsAttr("args", args...), onnx.IntsAttr("since", since...))
 	return n
 }

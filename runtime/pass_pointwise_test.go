@@ -23,6 +23,11 @@ func TestChainsAreFound(t *testing.T) {
 			y := b.Op("Neg", b.Op("Add", x, number(b, 1)))
 			return b.Op("Max", b.Op("Mul", b.Op("Exp", y), y), b.Op("Div", b.Op("Clip", y, number(b, -1), number(b, 1)), b.Op("Softplus", x)))
 		}},
+		"operators with attributes, by way of float64 too": {[]int{3, 900}, "Pointwise", func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Node("Elu", []*onnx.Value{b.Op("Sin", x)}, onnx.FloatAttr("alpha", 0.7))
+			z := b.Node("HardSigmoid", []*onnx.Value{y}, onnx.FloatAttr("alpha", 0.3), onnx.FloatAttr("beta", 0.6))
+			return b.Op("Round", b.Op("Sum", b.Node("LeakyRelu", []*onnx.Value{z}, onnx.FloatAttr("alpha", 0.2)), b.Op("Mul", y, number(b, 9))))
+		}},
 		"rotation by tables": {[]int{2, 3, 70, 8}, "Concat Neg Pointwise Slice Slice", func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			half := func(from, to int64) *onnx.Value {
 				at := func(i int64) *onnx.Value { return b.Const(tensor.New([]int64{i}, 1)) }
