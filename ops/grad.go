@@ -21,6 +21,7 @@ type Grad struct {
 	// StraightThrough has gradients pass what rounds ([Op.Estimate]), through which there is none.
 	StraightThrough bool
 	err             error
+	blocks          int         // of [nchwcBlocks]
 	cut             **onnx.Node // the last node found to be constant almost everywhere
 
 	// Of the graph that [Grad.Backward] walks.
@@ -37,7 +38,7 @@ func NewGrad(m *onnx.Model, infos map[*onnx.Value]Info) *Grad {
 		}
 	})
 	next := 0
-	return &Grad{Graph: m.Graph, Infos: infos, cut: new(*onnx.Node), Opset: func(domain string) int { return int(m.OpsetVersion(domain)) }, Names: func(hint string) string {
+	return &Grad{Graph: m.Graph, Infos: infos, blocks: nchwcBlocks(m), cut: new(*onnx.Node), Opset: func(domain string) int { return int(m.OpsetVersion(domain)) }, Names: func(hint string) string {
 		for {
 			next++
 			if name := fmt.Sprintf("grad::%s_%d", hint, next); !taken[name] {

@@ -84,21 +84,7 @@ func init() {
 			return []*onnx.Value{y}, err
 		}),
 		op(ms, "FusedConv", 1, 2, 4, 1, func(g *Grad, n *Node) ([]*onnx.Value, error) {
-			var attrs []*onnx.Attribute
-			for _, a := range n.Attrs {
-				if a.Name != "activation" && a.Name != "activation_params" {
-					attrs = append(attrs, a)
-				}
-			}
-			y := g.Node("Conv", 1, n.Inputs[:min(3, len(n.Inputs))], attrs...)[0]
-			if n.Has(3) {
-				y = g.Add(y, n.Inputs[3])
-			}
-			var params []float32
-			if a := n.Attr("activation_params"); a != nil {
-				params = a.Floats
-			}
-			y, err := g.fusedActivation(y, n, params)
+			y, err := g.fusedConv(n, n.Inputs[0], n.Inputs[1])
 			return []*onnx.Value{y}, err
 		}),
 		op(ms, "Attention", 1, 2, 7, 2, microsoftAttention),
@@ -130,6 +116,25 @@ func (g *Grad) layerNorm(x, scale, bias *onnx.Value, n *Node) *onnx.Value {
 
 func (g *Grad) rmsNorm(x, scale *onnx.Value, n *Node) *onnx.Value {
 	return g.At(23, "RMSNormalization", 1, []*onnx.Value{x, scale}, IntAttr("axis", n.Int("axis", -1)), FloatAttr("epsilon", n.Float("epsilon", 1e-5)))[0]
+}
+
+// fusedConv is the activation that n names of the convolution of x with w that n says, to which its input 3 is added.
+func (g *Grad) fusedConv(n *Node, x, w *onnx.Value) (*onnx.Value, error) {
+	var attrs []*onnx.Attribute
+	for _, a := range n.Attrs {
+		if a.Name != "activation" && a.Name != "activation_params" {
+			attrs = append(attrs, a)
+		}
+	}
+	y := g.Node("Conv", 1, []*onnx.Value{x, w, n.Input(2)}, attrs...)[0]
+	if n.Has(3) {
+		y = g.Add(y, n.Inputs[3])
+	}
+	var params []float32
+	if a := n.Attr("activation_params"); a != nil {
+		params = a.Floats
+	}
+	return g.fusedActivation(y, n, params)
 }
 
 // fusedActivation applies the activation that FusedConv and FusedGemm name.
