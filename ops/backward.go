@@ -367,6 +367,42 @@ func (g *Grad) Through(n *Node, dy []*onnx.Value, compose func(g *Grad, in []*on
 	return dx, nil
 }
 
+// composed is the gradients by in[i], for each i of wrt, of what compose emits of in, from dy, those of its outputs (nil: none): zeros where nothing
+// reaches an input. It is how a gradient that a kernel computes is written in the operators that the forward one is made of.
+func (g *Grad) composed(in, dy []*onnx.Value, wrt []int, compose func(g *Grad, in []*onnx.Value) []*onnx.Value) ([]*onnx.Value, error) {
+	body := &onnx.Graph{Name: "composed"}
+	w := g.sub(body)
+	in = slices.Clone(in)
+	var of []*onnx.Value
+	for _, i := range wrt { // one value may be several inputs, each with a gradient of its own
+		in[i] = w.Op("Identity", in[i])
+		of = append(of, in[i])
+	}
+	outs := compose(w, in)
+	if w.err != nil {
+		return nil, w.err
+	}
+	g.Graph.Nodes = append(g.Graph.Nodes, body.Nodes...)
+	g.Graph.Inits = append(g.Graph.Inits, body.Inits...)
+	seeds := map[*onnx.Value][]*onnx.Value{}
+	for i, d := range dy {
+		if d != nil {
+			seeds[outs[i]] = append(seeds[outs[i]], d)
+		}
+	}
+	ds, err := g.Backward(body, seeds, of)
+	if err != nil {
+		return nil, err
+	}
+	dx := make([]*onnx.Value, len(of))
+	for i, v := range of {
+		if dx[i] = ds[v]; dx[i] == nil {
+			dx[i] = g.Zeros(v)
+		}
+	}
+	return dx, g.err
+}
+
 // Inline emits what a subgraph computes of args.
 func (g *Grad) Inline(body *onnx.Graph, args []*onnx.Value) []*onnx.Value {
 	stands := body.CopyInto(g.Graph, g.Names("inline")+"/", args)

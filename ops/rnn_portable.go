@@ -14,48 +14,24 @@ func portableRNNGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	body := &onnx.Graph{Name: "steps"}
-	w := g.sub(body)
-	in := make([]*onnx.Value, 8)
-	for i, v := range n.Inputs[:8] {
-		if v != nil { // one value may be several inputs, each with a gradient of its own
-			in[i] = w.Op("Identity", v)
+	in := n.Inputs[:8]
+	var wrt, outs []int
+	for i, k := range []int{0, 1, 2, 3, 5, 6, 7} {
+		switch {
+		case n.Outputs[i] == nil:
+		case in[k] == nil:
+			return nil, fmt.Errorf("output %d is the gradient of what is left out", i)
+		default:
+			wrt, outs = append(wrt, k), append(outs, i)
 		}
 	}
-	outs := w.recurrent(spec, in)
-	if w.err != nil {
-		return nil, w.err
-	}
-	g.Graph.Nodes = append(g.Graph.Nodes, body.Nodes...)
-	g.Graph.Inits = append(g.Graph.Inits, body.Inits...)
-	seeds := map[*onnx.Value][]*onnx.Value{}
-	for i, d := range n.Inputs[8:11] {
-		if d != nil {
-			seeds[outs[i]] = append(seeds[outs[i]], d)
-		}
-	}
-	of := []*onnx.Value{in[0], in[1], in[2], in[3], in[5], in[6], in[7]}
-	var wrt []*onnx.Value
-	for i, v := range of {
-		if v != nil && n.Outputs[i] != nil {
-			wrt = append(wrt, v)
-		}
-	}
-	ds, err := g.Backward(body, seeds, wrt)
+	ds, err := g.composed(in, n.Inputs[8:11], wrt, func(g *Grad, in []*onnx.Value) []*onnx.Value { return g.recurrent(spec, in) })
 	if err != nil {
 		return nil, err
 	}
-	dx := make([]*onnx.Value, len(of))
-	for i, v := range of {
-		switch {
-		case n.Outputs[i] == nil:
-		case v == nil:
-			return nil, fmt.Errorf("output %d is the gradient of what is left out", i)
-		case ds[v] == nil:
-			dx[i] = g.Zeros(v)
-		default:
-			dx[i] = ds[v]
-		}
+	dx := make([]*onnx.Value, len(n.Outputs))
+	for i, d := range ds {
+		dx[outs[i]] = d
 	}
 	return dx, nil
 }
