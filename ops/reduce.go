@@ -233,14 +233,39 @@ func reductionOf[T arith](name string) reduction[T] {
 	return r
 }
 
+// fewElements is up to where a row is summed in float64, which takes no longer than to set out for the vector kernels.
+const fewElements = 8
+
+func sum[T kernel.Float](x []T) T {
+	if len(x) > fewElements {
+		return kernel.Sum(x)
+	}
+	s := 0.0
+	for _, v := range x {
+		s += float64(v)
+	}
+	return T(s)
+}
+
+func sumSquares[T kernel.Float](x []T) T {
+	if len(x) > fewElements {
+		return kernel.SumSquares(x)
+	}
+	s := 0.0
+	for _, v := range x {
+		s += float64(v) * float64(v)
+	}
+	return T(s)
+}
+
 // floatReduction has the vector kernels in place of the plain loops.
 func floatReduction[T kernel.Float](name string) reduction[T] {
 	r := reductionOf[T](name)
 	switch name {
 	case "ReduceSum":
-		r.row = kernel.Sum[T]
+		r.row = sum[T]
 	case "ReduceMean":
-		r.row = func(x []T) T { return kernel.Sum(x) / T(len(x)) }
+		r.row = func(x []T) T { return sum(x) / T(len(x)) }
 	case "ReduceMax":
 		r.row = kernel.MaxReduce[T]
 		r.step = func(acc, x []T) { kernel.Max(acc, acc, x) }
@@ -265,11 +290,11 @@ func floatReduction[T kernel.Float](name string) reduction[T] {
 			return T(s)
 		}
 	case "ReduceL2":
-		r.row = func(x []T) T { return T(math.Sqrt(float64(kernel.SumSquares(x)))) }
+		r.row = func(x []T) T { return T(math.Sqrt(float64(sumSquares(x)))) }
 	case "ReduceSumSquare":
-		r.row = kernel.SumSquares[T]
+		r.row = sumSquares[T]
 	case "ReduceLogSum":
-		r.row = func(x []T) T { return T(math.Log(float64(kernel.Sum(x)))) }
+		r.row = func(x []T) T { return T(math.Log(float64(sum(x)))) }
 	}
 	switch name {
 	case "ReduceSum", "ReduceMean", "ReduceLogSum":
@@ -303,6 +328,22 @@ func compileReduce(n *Node) (Kernel, error) {
 		t[tensor.Bool] = reduceKernel(b)
 	}
 	return t.By(0), nil
+}
+
+// fewColumns is from how many on it gains to take one row of them after the other; of fewer floats, each is made a row, up to longColumn elements.
+const fewColumns, longColumn = 8, 1024
+
+func reduceFewColumns[T arith](p *kernel.Pool, r reduction[T], dst, src []T, n, cols int) {
+	p.For(len(dst), max(1, moveGrain/n), func(lo, hi int) {
+		var buf [longColumn]T
+		row := buf[:n]
+		for i := lo; i < hi; i++ {
+			for j, at := 0, i/cols*n*cols+i%cols; j < n; j, at = j+1, at+cols {
+				row[j] = src[at]
+			}
+			dst[i] = r.row(row)
+		}
+	})
 }
 
 func reduceKernel[T arith](r reduction[T]) Kernel {
@@ -357,8 +398,11 @@ func reduceKernel[T arith](r reduction[T]) Kernel {
 		last := len(gs) - 1
 		switch {
 		case last < 0 || last <= 1 && gs[last].reduce || last == 0: // rows
-		case r.step != nil && last <= 2 && gs[last-1].reduce:
+		case r.step != nil && last <= 2 && gs[last-1].reduce && (gs[last].n >= fewColumns || !x.DType().IsFloat()):
 			reduceColumns(c.Pool, r, dst, src, per, gs[last].n)
+			return nil
+		case last <= 2 && gs[last-1].reduce && per <= longColumn:
+			reduceFewColumns(c.Pool, r, dst, src, per, gs[last].n)
 			return nil
 		default: // bring the reduced axes last
 			var tshape, kept, reduced, ks, rs []int
