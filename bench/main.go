@@ -13,6 +13,7 @@ import (
 	"math"
 	"os"
 	goruntime "runtime"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -30,9 +31,17 @@ func main() {
 	train := flag.String("train", "", "train.py: time training beside PyTorch instead; its models go to the folder given by -models")
 	python := flag.String("python", "/usr/bin/python3", "the Python that has PyTorch")
 	grow := flag.String("grow", "", "take steps of this row alone, and print how much memory that takes")
+	load := flag.String("load", "", "load the model of the row given by -only on this side, retune or ort, and write what that took")
 	flag.Parse()
 	if *grow != "" {
 		if err := growTraining(context.Background(), *grow, *folder); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *load != "" {
+		if err := loadOnce(context.Background(), *load, *library, *folder, *only, *threads); err != nil {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 			os.Exit(1)
 		}
@@ -94,7 +103,12 @@ func (o *options) run() error {
 			if !strings.Contains(r.name, o.only) {
 				continue
 			}
-			err := note(r.time(ctx, o.threads, o.span))
+			var err error
+			if r.file == "" {
+				err = note(r.time(ctx, o.threads, o.span))
+			} else {
+				err = note(r.timeLoad(o))
+			}
 			if no := (*refusal)(nil); errors.As(err, &no) {
 				fmt.Fprintf(os.Stderr, "%-36s left out: ONNX Runtime: %v\n", r.name, no)
 			} else if err != nil {
@@ -129,7 +143,7 @@ type result struct {
 	Difference float64 `json:"greatest_difference"`
 	Others     float64 `json:"others_share"` // of the machine's time that other programs took
 
-	Memory *[2]int64 `json:"memory_bytes,omitempty"` // that training takes: Retune's, the peer's
+	Memory *[2]int64 `json:"memory_bytes,omitempty"` // where it was measured: Retune's, the peer's
 }
 
 func quartiles(ms []float64) times {
@@ -212,7 +226,7 @@ func (u usage) others(before usage, wall time.Duration) float64 {
 func table(w io.Writer, peer string, results []*result, threads int) {
 	fmt.Fprintf(w, "\n%d thread(s); medians of interleaved runs in ms, quartiles in brackets\n\n", threads)
 	head, line := fmt.Sprintf("| work | Retune | %s | ratio |", peer), "| --- | --- | --- | --- |"
-	if len(results) > 0 && results[0].Memory != nil {
+	if slices.ContainsFunc(results, func(r *result) bool { return r.Memory != nil }) {
 		head, line = head+fmt.Sprintf(" Retune, MB | %s, MB | ratio |", peer), line+" --- | --- | --- |"
 	}
 	fmt.Fprintf(w, "%s\n%s\n", head, line)

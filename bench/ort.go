@@ -23,7 +23,8 @@ type peer struct {
 	in, out []ort.Value
 }
 
-func newPeer(data []byte, m *onnx.Model, inputs map[string]tensor.Value, threads int) (*peer, error) {
+// newPeer loads the model in data, or in the file at path where data is nil. Of m it takes the names of inputs and outputs.
+func newPeer(path string, data []byte, m *onnx.Model, inputs map[string]tensor.Value, threads int) (*peer, error) {
 	options, err := ort.NewSessionOptions()
 	if err != nil {
 		return nil, err
@@ -65,7 +66,11 @@ func newPeer(data []byte, m *onnx.Model, inputs map[string]tensor.Value, threads
 		outNames = append(outNames, v.Name)
 	}
 	p.out = make([]ort.Value, len(outNames))
-	p.session, err = ort.NewDynamicAdvancedSessionWithONNXData(data, inNames, outNames, options)
+	if data == nil {
+		p.session, err = ort.NewDynamicAdvancedSession(path, inNames, outNames, options)
+	} else {
+		p.session, err = ort.NewDynamicAdvancedSessionWithONNXData(data, inNames, outNames, options)
+	}
 	return p, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/retune-go/retune/onnx"
@@ -23,6 +24,7 @@ type row struct {
 	inputs func(m *onnx.Model) (map[string]tensor.Value, error)
 	// quantized says that activations are rounded to bytes, where the last bit of a float may move a whole step.
 	quantized bool
+	file      string // of a row that is timed from before its file is opened to its first outputs; else ""
 }
 
 // exported are the rows of rows.json in the folder that export.py has written.
@@ -37,6 +39,7 @@ func exported(folder string) ([]row, error) {
 	var entries []struct {
 		Row, Model string
 		Quantized  bool
+		Load       bool
 		Inputs     map[string]struct {
 			Shape []int
 			Below int64
@@ -47,12 +50,16 @@ func exported(folder string) ([]row, error) {
 	}
 	var rows []row
 	for _, e := range entries {
-		rows = append(rows, row{name: e.Row, quantized: e.Quantized, model: func() ([]byte, error) { return os.ReadFile(filepath.Join(folder, e.Model)) },
+		file := ""
+		if e.Load {
+			file = filepath.Join(folder, e.Model)
+		}
+		rows = append(rows, row{name: e.Row, quantized: e.Quantized, file: file, model: func() ([]byte, error) { return os.ReadFile(filepath.Join(folder, e.Model)) },
 			inputs: func(*onnx.Model) (map[string]tensor.Value, error) {
 				r := rand.New(rand.NewPCG(1, 2))
 				in := map[string]tensor.Value{}
-				for name, x := range e.Inputs {
-					in[name] = random(r, x.Below, x.Shape)
+				for _, name := range slices.Sorted(maps.Keys(e.Inputs)) {
+					in[name] = random(r, e.Inputs[name].Below, e.Inputs[name].Shape)
 				}
 				return in, nil
 			}})
@@ -156,7 +163,7 @@ func (r row) time(ctx context.Context, threads int, span time.Duration) (*result
 	}
 	maps.DeleteFunc(ours, func(_ string, v tensor.Value) bool { _, ok := v.(*tensor.Tensor); return !ok })
 	us := func() error { return session.RunInto(ctx, inputs, ours) } // as ONNX Runtime, which has the memory of its last outputs back
-	peer, err := newPeer(data, m, inputs, threads)
+	peer, err := newPeer("", data, m, inputs, threads)
 	if err != nil {
 		return nil, &refusal{err}
 	}
