@@ -18,7 +18,7 @@ func init() {
 				return []*onnx.Value{g.Internal("CumProdGrad", 1, []*onnx.Value{dy[0], n.Inputs[1], n.Inputs[0]}, n.Attrs...)[0], nil}, nil
 			}},
 		// dY, the axis, X
-		Op{Domain: Internal, Name: "CumProdGrad", Since: []int{1}, MinIn: 3, Infer: SameAs(0), Compile: compileCumProdGrad, NoGrad: noSecond},
+		Op{Domain: Internal, Name: "CumProdGrad", Since: []int{1}, MinIn: 3, Infer: SameAs(0), Compile: compileCumProdGrad, NoGrad: noSecond, Portable: portableCumProdGrad},
 	)
 }
 
@@ -149,4 +149,32 @@ func gradCumSum(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	return []*onnx.Value{g.With("CumSum", []*onnx.Attribute{
 		IntAttr("exclusive", n.Int("exclusive", 0)), IntAttr("reverse", 1-n.Int("reverse", 0)),
 	}, dy[0], n.Inputs[1]), nil}, nil
+}
+
+// portableCumProdGrad does what [cumProdGrad] does, by a Scan from the end.
+func portableCumProdGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, x := n.Inputs[0], n.Inputs[2]
+	at := g.Info(n.Inputs[1]).Const
+	if at == nil {
+		return nil, fmt.Errorf("the axis is not known")
+	}
+	a, err := scalarInt(at, "the axis")
+	if err != nil {
+		return nil, err
+	}
+	axis, err := NormAxis(a, g.Rank(x))
+	if err != nil {
+		return nil, err
+	}
+	exclusive, reverse := n.Int("exclusive", 0) != 0, n.Int("reverse", 0)
+	before := g.At(26, "CumProd", 1, []*onnx.Value{x, n.Inputs[1]}, IntAttr("exclusive", 1), IntAttr("reverse", reverse))[0]
+	none := g.With("ReduceSum", []*onnx.Attribute{IntAttr("keepdims", 0)}, g.Op("Slice", x, g.Int64s(0), g.Int64s(0), g.Int64s(int64(axis))), g.Int64s(int64(axis)))
+	_, rest := g.scan([]*onnx.Value{none}, []*onnx.Value{dy, x}, axis, reverse == 0, func(g *Grad, rest, parts []*onnx.Value) (after, results []*onnx.Value) {
+		if exclusive {
+			return []*onnx.Value{g.Add(parts[0], g.Mul(parts[1], rest[0]))}, []*onnx.Value{g.Op("Identity", rest[0])}
+		}
+		sum := g.Add(rest[0], parts[0])
+		return []*onnx.Value{g.Mul(sum, parts[1])}, []*onnx.Value{sum}
+	})
+	return []*onnx.Value{g.Mul(before, rest[0])}, nil
 }

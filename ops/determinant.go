@@ -29,7 +29,7 @@ func init() {
 				return g.Internal("DetGrad", 1, []*onnx.Value{dy[0], n.Inputs[0]}), nil
 			}},
 		Op{Domain: Internal, Name: "DetGrad", Since: []int{1}, MinIn: 2, Infer: SameAs(1),
-			Compile: Table{tensor.Float32: detGrad[float32], tensor.Float64: detGrad[float64]}.Always(0), NoGrad: noSecond},
+			Compile: Table{tensor.Float32: detGrad[float32], tensor.Float64: detGrad[float64]}.Always(0), NoGrad: noSecond, Portable: portableDetGrad},
 		Op{Domain: "com.microsoft", Name: "Inverse", Since: []int{1}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
 			Compile: Table{tensor.Float32: inverse[float32], tensor.Float64: inverse[float64]}.Always(0),
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
@@ -209,4 +209,26 @@ func eliminate(b, a []float64, n int) bool {
 		}
 	}
 	return true
+}
+
+// portableDetGrad is what [detGrad] is: the matrices without a row and a column are picked by lists of all others.
+func portableDetGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, x := n.Inputs[0], n.Inputs[1]
+	rank := g.Rank(x)
+	dy = g.Op("Unsqueeze", dy, g.Int64s(-1, -2))
+	if size := g.Info(x).Shape; size[rank-1].N == 1 { // there is nothing else
+		return []*onnx.Value{g.ExpandTo(dy, x)}, nil
+	}
+	lines, one := g.Positions(x, int64(rank-1)), g.Int64s(1)
+	column := g.Op("Unsqueeze", lines, one)
+	others := g.Op("Slice", lines, g.Int64s(0), g.Int64s(-1))
+	others = g.Op("Add", others, g.Cast(g.Op("GreaterOrEqual", others, column), tensor.Int64)) // n × n-1
+	pick := func(v *onnx.Value, axis int) *onnx.Value {
+		return g.With("Gather", []*onnx.Attribute{IntAttr("axis", int64(axis))}, v, others)
+	}
+	minors := pick(pick(x, rank-1), rank-2) // … × n × n-1 × n × n-1
+	minors = g.Transpose(minors, append(axesFrom(0, rank-2), int64(rank-2), int64(rank), int64(rank-1), int64(rank+1))...)
+	odd := g.Op("Equal", g.Op("Mod", g.Op("Add", lines, column), g.Int64s(2)), one)
+	cofactors := g.Op("Det", minors)
+	return []*onnx.Value{g.Mul(g.Op("Where", odd, g.Neg(cofactors), cofactors), dy)}, nil
 }

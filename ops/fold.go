@@ -25,7 +25,7 @@ func init() {
 			}},
 		// dY, image_shape, block_shape, shape of X
 		Op{Domain: Internal, Name: "Col2ImGrad", Since: []int{1}, MinIn: 4, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(3),
-			Compile: Table{tensor.Float32: col2ImGrad[float32], tensor.Float64: col2ImGrad[float64]}.Always(0), NoGrad: noSecond},
+			Compile: Table{tensor.Float32: col2ImGrad[float32], tensor.Float64: col2ImGrad[float64]}.Always(0), NoGrad: noSecond, Portable: portableCol2ImGrad},
 	)
 }
 
@@ -256,4 +256,42 @@ func col2ImGrad[T kernel.Float](c *Ctx) error {
 		})
 	})
 	return nil
+}
+
+// portableCol2ImGrad picks each block's pixels of dY, padded, axis by axis.
+func portableCol2ImGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	image, block := n.Inputs[1], n.Inputs[2]
+	rank := g.Rank(n.Inputs[0]) - 2
+	stride, err := windowInts(n, "strides", rank, 1, 1)
+	if err != nil {
+		return nil, err
+	}
+	dil, err := windowInts(n, "dilations", rank, 1, 1)
+	if err != nil {
+		return nil, err
+	}
+	pads, err := windowInts(n, "pads", 2*rank, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	w := &window{stride: stride, dil: dil}
+	image, block = g.Cast(image, tensor.Int64), g.Cast(block, tensor.Int64)
+	begin, end, one := g.list(pads[:rank]), g.list(pads[rank:]), g.Int64s(1)
+	room := g.Op("Sub", g.Op("Add", image, g.Op("Add", begin, end)), g.reachOf(w, block))
+	blocks := g.Op("Add", g.Op("Div", room, g.list(stride)), one)
+	x := g.pad(n.Inputs[0], begin, end, 0)
+	perm := []int64{0, 1}
+	for i := range rank {
+		steps := func(count *onnx.Value, by int) *onnx.Value {
+			scalar := func(v int64) *onnx.Value { return g.Const(tensor.Scalar(v)) }
+			return g.Op("Mul", g.Op("Range", scalar(0), g.Op("Gather", count, scalar(int64(i))), scalar(1)), scalar(int64(by)))
+		}
+		at := g.Op("Add", g.Op("Unsqueeze", steps(block, dil[i]), one), steps(blocks, stride[i]))
+		x = g.With("Gather", []*onnx.Attribute{IntAttr("axis", int64(2+2*i))}, x, at)
+		perm = append(perm, int64(2+2*i))
+	}
+	for i := range rank {
+		perm = append(perm, int64(3+2*i))
+	}
+	return []*onnx.Value{g.Reshape(g.Transpose(x, perm...), n.Inputs[3])}, nil
 }

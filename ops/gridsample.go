@@ -28,7 +28,7 @@ func init() {
 			}},
 		// dY, size, shape of theta
 		Op{Domain: Internal, Name: "AffineGridGrad", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Index, Index}, Infer: inferShapeInput(2),
-			Compile: Table{tensor.Float32: affineGridGrad[float32], tensor.Float64: affineGridGrad[float64]}.Always(0), NoGrad: noSecond},
+			Compile: Table{tensor.Float32: affineGridGrad[float32], tensor.Float64: affineGridGrad[float64]}.Always(0), NoGrad: noSecond, Portable: portableAffineGridGrad},
 	)
 }
 
@@ -702,4 +702,20 @@ func affineGridGrad[T kernel.Float](c *Ctx) error {
 	r, pts := len(dims), product(dims)
 	kernel.GemmBatch(c.Pool, shape[0], true, false, r, r+1, pts, 1, tensor.Data[T](dy), pts*r, r, base, 0, r+1, 0, tensor.Data[T](out), r*(r+1), r+1)
 	return nil
+}
+
+// portableAffineGridGrad multiplies by the positions, which are the grid of the identity.
+func portableAffineGridGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, size := n.Inputs[0], g.Cast(n.Inputs[1], tensor.Int64)
+	r := g.Rank(dy) - 2
+	theta := make([]float64, r*(r+1))
+	for i := range r {
+		theta[i*(r+1)+i] = 1
+	}
+	identity := g.Cast(g.Const(tensor.New(theta, 1, r, r+1)), g.DType(dy))
+	base := g.With("AffineGrid", n.Attrs, identity, g.Concat(g.Int64s(1, 1), g.Tail(size, 2)))
+	base = g.Op("Reshape", base, g.Int64s(-1, int64(r)))
+	base = g.Op("Pad", base, g.Int64s(0, 1), g.Like(dy, 1), g.Int64s(1))
+	places := g.Reshape(dy, g.Concat(g.Dims(dy, 0), g.Dims(base, 0), g.Int64s(int64(r))))
+	return []*onnx.Value{g.MatMul(g.Transpose(places), base)}, nil
 }

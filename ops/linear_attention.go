@@ -39,7 +39,7 @@ func init() {
 				return d, nil
 			}},
 		// The node's inputs, then the gradients of its outputs: those of its inputs.
-		Op{Domain: Internal, Name: "LinearAttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 8, MinOut: 6, MaxOut: 6, NoGrad: noSecond,
+		Op{Domain: Internal, Name: "LinearAttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 8, MinOut: 6, MaxOut: 6, NoGrad: noSecond, Portable: portableLinearAttentionGrad,
 			Infer: func(n *Node) ([]Info, error) {
 				return withoutValues([]Info{n.Info(0), n.Info(1), n.Info(2), n.Info(3), n.Info(4), n.Info(5)}), nil
 			},
@@ -479,4 +479,78 @@ func causalConv[T kernel.Float](c *Ctx, silu bool) error {
 		}
 	}
 	return nil
+}
+
+// portableLinearAttentionGrad differentiates the node written as a Scan over its steps.
+func portableLinearAttentionGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	s, err := linearAttentionOf(n)
+	if err != nil {
+		return nil, err
+	}
+	own, wide := g.DType(n.Inputs[0]), g.normWide(n.Inputs[0])
+	in, dy := make([]*onnx.Value, 6), make([]*onnx.Value, 2)
+	var wrt []int
+	for i := range in {
+		if v := n.Input(i); v != nil {
+			in[i] = g.Cast(v, wide)
+			if n.Outputs[i] != nil {
+				wrt = append(wrt, i)
+			}
+		}
+	}
+	for i := range dy {
+		if d := n.Input(6 + i); d != nil {
+			dy[i] = g.Cast(d, wide)
+		}
+	}
+	ds, err := g.composed(in, dy, wrt, func(g *Grad, in []*onnx.Value) []*onnx.Value { return g.linearAttention(s, in) })
+	if err != nil {
+		return nil, err
+	}
+	dx := make([]*onnx.Value, 6)
+	for k, i := range wrt {
+		d := own
+		if i == 3 {
+			d = g.DType(n.Inputs[3])
+		}
+		dx[i] = g.Cast(ds[k], d)
+	}
+	return dx, nil
+}
+
+// linearAttention is LinearAttention's outputs by standard operators.
+func (g *Grad) linearAttention(s *linearAttentionSpec, in []*onnx.Value) []*onnx.Value {
+	batch, heads := g.Dims(in[0], 0), int64(s.kvHeads)
+	split := func(v *onnx.Value, parts ...int64) *onnx.Value { // of the last axis
+		return g.Op("Reshape", v, g.Int64s(append([]int64{0, 0}, parts...)...))
+	}
+	q, k, v := split(in[0], heads, int64(s.qHeads/s.kvHeads), -1), split(in[1], heads, -1, 1), split(in[2], heads, 1, -1)
+	scale := g.Op("Reciprocal", g.Op("Sqrt", g.Cast(g.Dim(k, 3), g.DType(k))))
+	if s.scale != 0 {
+		scale = g.Like(k, float64(s.scale))
+	}
+	scanned := []*onnx.Value{g.Mul(q, scale), k, v}
+	if s.gated {
+		scanned = append(scanned, split(g.Op("Exp", in[4]), heads, -1, 1))
+	}
+	if s.delta {
+		scanned = append(scanned, split(in[5], -1, 1, 1))
+	}
+	state := in[3]
+	if state == nil {
+		state = g.Fill(k, g.Concat(batch, g.Int64s(heads), g.Dims(k, 3), g.Dims(v, 4)), 0)
+	}
+	last, ys := g.scan([]*onnx.Value{state}, scanned, 1, false, func(g *Grad, before, x []*onnx.Value) (after, results []*onnx.Value) {
+		state, key, added := before[0], x[1], x[2]
+		if s.gated {
+			state = g.Mul(state, x[3])
+		}
+		if s.delta { // what the state already gives for this key is taken off the value
+			added = g.Sub(added, g.MatMul(g.Transpose(key), state))
+			key = g.Mul(key, x[len(x)-1])
+		}
+		state = g.Add(state, g.MatMul(key, added))
+		return []*onnx.Value{state}, []*onnx.Value{g.MatMul(x[0], state)}
+	})
+	return []*onnx.Value{g.Op("Reshape", ys[0], g.Int64s(0, 0, -1)), last[0]}
 }

@@ -115,7 +115,7 @@ func init() {
 			Infer: func(n *Node) ([]Info, error) {
 				return []Info{{DType: n.In[0].DType, Ranked: n.In[1].Ranked, Shape: n.In[1].Shape}}, nil
 			},
-			Compile: Table{tensor.Float32: maxUnpoolGrad[float32], tensor.Float64: maxUnpoolGrad[float64]}.Always(0), NoGrad: noSecond},
+			Compile: Table{tensor.Float32: maxUnpoolGrad[float32], tensor.Float64: maxUnpoolGrad[float64]}.Always(0), NoGrad: noSecond, Portable: portableMaxUnpoolGrad},
 	)
 }
 
@@ -993,4 +993,23 @@ func portableGlobalAverageGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 	dy, shape := n.Inputs[0], n.Inputs[1]
 	size := g.With("ReduceProd", []*onnx.Attribute{IntAttr("keepdims", 0)}, g.spatial(shape))
 	return []*onnx.Value{g.Op("Expand", g.Div(dy, g.Cast(size, g.DType(dy))), shape)}, nil
+}
+
+// portableMaxUnpoolGrad picks from the corner of dY in which indices count. Of indices that come twice the last has written.
+func portableMaxUnpoolGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, at := n.Inputs[0], n.Inputs[1]
+	rank := g.Rank(dy)
+	w, err := poolWindow(n, rank-2)
+	if err != nil {
+		return nil, err
+	}
+	in := g.spatial(g.Shape(at))
+	size := g.Op("Sub", g.covered(w, in, g.list(w.kernel)), g.Op("Add", g.list(w.begin), g.list(w.end)))
+	axes := axesFrom(2, rank)
+	corner := g.Flat(g.Op("Slice", dy, g.Int64s(make([]int64, rank-2)...), size, g.Int64s(axes...)))
+	list := g.Flat(at)
+	own := g.Positions(list, 0)
+	last := g.Node("ScatterElements", 1, []*onnx.Value{g.Fill(own, g.Shape(corner), -1), list, own}, StringAttr("reduction", "max"))[0]
+	written := g.Op("Equal", g.Op("Gather", last, list), own)
+	return []*onnx.Value{g.ReshapeLike(g.Op("Where", written, g.Op("Gather", corner, list), g.Like(dy, 0)), at)}, nil
 }

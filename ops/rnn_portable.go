@@ -111,40 +111,72 @@ func (g *Grad) pieces(v *onnx.Value, parts, size int) []*onnx.Value {
 
 // steps is a Scan of c over the steps of xw, the inputs' share of the gates: the last states and the outputs of all steps.
 func (g *Grad) steps(c *cell, start []*onnx.Value, xw, active *onnx.Value, reverse bool) []*onnx.Value {
-	b := g.inner("step")
-	var before []*onnx.Value
-	batch := g.Info(xw).Shape[1]
-	for range start {
-		before = append(before, b.input("state", Tensor(g.DType(xw), batch, D(c.hidden))))
-	}
 	scanned := []*onnx.Value{xw}
-	gates := b.input("gates", Tensor(g.DType(xw), batch, D(c.gates*c.hidden)))
-	after := c.step(b, gates, before)
-	y := after[0]
 	if active != nil {
 		scanned = append(scanned, active)
-		on := b.input("active", Tensor(tensor.Bool, batch, D(1)))
-		y = b.Op("Where", on, y, b.Like(y, 0))
-		for i := range after {
-			after[i] = b.Op("Where", on, after[i], before[i])
+	}
+	last, ys := g.scan(start, scanned, 0, reverse, func(g *Grad, before, parts []*onnx.Value) (after, results []*onnx.Value) {
+		after = c.step(g, parts[0], before)
+		y := after[0]
+		if active != nil {
+			y = g.Op("Where", parts[1], y, g.Like(y, 0))
+			for i := range after {
+				after[i] = g.Op("Where", parts[1], after[i], before[i])
+			}
 		}
-	} else {
-		y = b.Op("Identity", y)
+		return after, []*onnx.Value{y}
+	})
+	return append(last, ys...)
+}
+
+// scan is a Scan of step over the parts of what is scanned along axis, the last first if reverse: the states after it, and the results of all
+// steps, stacked along that axis in the order of the parts.
+func (g *Grad) scan(states, scanned []*onnx.Value, axis int, reverse bool, step func(g *Grad, before, parts []*onnx.Value) (after, results []*onnx.Value)) (last, stacked []*onnx.Value) {
+	b := g.inner("step")
+	var before, parts []*onnx.Value
+	for _, v := range states {
+		before = append(before, b.input("state", g.Info(v)))
 	}
-	b.Graph.Outputs = append(after, y)
+	var steps Dim
+	for _, v := range scanned {
+		part := g.Info(v)
+		if !part.Ranked || axis >= len(part.Shape) {
+			g.fail(fmt.Errorf("the shape of %q is not known", v.Name))
+			return make([]*onnx.Value, len(states)), make([]*onnx.Value, 1)
+		}
+		steps = part.Shape[axis]
+		part.Shape = slices.Delete(slices.Clone(part.Shape), axis, axis+1)
+		parts = append(parts, b.input("part", part))
+	}
+	after, results := step(b, before, parts)
+	for i, v := range results {
+		if slices.Contains(after, v) {
+			results[i] = b.Op("Identity", v)
+		}
+	}
+	b.Graph.Outputs = slices.Concat(after, results)
 	g.fail(b.err)
+	list := func(name string, count int, v int64) *onnx.Attribute {
+		return IntsAttr(name, slices.Repeat([]int64{v}, count)...)
+	}
 	attrs := []*onnx.Attribute{{Name: "body", Type: onnx.AttrGraph, G: b.Graph}, IntAttr("num_scan_inputs", int64(len(scanned)))}
+	if axis != 0 {
+		attrs = append(attrs, list("scan_input_axes", len(scanned), int64(axis)), list("scan_output_axes", len(results), int64(axis)))
+	}
 	if reverse {
-		back := []int64{1, 1}[:len(scanned)]
-		attrs = append(attrs, IntsAttr("scan_input_directions", back...), IntsAttr("scan_output_directions", 1))
+		attrs = append(attrs, list("scan_input_directions", len(scanned), 1), list("scan_output_directions", len(results), 1))
 	}
-	in := append(start[:len(start):len(start)], scanned...)
-	outs := g.Node("Scan", len(start)+1, in, attrs...)
-	for i := range start {
-		g.Infos[outs[i]] = b.Info(before[i])
+	outs := slices.Clone(g.Node("Scan", len(states)+len(results), slices.Concat(states, scanned), attrs...))
+	last, stacked = outs[:len(states):len(states)], outs[len(states):]
+	for i, v := range last {
+		g.Infos[v] = b.Info(before[i])
 	}
-	g.Infos[outs[len(start)]] = Tensor(g.DType(xw), g.Info(xw).Shape[0], batch, D(c.hidden))
-	return outs
+	for i, v := range stacked {
+		info := b.Info(results[i]).WithoutValue()
+		info.Shape = slices.Insert(slices.Clone(info.Shape), axis, steps)
+		g.Infos[v] = info
+	}
+	return last, stacked
 }
 
 // cell is one direction's step.

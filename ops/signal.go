@@ -45,7 +45,7 @@ func init() {
 				return g.Internal("DFTGrad", 1, in, attrs...), nil
 			}},
 		// dY, X, dft_length, axis
-		Op{Domain: Internal, Name: "DFTGrad", Since: []int{1}, MinIn: 2, MaxIn: 4, NoGrad: noSecond,
+		Op{Domain: Internal, Name: "DFTGrad", Since: []int{1}, MinIn: 2, MaxIn: 4, NoGrad: noSecond, Portable: portableDFTGrad,
 			Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[1]}), nil },
 			Compile: func(n *Node) (Kernel, error) {
 				return Table{tensor.Float32: dftGrad[float32], tensor.Float64: dftGrad[float64]}.By(0), nil
@@ -82,7 +82,7 @@ func init() {
 				return g.Internal("STFTGrad", 1, append([]*onnx.Value{dy[0]}, n.Inputs...), n.Attrs...), nil
 			}},
 		// dY, then the node's inputs
-		Op{Domain: Internal, Name: "STFTGrad", Since: []int{1}, MinIn: 3, MaxIn: 5, NoGrad: noSecond,
+		Op{Domain: Internal, Name: "STFTGrad", Since: []int{1}, MinIn: 3, MaxIn: 5, NoGrad: noSecond, Portable: portableSTFTGrad,
 			Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[1]}), nil },
 			Compile: func(n *Node) (Kernel, error) {
 				return Table{tensor.Float32: stftGrad[float32], tensor.Float64: stftGrad[float64]}.By(0), nil
@@ -533,19 +533,33 @@ func stftOf(n *Node, shape []int, ok bool) (f *stftSpec, known bool, err error) 
 	return f, true, nil
 }
 
-// gradSTFTWindow is the gradient of STFT whose window has one as well: frames, times the window, transformed.
+// gradSTFTWindow is the gradient of STFT whose window has one as well.
 func gradSTFTWindow(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	frames := g.Positions(n.Outputs[0], 1)
 	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
-		x, window := in[0], in[2]
-		if g.Rank(x) == 2 {
-			x = g.Op("Unsqueeze", x, g.Int64s(2))
-		}
-		step := g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Int64))}, g.Op("Reshape", in[1], g.Int64s(1)))
-		begin := g.Op("Unsqueeze", g.Mul(g.Positions(n.Outputs[0], 1), step), g.Int64s(1))
-		at := g.Add(begin, g.Positions(window, 0)) // [frames, places]
-		frames := g.Mul(g.With("Gather", []*onnx.Attribute{IntAttr("axis", 1)}, x, at), g.Op("Unsqueeze", window, g.Int64s(1)))
-		return g.Node("DFT", 1, []*onnx.Value{frames, nil, g.Const(tensor.Scalar(int64(2)))}, IntAttr("onesided", n.Int("onesided", 1)))
+		return g.framed(in[0], frames, in[1], in[2], nil, n.Int("onesided", 1))
 	})
+}
+
+// framed is STFT: frames of x, whose numbers are given, times the window, or else of that length, transformed.
+func (g *Grad) framed(x, frames, step, window, length *onnx.Value, onesided int64) []*onnx.Value {
+	if g.Rank(x) == 2 {
+		x = g.Op("Unsqueeze", x, g.Int64s(2))
+	}
+	step = g.Cast(g.Op("Reshape", step, g.Int64s(1)), tensor.Int64)
+	var places *onnx.Value
+	if window != nil {
+		places = g.Positions(window, 0)
+	} else {
+		length = g.Cast(g.Op("Squeeze", length), tensor.Int64)
+		places = g.Op("Range", g.Const(tensor.Scalar(int64(0))), length, g.Const(tensor.Scalar(int64(1))))
+	}
+	at := g.Add(g.Op("Unsqueeze", g.Mul(frames, step), g.Int64s(1)), places) // [frames, places]
+	parts := g.With("Gather", []*onnx.Attribute{IntAttr("axis", 1)}, x, at)
+	if window != nil {
+		parts = g.Mul(parts, g.Op("Unsqueeze", window, g.Int64s(1)))
+	}
+	return g.Node("DFT", 1, []*onnx.Value{parts, nil, g.Const(tensor.Scalar(int64(2)))}, IntAttr("onesided", onesided))
 }
 
 func stft[T kernel.Float](c *Ctx) error {
@@ -696,4 +710,58 @@ func melWeights(c *Ctx) error {
 		}
 	}
 	return nil
+}
+
+// portableDFTGrad is what [dftGrad] is.
+func portableDFTGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	dy, x := n.Inputs[0], n.Inputs[1]
+	rank := g.Rank(x)
+	f, _, err := dftOf(n, g.Info(x).Shape)
+	if err != nil {
+		return nil, err
+	}
+	if f == nil {
+		return nil, fmt.Errorf("the axis is not known")
+	}
+	axis, one := g.Int64s(int64(f.axis)), g.Int64s(1)
+	rows := g.Dims(x, int64(f.axis))
+	size := rows
+	switch {
+	case n.Has(2):
+		size = g.Op("Reshape", g.Cast(n.Inputs[2], tensor.Int64), one)
+	case f.inverse && f.onesided:
+		size = g.Op("Mul", g.Op("Sub", rows, one), g.Int64s(2))
+	}
+	along := func(v, from, to *onnx.Value) *onnx.Value { return g.Op("Slice", v, from, to, axis) }
+	// fit has v be padded to that many rows.
+	fit := func(v, begin, rows *onnx.Value) *onnx.Value {
+		missing := g.Op("Sub", g.Op("Sub", rows, begin), g.Dims(v, int64(f.axis)))
+		return g.Op("Pad", v, g.Concat(begin, missing), g.Like(v, 0), axis)
+	}
+	factor := g.Cast(size, g.DType(x))
+	in := []*onnx.Value{dy, g.Op("Squeeze", size), g.Op("Squeeze", axis)}
+	var d *onnx.Value
+	switch {
+	case !f.inverse:
+		d = g.Mul(g.Node("DFT", 1, in, IntAttr("inverse", 1))[0], factor)
+	default:
+		d = g.Div(g.Node("DFT", 1, in)[0], factor)
+	}
+	if f.inverse && f.onesided { // all but the first and the middle stand for two
+		half := g.Op("Add", g.Op("Div", size, g.Int64s(2)), one)
+		d = along(d, g.Int64s(0), half)
+		again := along(d, one, g.Op("Div", g.Op("Add", size, one), g.Int64s(2)))
+		d = g.Add(d, fit(again, one, half))
+	}
+	if n.Has(2) {
+		d = fit(along(d, g.Int64s(0), rows), g.Int64s(0), rows)
+	}
+	return []*onnx.Value{g.Op("Slice", d, g.Int64s(0), g.Dims(x, int64(rank-1)), g.Int64s(int64(rank-1)))}, nil
+}
+
+func portableSTFTGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	frames := g.Positions(n.Inputs[0], 1)
+	return g.composed(n.Inputs[1:2], n.Inputs[:1], []int{0}, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+		return g.framed(in[0], frames, n.Inputs[2], n.Input(3), n.Input(4), n.Int("onesided", 1))
+	})
 }
