@@ -55,8 +55,7 @@ func different(got, want tensor.Value, tol float64) error {
 }
 
 // noStandardForm is the gradients that only kernels compute yet.
-var noStandardForm = []string{"DeformConvGrad", "GridSampleGradGrid",
-	"GridSampleGradX", "MaxRoiPoolGrad", "RoiAlignGrad"}
+var noStandardForm = []string{}
 
 // unwritten reports whether an error says that a graph has no standard form for a reason that is known.
 func unwritten(err error) bool {

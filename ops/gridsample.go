@@ -17,10 +17,10 @@ func init() {
 		Op{Name: "GridSample", Since: []int{16, 20, 22}, MinIn: 2, Types: []TypeSet{0, Floats}, Infer: inferGridSample, Compile: compileGridSample, Grad: gradGridSample},
 		// dY, grid, shape of X
 		Op{Domain: Internal, Name: "GridSampleGradX", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Index}, Infer: inferShapeInput(2),
-			Compile: Table{tensor.Float32: gridGradX[float32], tensor.Float64: gridGradX[float64]}.Always(0), NoGrad: noSecond},
+			Compile: Table{tensor.Float32: gridGradX[float32], tensor.Float64: gridGradX[float64]}.Always(0), NoGrad: noSecond, Portable: portableGridGradX},
 		// dY, X, grid
 		Op{Domain: Internal, Name: "GridSampleGradGrid", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats}, Infer: SameAs(2),
-			Compile: Table{tensor.Float32: gridGradGrid[float32], tensor.Float64: gridGradGrid[float64]}.Always(0), NoGrad: noSecond},
+			Compile: Table{tensor.Float32: gridGradGrid[float32], tensor.Float64: gridGradGrid[float64]}.Always(0), NoGrad: noSecond, Portable: portableGridGradGrid},
 		Op{Name: "AffineGrid", Since: []int{20}, MinIn: 2, Types: []TypeSet{Floats, Of(tensor.Int64)}, Infer: inferAffineGrid,
 			Compile: Table{tensor.Float32: affineGrid[float32], tensor.Float64: affineGrid[float64]}.Always(0),
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
@@ -702,20 +702,4 @@ func affineGridGrad[T kernel.Float](c *Ctx) error {
 	r, pts := len(dims), product(dims)
 	kernel.GemmBatch(c.Pool, shape[0], true, false, r, r+1, pts, 1, tensor.Data[T](dy), pts*r, r, base, 0, r+1, 0, tensor.Data[T](out), r*(r+1), r+1)
 	return nil
-}
-
-// portableAffineGridGrad multiplies by the positions, which are the grid of the identity.
-func portableAffineGridGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
-	dy, size := n.Inputs[0], g.Cast(n.Inputs[1], tensor.Int64)
-	r := g.Rank(dy) - 2
-	theta := make([]float64, r*(r+1))
-	for i := range r {
-		theta[i*(r+1)+i] = 1
-	}
-	identity := g.Cast(g.Const(tensor.New(theta, 1, r, r+1)), g.DType(dy))
-	base := g.With("AffineGrid", n.Attrs, identity, g.Concat(g.Int64s(1, 1), g.Tail(size, 2)))
-	base = g.Op("Reshape", base, g.Int64s(-1, int64(r)))
-	base = g.Op("Pad", base, g.Int64s(0, 1), g.Like(dy, 1), g.Int64s(1))
-	places := g.Reshape(dy, g.Concat(g.Dims(dy, 0), g.Dims(base, 0), g.Int64s(int64(r))))
-	return []*onnx.Value{g.MatMul(g.Transpose(places), base)}, nil
 }

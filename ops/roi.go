@@ -12,7 +12,7 @@ import (
 
 // Pooling over regions of interest. Regions are no place for a gradient: PyTorch gives them none either.
 func init() {
-	regions := func(name string, since []int, types []TypeSet, infer func(*Node) ([]Info, error), f32, f64, g32, g64 Kernel) {
+	regions := func(name string, since []int, types []TypeSet, infer func(*Node) ([]Info, error), f32, f64, g32, g64 Kernel, portable func(*Grad, *Node) ([]*onnx.Value, error)) {
 		inputs := len(types)
 		register(
 			Op{Name: name, Since: since, MinIn: inputs, Types: types, Infer: infer, Compile: Table{tensor.Float32: f32, tensor.Float64: f64}.Always(0),
@@ -23,13 +23,13 @@ func init() {
 				}},
 			// dY and the operator's inputs
 			Op{Domain: Internal, Name: name + "Grad", Since: []int{1}, MinIn: 1 + inputs, Types: append([]TypeSet{Floats}, types...), Infer: SameAs(1),
-				Compile: Table{tensor.Float32: g32, tensor.Float64: g64}.Always(0), NoGrad: noSecond},
+				Compile: Table{tensor.Float32: g32, tensor.Float64: g64}.Always(0), NoGrad: noSecond, Portable: portable},
 		)
 	}
 	regions("RoiAlign", []int{10, 16, 22}, []TypeSet{Floats, Floats, Of(tensor.Int64)}, inferRoiAlign,
-		roiAlign[float32], roiAlign[float64], roiAlignGrad[float32], roiAlignGrad[float64])
+		roiAlign[float32], roiAlign[float64], roiAlignGrad[float32], roiAlignGrad[float64], portableRoiAlignGrad)
 	regions("MaxRoiPool", []int{1, 22}, []TypeSet{Floats, Floats}, inferMaxRoiPool,
-		maxRoiPool[float32], maxRoiPool[float64], maxRoiPoolGrad[float32], maxRoiPoolGrad[float64])
+		maxRoiPool[float32], maxRoiPool[float64], maxRoiPoolGrad[float32], maxRoiPoolGrad[float64], portableMaxRoiPoolGrad)
 }
 
 // maxSampling bounds sampling_ratio, whose square is the samples of a bin.
@@ -490,4 +490,195 @@ func maxRoiPoolGrad[T kernel.Float](c *Ctx) error {
 			dx[at] += dy[(r*xs[1]+ch)*pooled[0]*pooled[1]+bin]
 		}
 	})
+}
+
+// The gradients in standard operators
+
+// roiSamples is [roiBins] of all regions along one axis.
+type roiSamples struct {
+	count  *onnx.Value // [regions]
+	at     *onnx.Value // [regions, bins, samples, 2]: the elements that a sample lies between
+	weight *onnx.Value // theirs; 0 of a sample outside
+	inside *onnx.Value // [regions, bins, samples]
+	beyond *onnx.Value // [regions, bins]: some sample lies outside
+}
+
+// roiSamples finds the samples of regions from lo to hi, columns of rois, along an axis of that many bins and elements.
+func (g *Grad) roiSamples(rois *onnx.Value, lo, hi int64, bins, ratio int, scale, shift float64, limit *onnx.Value) *roiSamples {
+	d := g.DType(rois)
+	num := func(v float64) *onnx.Value { return g.Like(rois, v) }
+	line := func(count *onnx.Value) *onnx.Value {
+		return g.Op("Range", g.Const(tensor.Scalar(int64(0))), count, g.Const(tensor.Scalar(int64(1))))
+	}
+	end := func(column int64) *onnx.Value { // [regions, 1, 1]
+		v := g.With("Gather", []*onnx.Attribute{IntAttr("axis", 1)}, rois, g.Int64s(column))
+		return g.Op("Unsqueeze", g.Sub(g.Mul(v, num(scale)), num(shift)), g.Int64s(2))
+	}
+	from := end(lo)
+	size := g.Sub(end(hi), from)
+	if shift == 0 {
+		size = g.Op("Max", size, num(1))
+	}
+	bin := g.Div(size, num(float64(bins)))
+	samples := g.ExpandTo(num(float64(ratio)), bin)
+	if ratio == 0 {
+		samples = g.Op("Max", g.Op("Ceil", bin), num(0))
+	}
+	most := g.Op("ReduceMax", g.Node("Concat", 1, []*onnx.Value{g.Flat(samples), g.Fill(rois, g.Int64s(1), 0)}, IntAttr("axis", 0))[0])
+	most = g.Op("Squeeze", g.Cast(most, tensor.Int64))
+	k := g.Cast(line(most), d)
+	start := g.Add(from, g.Mul(g.Cast(g.Op("Unsqueeze", line(g.Const(tensor.Scalar(int64(bins)))), g.Int64s(1)), d), bin))
+	v := g.Add(start, g.Div(g.Mul(g.Add(k, num(0.5)), bin), g.Op("Max", samples, num(1))))
+	asked := g.Op("Less", k, samples)
+	wide := g.Cast(limit, d)
+	within := g.Op("And", g.Op("GreaterOrEqual", v, num(-1)), g.Op("LessOrEqual", v, wide))
+	s := &roiSamples{count: g.Op("Reshape", samples, g.Int64s(-1)), inside: g.Op("And", asked, within)}
+	outside := g.Cast(g.Op("And", asked, g.Op("Not", within)), tensor.Int64)
+	s.beyond = g.Op("Greater", g.ReduceSum(outside, false, 2), g.Const(tensor.Scalar(int64(0))))
+	last := g.Sub(wide, num(1))
+	v = g.Op("Min", g.Op("Max", g.Op("Where", s.inside, v, num(0)), num(0)), last)
+	low := g.Op("Floor", v)
+	high := g.Op("Min", g.Add(low, num(1)), last)
+	part := g.Sub(v, low)
+	pair := func(a, b *onnx.Value) *onnx.Value {
+		axis := g.Int64s(-1)
+		return g.Node("Concat", 1, []*onnx.Value{g.Op("Unsqueeze", a, axis), g.Op("Unsqueeze", b, axis)}, IntAttr("axis", -1))[0]
+	}
+	s.at = g.Cast(pair(low, high), tensor.Int64)
+	s.weight = g.Op("Where", g.Op("Unsqueeze", s.inside, g.Int64s(-1)), pair(g.Sub(num(1), part), part), num(0))
+	return s
+}
+
+// roiMatrix is what each element weighs in each bin: [regions, bins, elements].
+func (g *Grad) roiMatrix(s *roiSamples, limit *onnx.Value) *onnx.Value {
+	head := g.Op("Slice", g.Shape(s.at), g.Int64s(0), g.Int64s(2))
+	taps := g.Concat(head, g.Op("Mul", g.Dims(s.at, 2), g.Int64s(2)))
+	zeros := g.Fill(s.weight, g.Concat(head, g.Op("Unsqueeze", limit, g.Int64s(0))), 0)
+	return g.Node("ScatterElements", 1, []*onnx.Value{zeros, g.Reshape(s.at, taps), g.Reshape(s.weight, taps)}, IntAttr("axis", 2), StringAttr("reduction", "add"))[0]
+}
+
+// planes is where the channels of each region's image begin among x's elements: [regions, C, 1, 1].
+func (g *Grad) planes(x, image *onnx.Value) *onnx.Value {
+	first := g.Op("Mul", g.Op("Reshape", image, g.Int64s(-1, 1)), g.Dims(x, 1))
+	plane := g.Op("Add", first, g.Positions(x, 1))
+	return g.Op("Unsqueeze", g.Op("Mul", plane, g.Op("Mul", g.Dims(x, 2), g.Dims(x, 3))), g.Int64s(2, 3))
+}
+
+// scattered adds values to the elements of zeros like x that at numbers.
+func (g *Grad) scattered(x, at, values *onnx.Value) *onnx.Value {
+	zeros := g.Fill(x, g.Op("Unsqueeze", g.Op("Size", x), g.Int64s(0)), 0)
+	sum := g.Node("ScatterElements", 1, []*onnx.Value{zeros, g.Flat(at), g.Flat(values)}, StringAttr("reduction", "add"))[0]
+	return g.ReshapeLike(sum, x)
+}
+
+// portableRoiAlignGrad: an average is a product of the image with a matrix for each axis. Of a maximum all candidates are listed.
+func portableRoiAlignGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	pooled, ratio, half, most, err := roiAlignOf(n)
+	if err != nil {
+		return nil, err
+	}
+	dy, x, rois, image := n.Inputs[0], n.Inputs[1], n.Inputs[2], n.Inputs[3]
+	scale, shift := float64(n.Float("spatial_scale", 1)), 0.0
+	if half {
+		shift = 0.5
+	}
+	h, w := g.Dim(x, 2), g.Dim(x, 3)
+	ys := g.roiSamples(rois, 1, 3, pooled[0], ratio, scale, shift, h)
+	xs := g.roiSamples(rois, 0, 2, pooled[1], ratio, scale, shift, w)
+	if !most {
+		total := g.Op("Max", g.Mul(ys.count, xs.count), g.Like(rois, 1))
+		dy = g.Div(dy, g.Op("Unsqueeze", total, g.Int64s(1, 2, 3)))
+		rows := g.MatMul(g.Transpose(g.Op("Unsqueeze", g.roiMatrix(ys, h), g.Int64s(1))), dy) // [regions, C, H, bins]
+		bins := g.Op("Mul", g.Dims(rows, 0), g.Dims(rows, 3))
+		lines := g.Op("Mul", g.Dims(x, 1), g.Dims(x, 2))
+		rows = g.Reshape(g.Transpose(rows, 1, 2, 0, 3), g.Concat(lines, bins))
+		// The columns of the regions of each image alone.
+		own := g.Op("Equal", g.Op("Unsqueeze", g.Positions(x, 0), g.Int64s(1)), image)
+		cols := g.Mul(g.Op("Unsqueeze", g.Cast(own, g.DType(x)), g.Int64s(2, 3)), g.roiMatrix(xs, w)) // [N, regions, bins, W]
+		cols = g.Reshape(cols, g.Concat(g.Dims(x, 0), bins, g.Dims(x, 3)))
+		return []*onnx.Value{g.ReshapeLike(g.MatMul(rows, cols), x)}, nil
+	}
+	// [regions, C, bins, bins, samples, samples, 2, 2], to be listed along the last axis.
+	up := func(v *onnx.Value) *onnx.Value { return g.Op("Unsqueeze", v, g.Int64s(1, 3, 5, 7)) }
+	across := func(v *onnx.Value) *onnx.Value { return g.Op("Unsqueeze", v, g.Int64s(1, 2, 4, 6)) }
+	inside := func(s *roiSamples) *onnx.Value {
+		return g.ExpandTo(g.Op("Unsqueeze", s.inside, g.Int64s(-1)), s.at)
+	}
+	least := g.Like(x, math.Inf(-1))
+	at := g.Op("Add", g.Op("Mul", up(ys.at), w), across(xs.at))
+	weight := g.Mul(up(ys.weight), across(xs.weight))
+	head := g.Op("Slice", g.Shape(at), g.Int64s(0), g.Int64s(4))
+	list := g.Concat(head, g.With("ReduceProd", []*onnx.Attribute{IntAttr("keepdims", 1)}, g.Tail(g.Shape(at), 4)))
+	// A sample outside counts as 0, before all others; else nothing stands there.
+	before := func(v *onnx.Value, first *onnx.Value) *onnx.Value {
+		return g.Node("Concat", 1, []*onnx.Value{first, v}, IntAttr("axis", -1))[0]
+	}
+	begin := g.Op("Unsqueeze", g.planes(x, image), g.Int64s(-1))
+	spot := g.Op("Add", g.Reshape(at, list), begin) // [regions, C, bins, bins, candidates]
+	full := g.Shape(spot)
+	value := g.Mul(g.Op("Gather", g.Flat(x), spot), g.Reshape(weight, list))
+	value = g.Op("Where", g.Reshape(g.Op("And", up(inside(ys)), across(inside(xs))), list), value, least)
+	one := g.Concat(g.Op("Slice", full, g.Int64s(0), g.Int64s(4)), g.Int64s(1))
+	beyond := g.Op("Or", g.Op("Unsqueeze", ys.beyond, g.Int64s(1, 3)), g.Op("Unsqueeze", xs.beyond, g.Int64s(1, 2)))
+	nothing := g.Op("Where", g.Op("Unsqueeze", beyond, g.Int64s(-1)), g.Like(x, 0), least)
+	value = before(value, g.Op("Expand", nothing, one))
+	best := g.With("ArgMax", []*onnx.Attribute{IntAttr("axis", -1)}, value)
+	pick := func(v, first *onnx.Value) *onnx.Value {
+		v = before(g.Op("Expand", v, full), g.Op("Expand", first, one))
+		return g.Op("Squeeze", g.With("GatherElements", []*onnx.Attribute{IntAttr("axis", -1)}, v, best), g.Int64s(-1))
+	}
+	spot = pick(spot, g.Int64s(0))
+	return []*onnx.Value{g.scattered(x, spot, g.Mul(dy, pick(g.Reshape(weight, list), g.Like(x, 0))))}, nil
+}
+
+// roiMask is which elements of an axis lie in each bin of regions between columns lo and hi: [regions, bins, elements]. See [roiSpan].
+func (g *Grad) roiMask(rois *onnx.Value, lo, hi int64, bins int, scale float64, limit *onnx.Value) *onnx.Value {
+	wide := func(v float64) *onnx.Value { return g.Const(tensor.Scalar(v)) }
+	end := func(column int64) *onnx.Value { // [regions, 1], rounded away from 0
+		v := g.Mul(g.With("Gather", []*onnx.Attribute{IntAttr("axis", 1)}, rois, g.Int64s(column)), g.Like(rois, scale))
+		v = g.Cast(v, tensor.Float64)
+		return g.Mul(g.Op("Sign", v), g.Op("Floor", g.Add(g.Op("Abs", v), wide(0.5))))
+	}
+	first := end(lo)
+	size := g.Op("Max", g.Add(g.Sub(end(hi), first), wide(1)), wide(1))
+	bin := g.Div(g.Cast(size, g.DType(rois)), g.Like(rois, float64(bins)))
+	edge := func(round string, from int) *onnx.Value { // [regions, bins, 1]
+		at := make([]float64, bins)
+		for i := range at {
+			at[i] = float64(from + i)
+		}
+		v := g.Mul(bin, g.Cast(g.Const(tensor.New(at, bins)), g.DType(rois)))
+		return g.Op("Unsqueeze", g.Add(g.Op(round, g.Cast(v, tensor.Float64)), first), g.Int64s(2))
+	}
+	zero, one := g.Const(tensor.Scalar(int64(0))), g.Const(tensor.Scalar(int64(1)))
+	element := g.Cast(g.Op("Range", zero, limit, one), tensor.Float64)
+	return g.Op("And", g.Op("GreaterOrEqual", element, edge("Floor", 0)), g.Op("Less", element, edge("Ceil", 1)))
+}
+
+// portableMaxRoiPoolGrad finds the greatest element of each row of a bin, and then of its rows.
+func portableMaxRoiPoolGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	pooled, err := pooledShape(n)
+	if err != nil {
+		return nil, err
+	}
+	dy, x, rois := n.Inputs[0], n.Inputs[1], n.Inputs[2]
+	scale := float64(n.Float("spatial_scale", 1))
+	image := g.Cast(g.With("Gather", []*onnx.Attribute{IntAttr("axis", 1)}, rois, g.Const(tensor.Scalar(int64(0)))), tensor.Int64)
+	rows, cols := g.roiMask(rois, 2, 4, pooled[0], scale, g.Dim(x, 2)), g.roiMask(rois, 1, 3, pooled[1], scale, g.Dim(x, 3))
+	least := g.Like(x, math.Inf(-1))
+	greatest := func(in, v *onnx.Value, axis int64) (value, at *onnx.Value) {
+		v = g.Op("Where", in, v, least)
+		keep := IntAttr("keepdims", 0)
+		return g.With("ReduceMax", []*onnx.Attribute{keep}, v, g.Int64s(axis)), g.With("ArgMax", []*onnx.Attribute{keep, IntAttr("axis", axis)}, v)
+	}
+	own := g.Op("Unsqueeze", g.Op("Gather", x, image), g.Int64s(3))                                     // [regions, C, H, 1, W]
+	top, col := greatest(g.Op("Unsqueeze", cols, g.Int64s(1, 2)), own, 4)                               // [regions, C, H, bins]
+	_, row := greatest(g.Op("Unsqueeze", rows, g.Int64s(1, 4)), g.Op("Unsqueeze", top, g.Int64s(2)), 3) // [regions, C, bins, bins]
+	col = g.With("GatherElements", []*onnx.Attribute{IntAttr("axis", 2)}, col, row)
+	some := func(mask *onnx.Value) *onnx.Value {
+		return g.With("ReduceMax", []*onnx.Attribute{IntAttr("keepdims", 0)}, g.Cast(mask, tensor.Int64), g.Int64s(2))
+	}
+	there := g.Op("Mul", g.Op("Unsqueeze", some(rows), g.Int64s(1, 3)), g.Op("Unsqueeze", some(cols), g.Int64s(1, 2)))
+	at := g.Op("Add", g.planes(x, image), g.Op("Add", g.Op("Mul", row, g.Dim(x, 3)), col))
+	return []*onnx.Value{g.scattered(x, at, g.Mul(dy, g.Cast(there, g.DType(dy))))}, nil
 }
