@@ -71,6 +71,16 @@ func controlCases(add addCase) {
 			return ys
 		}, signed(2, 3), signed(3), signed(3), signed(3))
 	}
+	// The condition hangs on a shape: the other branch's fit nothing outside.
+	graph("If", "of another rank, in a loop", func(b builder, in values) values {
+		return loop(b, 2, truth(b, true), values{in[1]}, 1, func(s builder, _ *onnx.Value, states values) values {
+			h := s.Op("Mul", in[0], states[0])
+			one := s.Op("Equal", s.Op("Gather", s.Op("Shape", h), scalar(s, 1)), scalar(s, 1))
+			axis := s.Const(tensor.New([]int64{1}, 1))
+			h = branch(s, one, 1, func(s builder) values { return values{s.Op("Squeeze", h, axis)} }, func(s builder) values { return values{s.Op("Identity", h)} })[0]
+			return values{truth(s, true), s.Op("Unsqueeze", s.Op("Softmax", h), axis)}
+		})
+	}, signed(2, 1, 3), signed(2, 1, 3))
 	for _, taken := range []bool{true, false} {
 		graph("If", map[bool]string{true: "then", false: "else"}[taken], func(b builder, in values) values {
 			return branch(b, truth(b, taken), 2, func(s builder) values {

@@ -43,6 +43,16 @@ func gradIf(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	}
 	results := len(branches[0].Outputs)
 	internalize(n.Node, results)
+	taken := -1 // the branch that runs, if that is known: the other one's shapes may fit nothing that is outside
+	if t := n.Info(0).Const; t != nil {
+		cond, err := scalarBool(t, "condition")
+		if err != nil {
+			return nil, err
+		}
+		if taken = 1; cond {
+			taken = 0
+		}
+	}
 	grad := []*onnx.Attribute{}
 	for k, name := range []string{"then_branch", "else_branch"} {
 		branch := branches[k]
@@ -53,9 +63,12 @@ func gradIf(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 			}
 		}
 		inner := g.inner(name)
-		ds, err := inner.Backward(branch, seeds, wrt)
-		if err != nil {
-			return nil, err
+		var ds map[*onnx.Value]*onnx.Value
+		if taken < 0 || k == taken {
+			var err error
+			if ds, err = inner.Backward(branch, seeds, wrt); err != nil {
+				return nil, err
+			}
 		}
 		for _, v := range wrt {
 			d := ds[v]

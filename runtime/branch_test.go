@@ -2,6 +2,8 @@ package runtime_test
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/retune-go/retune/onnx"
@@ -74,6 +76,53 @@ func TestBranchesOnShapes(t *testing.T) {
 					tensor.Data[float32](out[name].(*tensor.Tensor))[k] = 99
 				}
 			}
+		}
+	}
+}
+
+// A script squeezes an axis where its size is 1 and else leaves it: that the branch with the Squeeze does not fit is no fault while it
+// is not taken, also in a loop, where nothing is put in the If's place; if it is taken, its run says what is wrong.
+func TestBranchThatDoesNotFit(t *testing.T) {
+	for _, size := range []int{1, 5} {
+		b := onnx.NewBuilder("squeeze", 17)
+		x := b.Input("x", tensor.Float32, 2, size)
+		wrong := b.Input("wrong", tensor.Bool)
+		body := b.Sub("body")
+		body.Input("i", tensor.Int64)
+		body.OutputOf("on", body.Op("Identity", body.Input("cond", tensor.Bool)), nil)
+		y := body.Op("Tanh", x)
+		one := body.Op("Equal", body.Op("Gather", body.Op("Shape", y), body.Const(tensor.Scalar(int64(1)))), body.Const(tensor.Scalar(int64(1))))
+		then, other := b.Sub("then"), b.Sub("else")
+		then.OutputOf("squeezed", then.Op("Squeeze", y, then.Const(tensor.New([]int64{1}, 1))), nil)
+		other.OutputOf("left", other.Op("Identity", y), nil)
+		branches := []*onnx.Attribute{onnx.GraphAttr("then_branch", then.Graph()), onnx.GraphAttr("else_branch", other.Graph())}
+		body.OutputOf("y", body.Node("If", []*onnx.Value{body.Op("Or", one, wrong)}, branches...), nil)
+		b.OutputOf("ys", b.Node("Loop", []*onnx.Value{b.Const(tensor.Scalar(int64(2))), nil}, onnx.GraphAttr("body", body.Graph())), nil)
+		m, err := b.Model()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := runtime.NewSession(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		run := func(wrong bool) (map[string]tensor.Value, error) {
+			return s.Run(context.Background(), map[string]tensor.Value{"x": tensor.New(make([]float32, 2*size), 2, size), "wrong": tensor.Scalar(wrong)})
+		}
+		out, err := run(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []int{2, 2, size}
+		if size == 1 {
+			want = want[:2]
+		}
+		if got := out["ys"].(*tensor.Tensor).Shape(); !slices.Equal(got, want) {
+			t.Errorf("size %d: shape %v, want %v", size, got, want)
+		}
+		if _, err := run(true); (err == nil) != (size == 1) || err != nil && !strings.Contains(err.Error(), "(Squeeze): dimension 1 of [2 5] is not 1") {
+			t.Errorf("size %d: the branch that does not fit is taken: %v", size, err)
 		}
 	}
 }

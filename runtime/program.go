@@ -226,6 +226,18 @@ const maxRounds, maxDepth = 4, 4
 // compileBody compiles the subgraph a of n. What is known of its inputs must hold for each of its runs, so it is weakened
 // until inference of the subgraph confirms it.
 func (p *program) compileBody(m *onnx.Model, n *ops.Node, a *onnx.Attribute, scope *outer) (*program, error) {
+	if n.Op == "If" && scope.depth <= maxDepth {
+		body, err := compile(m, a.G, scope, p.set)
+		if err == nil {
+			return body, nil
+		}
+		// The shapes of what it captures do not fit: it is the branch that is not taken, or else its run will say what is wrong.
+		for v, i := range scope.infos {
+			if i.Const == nil {
+				scope.infos[v] = ops.Info{Kind: i.Kind, DType: i.DType, Elem: i.Elem}
+			}
+		}
+	}
 	if n.Def.BodyIn == nil || scope.depth > maxDepth {
 		return compile(m, a.G, scope, p.set)
 	}
