@@ -493,19 +493,22 @@ func newMaxRuns(spans []span3, width, dil int) *maxRuns {
 	for r.lo < r.hi && spans[r.lo].count < r.taps {
 		r.lo++
 	}
-	for r.hi > r.lo && spans[r.hi-1].count < r.taps {
-		r.hi--
-	}
 	if r.taps == 0 {
 		r.lo = r.hi
 	}
-	if r.lo < r.hi {
-		r.from = spans[r.lo].lo
-		r.reach = spans[r.hi-1].lo - r.from + 1
+	if r.lo == r.hi {
+		return r
 	}
-	if r.hi-r.lo > 1 {
+	// Where every window is cut, those of the most elements need not be as far apart as the strides are.
+	r.from = spans[r.lo].lo
+	if r.lo+1 < r.hi {
 		r.step = spans[r.lo+1].lo - r.from
 	}
+	r.hi = r.lo + 1
+	for r.step > 0 && r.hi < len(spans) && spans[r.hi].count == r.taps && spans[r.hi].lo == r.from+(r.hi-r.lo)*r.step {
+		r.hi++
+	}
+	r.reach = spans[r.hi-1].lo - r.from + 1
 	return r
 }
 

@@ -144,7 +144,7 @@ func newCase(name string, seed uint64) (*testCase, error) {
 		domain, op = name[:i], name[i+1:]
 	}
 	g := &gen{Rand: rand.New(rand.NewPCG(seed, h.Sum64())), feeds: map[string]*tensor.Tensor{}}
-	limit := map[string]int{"": newest, "ai.onnx.ml": 5, "com.microsoft": 1}[domain]
+	limit := map[string]int{"": newest, "ai.onnx.ml": 5, "com.microsoft": 1, "com.microsoft.nchwc": 1}[domain]
 	var sinces []int
 	for _, e := range ops.All() {
 		if e.Domain == domain && e.Name == op {

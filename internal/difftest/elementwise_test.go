@@ -119,7 +119,7 @@ func init() {
 		to := one(g, castTypes...)
 		if g.since >= 19 && g.chance(2) {
 			to = one(g, narrowTypes...)
-			g.widen = true
+			g.widen()
 			if to != tensor.BFloat16 {
 				g.maybe("saturate", 0, 1)
 			}

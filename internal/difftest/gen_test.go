@@ -18,9 +18,9 @@ type gen struct {
 	opset    int // of the operator's domain
 	since    int // the version of the operator in force there
 	dtype    tensor.DType
-	declared bool // inputs have their shapes declared
-	plain    bool // no NaN, infinity or extreme in the elements
-	widen    bool // outputs are cast to float, since the peer has no tensors of their type
+	declared bool                            // inputs have their shapes declared
+	plain    bool                            // no NaN, infinity or extreme in the elements
+	then     func(y *onnx.Value) *onnx.Value // what is made of an output before it is one of the model
 	feeds    map[string]*tensor.Tensor
 	attrs    []*onnx.Attribute
 }
@@ -193,6 +193,21 @@ func (g *gen) input(t *tensor.Tensor) *onnx.Value {
 	return g.b.Input(name, t.DType(), dims...)
 }
 
+// widen casts outputs to float, since the peer has no tensors of their type.
+func (g *gen) widen() {
+	g.then = func(y *onnx.Value) *onnx.Value {
+		return g.b.Node("Cast", []*onnx.Value{y}, onnx.IntAttr("to", int64(tensor.Float32)))
+	}
+}
+
+// beside adds another operator of the tested one's domain.
+func (g *gen) beside(op string, inputs []*onnx.Value, attrs ...*onnx.Attribute) *onnx.Value {
+	n := onnx.NewNode(op, inputs)
+	n.Domain, n.Attrs = g.def.Domain, attrs
+	n.AddOutput(&onnx.Value{Name: fmt.Sprintf("%s%d", op, len(g.b.Graph().Nodes))})
+	return g.b.Add(n)[0]
+}
+
 // node adds the node, with that many outputs, and makes all of them outputs of the model.
 func (g *gen) node(outs int, inputs ...*onnx.Value) {
 	for len(inputs) > 0 && inputs[len(inputs)-1] == nil {
@@ -205,8 +220,8 @@ func (g *gen) node(outs int, inputs ...*onnx.Value) {
 		n.AddOutput(v)
 	}
 	for _, v := range g.b.Add(n) {
-		if g.widen {
-			v = g.b.Node("Cast", []*onnx.Value{v}, onnx.IntAttr("to", int64(tensor.Float32)))
+		if g.then != nil {
+			v = g.then(v)
 		}
 		g.b.OutputOf(v.Name, v, nil)
 	}

@@ -74,7 +74,7 @@ func init() {
 		} else if !g.chance(4) {
 			z := g.tensor(one(g, zeros...), grain...)
 			if z.DType().IsFloat() {
-				g.widen = true
+				g.widen()
 				z, _ = tensor.Zeros(z.DType(), grain...)
 				g.maybe("saturate", 0, 1)
 			} else if z.DType().Size() == 1 {
