@@ -174,11 +174,24 @@ func (m *Meter) Take(n int64) error {
 	if m == nil {
 		return nil
 	}
+	if m.Limit > 0 && n > m.Limit { // which might carry the sum over the greatest number
+		return &ErrMemory{Need: n, Limit: m.Limit}
+	}
 	if now := m.used.Add(n); m.Limit > 0 && now > m.Limit {
 		m.used.Add(-n)
 		return &ErrMemory{Need: now, Limit: m.Limit}
 	}
 	return nil
+}
+
+// TakeEach counts the product of sizes in elements of that many bytes, which may be greater than any number where a tensor's sizes are not held by
+// its elements, since one of them is 0.
+func (m *Meter) TakeEach(bytes int, sizes ...int) error {
+	n, err := tensor.NumElements(append([]int{bytes}, sizes...))
+	if err != nil {
+		return err
+	}
+	return m.Take(int64(n))
 }
 
 // Give counts n bytes back.

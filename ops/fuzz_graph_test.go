@@ -3,6 +3,8 @@ package ops_test
 import (
 	"context"
 	"fmt"
+	"maps"
+	"math"
 	goruntime "runtime"
 	"runtime/debug"
 	"slices"
@@ -194,12 +196,59 @@ func keeps(tb testing.TB, d *dice, table map[string]map[string]attrKind) bool {
 			continue
 		}
 		for name, want := range plain.got {
-			if _, _, err := tensor.Compare(r.got[name], want, 1e-3, 1e-3); err != nil {
+			if _, _, err := tensor.Compare(r.got[name], want, 1e-3, 1e-3); err != nil && !d.unstable(m, args, name, plain.got, r.got) {
 				tb.Errorf("without %q and without all: output %s: %v\n%s", without, name, err, told(m, args))
 			}
 		}
 	}
 	return plain.err == nil
+}
+
+// unstable reports whether an output moves as far as passes have moved it when the floats that go in are changed by their last bits: one that hangs
+// on a quotient in the middle of two bytes does.
+func (d *dice) unstable(m *onnx.Model, args map[string]tensor.Value, name string, want, got map[string]tensor.Value) bool {
+	apart := func(a, b tensor.Value) (most float64) {
+		x, isX := a.(*tensor.Tensor)
+		y, isY := b.(*tensor.Tensor)
+		if !isX || !isY || !x.DType().IsFloat() || x.DType() != y.DType() || !slices.Equal(x.Shape(), y.Shape()) {
+			return math.Inf(1)
+		}
+		for i := range x.Len() {
+			if v, w := tensor.Float64At(x, i), tensor.Float64At(y, i); v != w && (v == v || w == w) {
+				most = max(most, math.Abs(v-w))
+			}
+		}
+		return most
+	}
+	passes := apart(want[name], got[name])
+	for range 12 {
+		near, moved := m.Clone(), maps.Clone(args)
+		nudged := func(v tensor.Value) *tensor.Tensor {
+			t, ok := v.(*tensor.Tensor)
+			if !ok || t.DType() != tensor.Float32 {
+				return nil
+			}
+			t = t.Clone()
+			for i, x := range tensor.Data[float32](t) {
+				tensor.Data[float32](t)[i] = x * (1 + float32(d.r.IntN(5)-2)*0x1p-23)
+			}
+			return t
+		}
+		for k, v := range args {
+			if t := nudged(v); t != nil {
+				moved[k] = t
+			}
+		}
+		for _, v := range near.Graph.Inits {
+			if t := nudged(v.Const); t != nil {
+				v.Const = t
+			}
+		}
+		if out, err := runHostile(near, moved, 1, runtime.WithoutPass("all")); err == nil && apart(want[name], out[name]) >= passes/2 {
+			return true
+		}
+	}
+	return false
 }
 
 // timed reports whether err says that time or memory has run out, of which passes save some.

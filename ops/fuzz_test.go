@@ -549,7 +549,9 @@ func TestOnceFatalNodes(t *testing.T) {
 		{"STFT", 17, nil, []*tensor.Tensor{empty(tensor.Float32, 1, 4), tensor.Scalar(int64(1)), empty(tensor.Float64, 2)}},
 		{"TensorScatter", 24, nil, []*tensor.Tensor{empty(tensor.Float32, 1, 2, 1), empty(tensor.Float32, 1, 1, 1), empty(tensor.Bool, 1)}},
 		{"Unique", 11, []*onnx.Attribute{onnx.IntAttr("axis", 0)}, []*tensor.Tensor{empty(tensor.Float32, 1<<40, 0)}},
+		{"Unique", 11, []*onnx.Attribute{onnx.IntAttr("axis", -3)}, []*tensor.Tensor{empty(tensor.Bool, 1<<61-1, 1, 0)}},
 		{"SplitToSequence", 11, nil, []*tensor.Tensor{empty(tensor.Float32, 1<<40, 0)}},
+		{"Reshape", 14, nil, []*tensor.Tensor{empty(tensor.Float32, 1), tensor.New([]int64{3}, 1)}},
 		{"Scan", 8, []*onnx.Attribute{onnx.IntAttr("num_scan_inputs", 1), onnx.GraphAttr("body", &onnx.Graph{Name: "b"})}, nil},
 	} {
 		m := standardNode(c.op, 1, c.in, c.attrs...)

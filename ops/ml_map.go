@@ -67,7 +67,7 @@ func compileZipMap(n *Node) (Kernel, error) {
 		if width != names.Len() {
 			return fmt.Errorf("input 0 has %d columns for %d labels", width, names.Len())
 		}
-		if err := c.Mem.Take(int64(rows) * mapBytes); err != nil {
+		if err := c.Mem.TakeEach(mapBytes, rows); err != nil {
 			return err
 		}
 		values, err := c.New(tensor.Float32, rows, width)

@@ -757,7 +757,7 @@ func layerNorm[T kernel.Float](c *Ctx, rms bool) error {
 	xs, ys := tensor.Data[T](x), tensor.Data[T](t)
 	var means, invs []T
 	if c.Wants(1) || c.Wants(2) {
-		if err := c.Mem.Take(16 * int64(rows)); err != nil { // rows of nothing may be many
+		if err := c.Mem.TakeEach(16, rows); err != nil { // rows of nothing may be many
 			return err
 		}
 		means, invs = make([]T, rows), make([]T, rows)
@@ -836,7 +836,7 @@ func layerNormGrad[T kernel.Float](c *Ctx) error {
 	dy, dx := tensor.Data[T](c.In(0)), tensor.Data[T](t)
 	// Sums over rows go by a fixed number of parts, so that they do not hang on the workers.
 	parts := min(16, max(1, rows))
-	if err := c.Mem.Take(16 * int64(parts) * int64(size)); err != nil {
+	if err := c.Mem.TakeEach(16, parts, size); err != nil {
 		return err
 	}
 	dscale, dbias := make([]T, parts*size), make([]T, parts*size)

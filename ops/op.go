@@ -64,7 +64,7 @@ type Op struct {
 	// operators run tile by tile; the zero value where they leave none.
 	Pointwise func(n *Node) Pointwise
 
-	// View: output 0 is input 0's elements under another shape; no kernel is needed.
+	// View: output 0 is input 0's elements under another shape; a kernel has only to check what inference takes for granted.
 	View bool
 	// InPlace: output 0 may take the memory of the inputs listed, if shape and type agree.
 	InPlace []int

@@ -141,8 +141,12 @@ func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
 	H, B := q.hidden, q.B
 	GH := q.gates * H
 	// Room for the gates of all steps, two states, a cell state, h(c), the products of one step, a bias and peepholes.
-	need := q.dirs * (q.T*B*GH + 4*B*H + B*GH + GH + 3*H)
-	if err := c.Mem.Take(int64(need) * int64(tensor.TypeOf[T]().Bits()/8)); err != nil {
+	steps, err := tensor.NumElements([]int{q.T, B, GH})
+	if err != nil {
+		return err
+	}
+	need := q.dirs * (steps + 4*B*H + B*GH + GH + 3*H)
+	if err := c.Mem.TakeEach(tensor.TypeOf[T]().Bits()/8, need); err != nil {
 		return err
 	}
 	buf, _ := ws.scratch.Get().(*[]T)

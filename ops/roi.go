@@ -241,8 +241,11 @@ func (a *aligner[T]) regions(lo, hi int, f func(r, from, to int, y, x *roiBins[T
 
 // reserve counts the memory of the samples, which a large sampling_ratio makes many.
 func (a *aligner[T]) reserve(c *Ctx) (free func(), err error) {
-	size := int64(a.pooled[0]+a.pooled[1]) * int64(a.ratio+1) * 32 * int64(c.Pool.Threads())
-	return func() { c.Mem.Give(size) }, c.Mem.Take(size)
+	size, err := tensor.NumElements([]int{a.pooled[0] + a.pooled[1], a.ratio + 1, 32, c.Pool.Threads()})
+	if err != nil {
+		return nil, err
+	}
+	return func() { c.Mem.Give(int64(size)) }, c.Mem.Take(int64(size))
 }
 
 func roiAlign[T kernel.Float](c *Ctx) error {

@@ -534,7 +534,7 @@ func compileUnique(n *Node) (Kernel, error) {
 				return err
 			}
 		}
-		if err := c.Mem.Take(6 * 8 * int64(count)); err != nil { // rows of nothing may be many
+		if err := c.Mem.TakeEach(6*8, count); err != nil { // rows of nothing may be many
 			return err
 		}
 		order := rowOrder(rows, run)

@@ -552,7 +552,7 @@ func splitToSequence(c *Ctx) error {
 	}
 	n := x.Shape()[axis]
 	if c.In(1) == nil || c.In(1).Rank() == 0 { // parts of nothing may be many
-		if err := c.Mem.Take(8 * int64(n)); err != nil {
+		if err := c.Mem.TakeEach(8, n); err != nil {
 			return err
 		}
 	}

@@ -16,7 +16,7 @@ func init() {
 			NoGrad: "a shape is made of integers"},
 		Op{Name: "Size", Since: []int{1, 13, 19, 21, 23, 24, 25}, MinIn: 1, Infer: inferSize, Compile: compileSize,
 			NoGrad: "a size is an integer"},
-		Op{Name: "Reshape", Since: []int{1, 5, 13, 14, 19, 21, 23, 24, 25}, MinIn: 1, MaxIn: 2, Types: []TypeSet{0, Of(tensor.Int64)}, View: true, Infer: inferReshape, Grad: gradReshape},
+		Op{Name: "Reshape", Since: []int{1, 5, 13, 14, 19, 21, 23, 24, 25}, MinIn: 1, MaxIn: 2, Types: []TypeSet{0, Of(tensor.Int64)}, View: true, Infer: inferReshape, Compile: compileReshape, Grad: gradReshape},
 		Op{Name: "Flatten", Since: []int{1, 9, 11, 13, 21, 23, 24, 25}, MinIn: 1, View: true, Infer: inferFlatten, Grad: gradReshape},
 		Op{Name: "Squeeze", Since: []int{1, 11, 13, 21, 23, 24, 25}, MinIn: 1, MaxIn: 2, View: true, Infer: inferSqueeze, Grad: gradReshape},
 		Op{Name: "Unsqueeze", Since: []int{1, 11, 13, 21, 23, 24, 25}, MinIn: 1, MaxIn: 2, View: true, Infer: inferUnsqueeze, Grad: gradReshape},
@@ -233,6 +233,27 @@ func gradReshape(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	out := make([]*onnx.Value, len(n.Inputs))
 	out[0] = g.ReshapeLike(dy[0], n.Inputs[0])
 	return out, nil
+}
+
+// compileReshape gives a kernel that moves nothing: inference takes one size that it is not told from the sizes that it knows, and here the
+// shape asked for is held against that.
+func compileReshape(n *Node) (Kernel, error) {
+	if n.Info(1).Const != nil || n.Since < 5 {
+		return nil, nil
+	}
+	allowZero := n.Int("allowzero", 0) != 0
+	return func(c *Ctx) error {
+		want, err := c.In(1).Int64s()
+		if err != nil {
+			return err
+		}
+		for i, d := range c.Out(0).Shape() {
+			if w := want[i]; w != int64(d) && w != -1 && (w != 0 || allowZero) {
+				return fmt.Errorf("shape %v does not hold the elements of %v", want, c.In(0).Shape())
+			}
+		}
+		return nil
+	}, nil
 }
 
 func inferReshape(n *Node) ([]Info, error) {

@@ -404,7 +404,7 @@ func dft[T kernel.Float](c *Ctx) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Mem.Take(int64(f.n) * 64); err != nil {
+	if err := c.Mem.TakeEach(64, f.n); err != nil {
 		return err
 	}
 	xs, y := tensor.Data[T](x), tensor.Data[T](ty)

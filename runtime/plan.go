@@ -749,22 +749,20 @@ func (f *frame) step(ctx context.Context, mem *ops.Meter, i int, st *planStep, c
 		}
 		f.vals[slot] = c.Outs[k]
 	}
-	if st.kernel != nil {
-		if allEmpty(c.Outs, st.step.outs) {
-			return nil
+	if st.node.Def.View && st.outs[0].alias < 0 { // a view that leaves the graph
+		src, dst := c.In(0), c.Out(0)
+		if len(dst.Bytes()) != len(src.Bytes()) {
+			return ops.Errorf(st.node.Node, "%s does not have the shape %v", src, dst.Shape())
 		}
+		copy(dst.Bytes(), src.Bytes())
+	}
+	if st.kernel != nil && !allEmpty(c.Outs, st.step.outs) {
 		if err := st.kernel(c); err != nil {
 			return ops.Errorf(st.node.Node, "%w", err)
 		}
 		if err := f.settle(st, c); err != nil {
 			return err
 		}
-	} else if st.outs[0].alias < 0 { // a view that leaves the graph
-		src, dst := c.In(0), c.Out(0)
-		if len(dst.Bytes()) != len(src.Bytes()) {
-			return ops.Errorf(st.node.Node, "%s does not have the shape %v", src, dst.Shape())
-		}
-		copy(dst.Bytes(), src.Bytes())
 	}
 	mem.Give(mem.Used() - before - kept)
 	return nil
