@@ -21,28 +21,10 @@ import (
 
 // TestHostileGradients takes gradients through every operator with attributes, shapes, types and indices that nobody vouches for.
 func TestHostileGradients(t *testing.T) {
-	table, answers := attrTable(t), 0
-	for _, op := range ops.All() {
-		for _, since := range op.Since {
-			for k := range *hostileRounds {
-				if differentiates(t, op, since, seeded("gradients", op.Domain, op.Name, since, k), table) {
-					answers++
-				}
-			}
-		}
-	}
-	t.Logf("%d gradients", answers)
+	everyOperator(t, "gradients", differentiates)
 }
 
-func FuzzHostileGradients(f *testing.F) {
-	table := attrTable(f)
-	all := ops.All()
-	f.Add(uint16(0), uint8(0), []byte("seed"))
-	f.Fuzz(func(t *testing.T, which uint16, version uint8, data []byte) {
-		op := all[int(which)%len(all)]
-		differentiates(t, op, op.Since[int(version)%len(op.Since)], newDice(data), table)
-	})
-}
+func FuzzHostileGradients(f *testing.F) { fuzzOperators(f, differentiates) }
 
 // differentiates takes the gradient of a hostile node's first output and reports whether there is one; else it is an error, no panic, in
 // bounded time and memory. Gradients have the shapes of what they are gradients of.

@@ -13,28 +13,10 @@ import (
 // TestInferenceIsSound tries every shape rule with less and less of what is known of its inputs. What it says must hold for what the kernel
 // gives, and it must refuse nothing that the kernel computes.
 func TestInferenceIsSound(t *testing.T) {
-	table, answers := attrTable(t), 0
-	for _, op := range ops.All() {
-		for _, since := range op.Since {
-			for k := range *hostileRounds {
-				if soundly(t, op, since, seeded("infer", op.Domain, op.Name, since, k), table) {
-					answers++
-				}
-			}
-		}
-	}
-	t.Logf("%d nodes give an answer", answers)
+	everyOperator(t, "infer", soundly)
 }
 
-func FuzzInference(f *testing.F) {
-	table := attrTable(f)
-	all := ops.All()
-	f.Add(uint16(0), uint8(0), []byte("seed"))
-	f.Fuzz(func(t *testing.T, which uint16, version uint8, data []byte) {
-		op := all[int(which)%len(all)]
-		soundly(t, op, op.Since[int(version)%len(op.Since)], newDice(data), table)
-	})
-}
+func FuzzInference(f *testing.F) { fuzzOperators(f, soundly) }
 
 // soundly infers a hostile node's outputs from less than is known of its inputs, and reports whether the node gives an answer to compare
 // them with.

@@ -444,18 +444,36 @@ var hostileRounds = flag.Int("hostile-rounds", 10, "nodes that TestHostileNodes 
 
 // TestHostileNodes tries every operator at every version with attributes, shapes, types and indices that nobody vouches for.
 func TestHostileNodes(t *testing.T) {
-	table, answers, cases := attrTable(t), 0, 0
+	everyOperator(t, "nodes", survives)
+}
+
+// nodeCheck tries a node of the operator as of that opset, drawn from d, and reports whether it gives an answer.
+type nodeCheck func(tb testing.TB, op *ops.Op, since int, d *dice, table map[string]map[string]attrKind) bool
+
+// everyOperator checks nodes of every operator and version, the same ones each time; what keeps the draws of one test apart from another's.
+func everyOperator(t *testing.T, what string, check nodeCheck) {
+	table, answers, nodes := attrTable(t), 0, 0
 	for _, op := range ops.All() {
 		for _, since := range op.Since {
 			for k := range *hostileRounds {
-				cases++
-				if survives(t, op, since, seeded(op.Domain, op.Name, since, k), table) {
+				nodes++
+				if check(t, op, since, seeded(what, op.Domain, op.Name, since, k), table) {
 					answers++
 				}
 			}
 		}
 	}
-	t.Logf("%d nodes, of which %d give an answer", cases, answers)
+	t.Logf("%d nodes, of which %d give an answer", nodes, answers)
+}
+
+// fuzzOperators has the fuzzer choose operator, version and draws.
+func fuzzOperators(f *testing.F, check nodeCheck) {
+	table, all := attrTable(f), ops.All()
+	f.Add(uint16(0), uint8(0), []byte("seed"))
+	f.Fuzz(func(t *testing.T, which uint16, version uint8, data []byte) {
+		op := all[int(which)%len(all)]
+		check(t, op, op.Since[int(version)%len(op.Since)], newDice(data), table)
+	})
 }
 
 // TestConstantsAndInputsAgree runs hostile nodes twice: with some inputs constant, which inference and folding see, and with none. Both
@@ -516,15 +534,7 @@ func nothing(values map[string]tensor.Value) bool {
 	return true
 }
 
-func FuzzHostileNodes(f *testing.F) {
-	table := attrTable(f)
-	all := ops.All()
-	f.Add(uint16(0), uint8(0), []byte("seed"))
-	f.Fuzz(func(t *testing.T, which uint16, version uint8, data []byte) {
-		op := all[int(which)%len(all)]
-		survives(t, op, op.Since[int(version)%len(op.Since)], newDice(data), table)
-	})
-}
+func FuzzHostileNodes(f *testing.F) { fuzzOperators(f, survives) }
 
 // TestOnceFatalNodes is what hostile nodes have found.
 func TestOnceFatalNodes(t *testing.T) {
