@@ -60,7 +60,7 @@ func PackBlocks(cv Conv2D, w, bias []float32) *BlockWeights {
 	// Blocks of outputs, of inputs of a group, taps, inputs in a block, outputs in a block.
 	pack := func(chans, taps int, at func(m, c, k int) float32) []float32 {
 		per := cv.C / cv.Group
-		out := make([]float32, len(bw.bias)*per*taps)
+		out := newPanels[float32](len(bw.bias) * per * taps)
 		i := 0
 		for m0 := 0; m0 < cv.M; m0 += b {
 			for c0 := 0; c0 < per; c0 += chans {

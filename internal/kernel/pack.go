@@ -128,7 +128,7 @@ func PackB[T Float](transB bool, k, n int, b []T, ldb int) *PackedBOf[T] {
 	checkOperand("B", transB, k, n, b, ldb)
 	kern := activeGemm[T]()
 	c := cut{n, kern.cols, true}
-	pb := &PackedBOf[T]{k, n, kern, make([]T, c.panels()*kern.cols*k)}
+	pb := &PackedBOf[T]{k, n, kern, newPanels[T](c.panels() * kern.cols * k)}
 	kern.packAll(pb.panels, sideB(transB, b, ldb), c, k, 0, c.panels())
 	return pb
 }
@@ -151,7 +151,7 @@ type PackedA = PackedAOf[float32]
 func PackA[T Float](transA bool, m, k int, a []T, lda int) *PackedAOf[T] {
 	checkOperand("A", transA, m, k, a, lda)
 	kern := activeGemm[T]()
-	pa := &PackedAOf[T]{m, k, kern, make([]T, m*k)}
+	pa := &PackedAOf[T]{m, k, kern, newPanels[T](m * k)}
 	c := cut{m, kern.rows, false}
 	kern.packAll(pa.panels, sideA(transA, a, lda), c, k, 0, c.panels())
 	return pa
