@@ -57,7 +57,7 @@ func init() {
 					tensor.Float32: func(c *Ctx) error { return attentionGrad[float32](c, s) },
 					tensor.Float64: func(c *Ctx) error { return attentionGrad[float64](c, s) },
 				}.By(0), nil
-			}, NoGrad: noSecond, Portable: portableAttentionGrad},
+			}, Portable: portableAttentionGrad},
 	)
 }
 

@@ -158,6 +158,9 @@ func (g *Grad) backwardNode(n *onnx.Node, wrt []*onnx.Value) (err error) {
 	if grad == nil && g.StraightThrough {
 		grad = r.Def.Estimate
 	}
+	if grad == nil && r.Def.NoGrad == "" && r.Def.Portable != nil {
+		grad = gradPortable
+	}
 	if grad == nil {
 		if r.Def.Flat {
 			*g.cut = n
@@ -365,6 +368,17 @@ func (g *Grad) Through(n *Node, dy []*onnx.Value, compose func(g *Grad, in []*on
 		}
 	}
 	return dx, nil
+}
+
+// gradPortable is the gradient of an operator of the internal domain, most often a gradient itself, by way of its standard form.
+func gradPortable(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return g.Through(n, dy, func(g *Grad, _ []*onnx.Value) []*onnx.Value {
+		outs, err := n.Def.Portable(g, n)
+		if err != nil {
+			g.fail(err)
+		}
+		return outs
+	})
 }
 
 // composed is the gradients by in[i], for each i of wrt, of what compose emits of in, from dy, those of its outputs (nil: none): zeros where nothing

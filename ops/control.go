@@ -8,6 +8,9 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
+// noSecond is of what runs in gradients of control flow and of sequences.
+const noSecond = "a gradient of a gradient does not go through control flow and sequences, but it goes through the first one's graph written in standard operators"
+
 // If, Loop and Scan: operators that run subgraphs.
 func init() {
 	entries := []Op{
@@ -42,11 +45,11 @@ func init() {
 	// The same with outputs for what their gradients need of each run of a subgraph.
 	portable := map[string]func(g *Grad, n *Node) ([]*onnx.Value, error){"If": portableIf, "Loop": portableLoop, "Scan": portableScan}
 	for _, op := range entries {
-		op.Domain, op.Since, op.Grad, op.Portable = Internal, []int{1}, nil, portable[op.Name]
+		op.Domain, op.Since, op.Grad, op.NoGrad, op.Portable = Internal, []int{1}, nil, noSecond, portable[op.Name]
 		register(op)
 	}
 	register(Op{Domain: Internal, Name: "ReverseLoop", Since: []int{1}, AnyKind: true, MinIn: 1, MaxIn: -1, MinOut: 0, MaxOut: -1,
-		Infer: inferReverseLoop, BodyIn: reverseLoopBodyIn, Compile: compileReverseLoop, Portable: portableReverseLoop})
+		Infer: inferReverseLoop, BodyIn: reverseLoopBodyIn, Compile: compileReverseLoop, NoGrad: noSecond, Portable: portableReverseLoop})
 }
 
 func inferIf(n *Node) ([]Info, error) {

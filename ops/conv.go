@@ -25,17 +25,17 @@ func init() {
 		// dY, W, shape of X
 		Op{Domain: Internal, Name: "ConvGradInput", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Index},
 			Infer:   inferShapeInput(2),
-			Compile: convGrad(convGradInput[float32], convGradInput[float64]), NoGrad: "it is a gradient itself", Portable: portableConvGradInput},
+			Compile: convGrad(convGradInput[float32], convGradInput[float64]), Portable: portableConvGradInput},
 		// dY, X, shape of W
 		Op{Domain: Internal, Name: "ConvGradWeight", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Index},
 			Infer:   inferShapeInput(2),
-			Compile: convGrad(convGradWeight[float32], convGradWeight[float64]), NoGrad: "it is a gradient itself", Portable: portableConvGradWeight},
+			Compile: convGrad(convGradWeight[float32], convGradWeight[float64]), Portable: portableConvGradWeight},
 		Op{Domain: Internal, Name: "ConvTransposeGradInput", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Index},
 			Infer:   inferShapeInput(2),
-			Compile: convGrad(convTransposeGradInput[float32], convTransposeGradInput[float64]), NoGrad: "it is a gradient itself", Portable: portableConvTransposeGradInput},
+			Compile: convGrad(convTransposeGradInput[float32], convTransposeGradInput[float64]), Portable: portableConvTransposeGradInput},
 		Op{Domain: Internal, Name: "ConvTransposeGradWeight", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Index},
 			Infer:   inferShapeInput(2),
-			Compile: convGrad(convTransposeGradWeight[float32], convTransposeGradWeight[float64]), NoGrad: "it is a gradient itself", Portable: portableConvTransposeGradWeight},
+			Compile: convGrad(convTransposeGradWeight[float32], convTransposeGradWeight[float64]), Portable: portableConvTransposeGradWeight},
 	)
 }
 

@@ -18,7 +18,7 @@ func init() {
 				return []*onnx.Value{g.Internal("CumProdGrad", 1, []*onnx.Value{dy[0], n.Inputs[1], n.Inputs[0]}, n.Attrs...)[0], nil}, nil
 			}},
 		// dY, the axis, X
-		Op{Domain: Internal, Name: "CumProdGrad", Since: []int{1}, MinIn: 3, Infer: SameAs(0), Compile: compileCumProdGrad, NoGrad: noSecond, Portable: portableCumProdGrad},
+		Op{Domain: Internal, Name: "CumProdGrad", Since: []int{1}, MinIn: 3, Infer: SameAs(0), Compile: compileCumProdGrad, Portable: portableCumProdGrad},
 	)
 }
 

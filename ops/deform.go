@@ -17,7 +17,7 @@ func init() {
 			Compile: Table{tensor.Float32: deformConv[float32], tensor.Float64: deformConv[float64]}.Always(0), Grad: gradDeformConv},
 		// dY, X, W, offset, mask; the gradients of those but the first
 		Op{Domain: Internal, Name: "DeformConvGrad", Since: []int{1}, MinIn: 4, MaxIn: 5, MinOut: 3, MaxOut: 4, Types: []TypeSet{Floats}, Infer: inferGrads(2, 3, 4),
-			Compile: Table{tensor.Float32: deformConvGrad[float32], tensor.Float64: deformConvGrad[float64]}.Always(0), NoGrad: noSecond, Portable: portableDeformConvGrad},
+			Compile: Table{tensor.Float32: deformConvGrad[float32], tensor.Float64: deformConvGrad[float64]}.Always(0), Portable: portableDeformConvGrad},
 	)
 }
 

@@ -29,7 +29,7 @@ func init() {
 				return g.Internal("DetGrad", 1, []*onnx.Value{dy[0], n.Inputs[0]}), nil
 			}},
 		Op{Domain: Internal, Name: "DetGrad", Since: []int{1}, MinIn: 2, Infer: SameAs(1),
-			Compile: Table{tensor.Float32: detGrad[float32], tensor.Float64: detGrad[float64]}.Always(0), NoGrad: noSecond, Portable: portableDetGrad},
+			Compile: Table{tensor.Float32: detGrad[float32], tensor.Float64: detGrad[float64]}.Always(0), Portable: portableDetGrad},
 		Op{Domain: "com.microsoft", Name: "Inverse", Since: []int{1}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
 			Compile: Table{tensor.Float32: inverse[float32], tensor.Float64: inverse[float64]}.Always(0),
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {

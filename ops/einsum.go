@@ -26,7 +26,7 @@ func init() {
 				}
 				return inferShapeInput(1 + int(operand))(n)
 			},
-			Compile: compileEinsum(einsumBackward), NoGrad: noSecond, Portable: portableEinsumGrad},
+			Compile: compileEinsum(einsumBackward), Portable: portableEinsumGrad},
 	)
 }
 

@@ -237,7 +237,7 @@ func init() {
 			}, signedTable(ints(positive[int8]), ints(positive[int16]), ints(positive[int32]), ints(positive[int64]))),
 		// dY, Y
 		Op{Domain: Internal, Name: "ReluGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, Infer: SameAs(0), InPlace: []int{0},
-			Compile: Table{tensor.Float32: reluGrad[float32], tensor.Float64: reluGrad[float64]}.Always(0), NoGrad: "it is a gradient itself",
+			Compile: Table{tensor.Float32: reluGrad[float32], tensor.Float64: reluGrad[float64]}.Always(0),
 			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
 				dy, y := n.Inputs[0], n.Inputs[1]
 				return []*onnx.Value{where(g, g.Op("LessOrEqual", y, g.Like(y, 0)), g.Like(dy, 0), dy)}, nil

@@ -25,7 +25,7 @@ func init() {
 			}},
 		// dY, image_shape, block_shape, shape of X
 		Op{Domain: Internal, Name: "Col2ImGrad", Since: []int{1}, MinIn: 4, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(3),
-			Compile: Table{tensor.Float32: col2ImGrad[float32], tensor.Float64: col2ImGrad[float64]}.Always(0), NoGrad: noSecond, Portable: portableCol2ImGrad},
+			Compile: Table{tensor.Float32: col2ImGrad[float32], tensor.Float64: col2ImGrad[float64]}.Always(0), Portable: portableCol2ImGrad},
 	)
 }
 

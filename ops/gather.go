@@ -19,11 +19,11 @@ func init() {
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: selectRows[float32], tensor.Float64: selectRows[float64]}.By(0), nil
 			}},
-		Op{Domain: Internal, Name: "GatherGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(gatherAt), NoGrad: noSecond, Portable: portableGatherGrad},
+		Op{Domain: Internal, Name: "GatherGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(gatherAt), Portable: portableGatherGrad},
 		Op{Name: "GatherElements", Since: []int{11, 13}, MinIn: 2, Infer: inferGatherElements, Moves: []int{0}, Compile: compileGatherElements, Grad: gradGather},
-		Op{Domain: Internal, Name: "GatherElementsGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(elementsAt), NoGrad: noSecond, Portable: portableGatherElementsGrad},
+		Op{Domain: Internal, Name: "GatherElementsGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(elementsAt), Portable: portableGatherElementsGrad},
 		Op{Name: "GatherND", Since: []int{11, 12, 13}, MinIn: 2, Infer: inferGatherND, Moves: []int{0}, Compile: compileGatherND, Grad: gradGather},
-		Op{Domain: Internal, Name: "GatherNDGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(ndAt), NoGrad: noSecond, Portable: portableGatherNDGrad},
+		Op{Domain: Internal, Name: "GatherNDGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileGatherGrad(ndAt), Portable: portableGatherNDGrad},
 		Op{Name: "Scatter", Since: []int{9, 11}, MinIn: 3, Infer: SameAs(0), Compile: compileScatter(elementsAt), InPlace: []int{0}, Grad: gradScatter("GatherElements")},
 		Op{Name: "ScatterElements", Since: []int{11, 13, 16, 18}, MinIn: 3, Infer: SameAs(0), Compile: compileScatter(elementsAt), InPlace: []int{0}, Grad: gradScatter("GatherElements")},
 		Op{Name: "ScatterND", Since: []int{11, 13, 16, 18}, MinIn: 3, Infer: SameAs(0), Compile: compileScatter(ndAt), InPlace: []int{0}, Grad: gradScatter("GatherND")},

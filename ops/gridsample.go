@@ -17,10 +17,10 @@ func init() {
 		Op{Name: "GridSample", Since: []int{16, 20, 22}, MinIn: 2, Types: []TypeSet{0, Floats}, Infer: inferGridSample, Compile: compileGridSample, Grad: gradGridSample},
 		// dY, grid, shape of X
 		Op{Domain: Internal, Name: "GridSampleGradX", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Floats, Index}, Infer: inferShapeInput(2),
-			Compile: Table{tensor.Float32: gridGradX[float32], tensor.Float64: gridGradX[float64]}.Always(0), NoGrad: noSecond, Portable: portableGridGradX},
+			Compile: Table{tensor.Float32: gridGradX[float32], tensor.Float64: gridGradX[float64]}.Always(0), Portable: portableGridGradX},
 		// dY, X, grid
 		Op{Domain: Internal, Name: "GridSampleGradGrid", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats}, Infer: SameAs(2),
-			Compile: Table{tensor.Float32: gridGradGrid[float32], tensor.Float64: gridGradGrid[float64]}.Always(0), NoGrad: noSecond, Portable: portableGridGradGrid},
+			Compile: Table{tensor.Float32: gridGradGrid[float32], tensor.Float64: gridGradGrid[float64]}.Always(0), Portable: portableGridGradGrid},
 		Op{Name: "AffineGrid", Since: []int{20}, MinIn: 2, Types: []TypeSet{Floats, Of(tensor.Int64)}, Infer: inferAffineGrid,
 			Compile: Table{tensor.Float32: affineGrid[float32], tensor.Float64: affineGrid[float64]}.Always(0),
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
@@ -28,7 +28,7 @@ func init() {
 			}},
 		// dY, size, shape of theta
 		Op{Domain: Internal, Name: "AffineGridGrad", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats, Index, Index}, Infer: inferShapeInput(2),
-			Compile: Table{tensor.Float32: affineGridGrad[float32], tensor.Float64: affineGridGrad[float64]}.Always(0), NoGrad: noSecond, Portable: portableAffineGridGrad},
+			Compile: Table{tensor.Float32: affineGridGrad[float32], tensor.Float64: affineGridGrad[float64]}.Always(0), Portable: portableAffineGridGrad},
 	)
 }
 

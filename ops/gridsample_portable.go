@@ -170,16 +170,13 @@ func portableGridGradGrid(g *Grad, n *Node) ([]*onnx.Value, error) {
 }
 
 func (g *Grad) gridGradient(n *Node, in []*onnx.Value, by int) ([]*onnx.Value, error) {
-	var failed error
-	d, err := g.composed(in, n.Inputs[:1], []int{by}, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+	return g.composed(in, n.Inputs[:1], []int{by}, func(g *Grad, in []*onnx.Value) []*onnx.Value {
 		y, err := g.gridSampled(n, in[0], in[1])
-		failed = err
+		if err != nil {
+			g.fail(err)
+		}
 		return []*onnx.Value{y}
 	})
-	if failed != nil {
-		err = failed
-	}
-	return d, err
 }
 
 // portableAffineGridGrad multiplies by the positions, which are the grid of the identity.

@@ -39,7 +39,7 @@ func init() {
 				return d, nil
 			}},
 		// The node's inputs, then the gradients of its outputs: those of its inputs.
-		Op{Domain: Internal, Name: "LinearAttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 8, MinOut: 6, MaxOut: 6, NoGrad: noSecond, Portable: portableLinearAttentionGrad,
+		Op{Domain: Internal, Name: "LinearAttentionGrad", Since: []int{1}, MinIn: 3, MaxIn: 8, MinOut: 6, MaxOut: 6, Portable: portableLinearAttentionGrad,
 			Infer: func(n *Node) ([]Info, error) {
 				return withoutValues([]Info{n.Info(0), n.Info(1), n.Info(2), n.Info(3), n.Info(4), n.Info(5)}), nil
 			},

@@ -26,7 +26,7 @@ func init() {
 	torch.Domain, torch.Name, torch.Since, torch.Portable = Internal, "CrossEntropy", []int{1}, portableLoss
 	register(nll, softmax, torch,
 		Op{Domain: Internal, Name: "CrossEntropyGrad", Since: []int{1}, MinIn: 3, MaxIn: 4, Types: append([]TypeSet{Floats}, types...),
-			Infer: SameAs(1), Compile: compileLoss(1), NoGrad: "it is a gradient itself", Portable: portableLossGrad})
+			Infer: SameAs(1), Compile: compileLoss(1), Portable: portableLossGrad})
 }
 
 type lossSpec struct {

@@ -9,8 +9,6 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-const noSecond = "gradients of gradients are not supported"
-
 // arith is the types that can be added and compared.
 type arith interface {
 	float32 | float64 | int8 | int16 | int32 | int64 | uint8 | uint16 | uint32 | uint64

@@ -13,7 +13,6 @@ import (
 // Normalizations. Those over rows (LayerNormalization, RMSNormalization, and over groups of
 // channels InstanceNormalization and GroupNormalization) share the arithmetic of one row.
 func init() {
-	internal := "it is a gradient itself"
 	table := func(f32, f64 Kernel) func(*Node) (Kernel, error) {
 		return Table{tensor.Float32: f32, tensor.Float64: f64}.Always(0)
 	}
@@ -26,7 +25,7 @@ func init() {
 			Infer: inferTrainingBatchNorm, Compile: table(trainingBatchNorm[float32], trainingBatchNorm[float64]), Grad: gradBatchNorm, Portable: portableTrainingBatchNorm},
 		// dY, X, scale and, of running statistics or of the training operator, mean and variance
 		Op{Domain: Internal, Name: "BatchNormalizationGrad", Since: []int{1}, MinIn: 3, MaxIn: 5, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
-			Infer: inferGrads(2, 2), Compile: table(batchNormGrad[float32], batchNormGrad[float64]), NoGrad: internal, Portable: portableBatchNormGrad},
+			Infer: inferGrads(2, 2), Compile: table(batchNormGrad[float32], batchNormGrad[float64]), Portable: portableBatchNormGrad},
 		// ONNX Runtime has it from opset 1 on, and its optimizer writes it into models before 17.
 		Op{Name: "LayerNormalization", Since: []int{1, 17}, MinIn: 2, MaxIn: 3, MinOut: 1, MaxOut: 3, Types: []TypeSet{Floats},
 			Infer: inferLayerNorm, Compile: compileLayerNorm(false), Grad: gradLayerNorm(false)},
@@ -34,14 +33,14 @@ func init() {
 			Infer: inferLayerNorm, Compile: compileLayerNorm(true), Grad: gradLayerNorm(true)},
 		// dY, X, scale; scale's gradient and the bias's have the shape of the axes normalized
 		Op{Domain: Internal, Name: "LayerNormalizationGrad", Since: []int{1}, MinIn: 3, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
-			Infer: inferLayerNormGrad, Compile: table(layerNormGrad[float32], layerNormGrad[float64]), NoGrad: internal, Portable: portableLayerNormGrad},
+			Infer: inferLayerNormGrad, Compile: table(layerNormGrad[float32], layerNormGrad[float64]), Portable: portableLayerNormGrad},
 		Op{Name: "InstanceNormalization", Since: []int{1, 6, 22}, MinIn: 3, Types: []TypeSet{Floats}, Infer: SameAs(0),
 			Compile: table(groupNorm[float32], groupNorm[float64]), Grad: gradGroupNorm},
 		Op{Name: "GroupNormalization", Since: []int{18, 21}, MinIn: 3, Types: []TypeSet{Floats}, Infer: SameAs(0),
 			Compile: table(groupNorm[float32], groupNorm[float64]), Grad: gradGroupNorm},
 		// dY, X, scale
 		Op{Domain: Internal, Name: "GroupNormalizationGrad", Since: []int{1}, MinIn: 3, MinOut: 3, MaxOut: 3, Types: []TypeSet{Floats},
-			Infer: inferGrads(2, 2), Compile: table(groupNormGrad[float32], groupNormGrad[float64]), NoGrad: internal, Portable: portableGroupNormGrad},
+			Infer: inferGrads(2, 2), Compile: table(groupNormGrad[float32], groupNormGrad[float64]), Portable: portableGroupNormGrad},
 		Op{Name: "LRN", Since: []int{1, 13}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),
 			Compile: table(lrn[float32], lrn[float64]), Grad: gradLRN},
 		Op{Name: "LpNormalization", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: SameAs(0),

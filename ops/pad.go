@@ -12,14 +12,14 @@ import (
 func init() {
 	register(
 		Op{Name: "Pad", Since: []int{1, 2, 11, 13, 18, 19, 21, 23, 24, 25}, MinIn: 1, MaxIn: 4, Infer: inferPad, Moves: []int{0, 2}, Compile: compilePad, Grad: gradPad},
-		Op{Domain: Internal, Name: "PadGrad", Since: []int{1}, MinIn: 3, MaxIn: 4, Infer: inferShapeInput(1), Compile: compilePadGrad, NoGrad: noSecond,
+		Op{Domain: Internal, Name: "PadGrad", Since: []int{1}, MinIn: 3, MaxIn: 4, Infer: inferShapeInput(1), Compile: compilePadGrad,
 			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
 				return []*onnx.Value{g.MoveBack(n.Inputs[0], n.Inputs[1], func(numbers *onnx.Value) *onnx.Value {
 					return g.With("Pad", n.Attrs, numbers, n.Inputs[2], nil, n.Input(3))
 				})}, nil
 			}},
 		Op{Name: "Tile", Since: []int{1, 6, 13}, MinIn: 2, MaxIn: 3, Infer: inferTile, Moves: []int{0}, Compile: compileTile, Grad: gradTile},
-		Op{Domain: Internal, Name: "TileGrad", Since: []int{1}, MinIn: 2, Infer: inferShapeInput(1), Compile: compileTileGrad, NoGrad: noSecond, Portable: portableTileGrad},
+		Op{Domain: Internal, Name: "TileGrad", Since: []int{1}, MinIn: 2, Infer: inferShapeInput(1), Compile: compileTileGrad, Portable: portableTileGrad},
 	)
 }
 

@@ -29,7 +29,7 @@ func init() {
 		Op{Domain: Internal, Name: "MaxPoolGrad", Since: []int{1}, MinIn: 3, Types: []TypeSet{Floats}, Infer: SameAs(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: maxPoolGrad[float32], tensor.Float64: maxPoolGrad[float64]}.By(0), nil
-			}, NoGrad: "it is a gradient itself", Portable: portableMaxPoolGrad},
+			}, Portable: portableMaxPoolGrad},
 		Op{Name: "AveragePool", Since: []int{1, 7, 10, 11, 19, 22}, MinIn: 1, Types: []TypeSet{Floats},
 			Infer: inferPool, Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: averagePool[float32], tensor.Float64: averagePool[float64]}.By(0), nil
@@ -40,7 +40,7 @@ func init() {
 		Op{Domain: Internal, Name: "AveragePoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: spreadPool(share[float32]), tensor.Float64: spreadPool(share[float64])}.By(0), nil
-			}, NoGrad: "it is a gradient itself", Portable: portableSpreadPool(true)},
+			}, Portable: portableSpreadPool(true)},
 		Op{Name: "LpPool", Since: []int{1, 2, 11, 18, 22}, MinIn: 1, Types: []TypeSet{Floats},
 			Infer: inferPool, Compile: func(n *Node) (Kernel, error) {
 				p, err := normOrder(n)
@@ -58,7 +58,7 @@ func init() {
 		Op{Domain: Internal, Name: "SumPoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: spreadPool(whole[float32]), tensor.Float64: spreadPool(whole[float64])}.By(0), nil
-			}, NoGrad: "it is a gradient itself", Portable: portableSpreadPool(false)},
+			}, Portable: portableSpreadPool(false)},
 		Op{Name: "GlobalMaxPool", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferGlobalPool,
 			Compile: func(*Node) (Kernel, error) {
 				return Table{
@@ -72,7 +72,7 @@ func init() {
 		Op{Domain: Internal, Name: "GlobalMaxPoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, Infer: SameAs(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: globalMaxGrad[float32], tensor.Float64: globalMaxGrad[float64]}.By(0), nil
-			}, NoGrad: "it is a gradient itself", Portable: portableGlobalMaxGrad},
+			}, Portable: portableGlobalMaxGrad},
 		Op{Name: "GlobalAveragePool", Since: []int{1, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferGlobalPool,
 			Compile: func(*Node) (Kernel, error) {
 				return Table{
@@ -86,7 +86,7 @@ func init() {
 		Op{Domain: Internal, Name: "GlobalAveragePoolGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats, Index}, Infer: inferShapeInput(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: globalAverageGrad[float32], tensor.Float64: globalAverageGrad[float64]}.By(0), nil
-			}, NoGrad: "it is a gradient itself", Portable: portableGlobalAverageGrad},
+			}, Portable: portableGlobalAverageGrad},
 		Op{Name: "GlobalLpPool", Since: []int{1, 2, 22}, MinIn: 1, Types: []TypeSet{Floats}, Infer: inferGlobalPool,
 			Compile: func(n *Node) (Kernel, error) {
 				p, err := normOrder(n)
@@ -115,7 +115,7 @@ func init() {
 			Infer: func(n *Node) ([]Info, error) {
 				return []Info{{DType: n.In[0].DType, Ranked: n.In[1].Ranked, Shape: n.In[1].Shape}}, nil
 			},
-			Compile: Table{tensor.Float32: maxUnpoolGrad[float32], tensor.Float64: maxUnpoolGrad[float64]}.Always(0), NoGrad: noSecond, Portable: portableMaxUnpoolGrad},
+			Compile: Table{tensor.Float32: maxUnpoolGrad[float32], tensor.Float64: maxUnpoolGrad[float64]}.Always(0), Portable: portableMaxUnpoolGrad},
 	)
 }
 

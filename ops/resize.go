@@ -23,7 +23,7 @@ func init() {
 		Op{Domain: Internal, Name: "ResizeGrad", Since: []int{1}, MinIn: 2, MaxIn: 5, Types: []TypeSet{Floats, Index, 0, 0, 0}, Infer: inferShapeInput(1),
 			Compile: func(*Node) (Kernel, error) {
 				return Table{tensor.Float32: resizeGrad[float32], tensor.Float64: resizeGrad[float64]}.By(0), nil
-			}, NoGrad: "it is a gradient itself", Portable: portableResizeGrad},
+			}, Portable: portableResizeGrad},
 	)
 }
 

@@ -3,6 +3,7 @@ package ops
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -54,6 +55,15 @@ func init() {
 					tensor.Float32: runRNN(spec, newRNNWeights[float32](n)),
 					tensor.Float64: runRNN(spec, newRNNWeights[float64](n)),
 				}.By(0), nil
+			},
+			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) { // once more
+				spec, err := rnnSpecOf(n, kind)
+				if err != nil {
+					return nil, err
+				}
+				return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+					return g.recurrent(spec, slices.Concat(in, make([]*onnx.Value, 8-len(in))))
+				})
 			},
 			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
 				n.Outputs = n.Outputs[:min(maxOut, len(n.Outputs))]
@@ -108,7 +118,7 @@ func init() {
 				tensor.Float64: func(c *Ctx) error { return runRNNGrad[float64](c, spec) },
 			}.By(0), nil
 		},
-		NoGrad: "it is a gradient itself", Portable: portableRNNGrad,
+		Portable: portableRNNGrad,
 	})
 }
 

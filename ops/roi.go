@@ -23,7 +23,7 @@ func init() {
 				}},
 			// dY and the operator's inputs
 			Op{Domain: Internal, Name: name + "Grad", Since: []int{1}, MinIn: 1 + inputs, Types: append([]TypeSet{Floats}, types...), Infer: SameAs(1),
-				Compile: Table{tensor.Float32: g32, tensor.Float64: g64}.Always(0), NoGrad: noSecond, Portable: portable},
+				Compile: Table{tensor.Float32: g32, tensor.Float64: g64}.Always(0), Portable: portable},
 		)
 	}
 	regions("RoiAlign", []int{10, 16, 22}, []TypeSet{Floats, Floats, Of(tensor.Int64)}, inferRoiAlign,

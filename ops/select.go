@@ -17,7 +17,7 @@ func init() {
 		Op{Name: "OneHot", Since: []int{9, 11}, MinIn: 3, Infer: inferOneHot, Compile: compileOneHot, Grad: gradOneHot},
 		Op{Name: "NonZero", Since: []int{9, 13}, MinIn: 1, Infer: inferNonZero, Compile: compileNonZero, NoGrad: "positions are integers"},
 		Op{Name: "Compress", Since: []int{9, 11}, MinIn: 2, Infer: inferCompress, Compile: compileCompress, Grad: gradCompress},
-		Op{Domain: Internal, Name: "CompressGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileCompressGrad, NoGrad: noSecond,
+		Op{Domain: Internal, Name: "CompressGrad", Since: []int{1}, MinIn: 3, Infer: inferShapeInput(2), Compile: compileCompressGrad,
 			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
 				return []*onnx.Value{g.MoveBack(n.Inputs[0], n.Inputs[2], func(numbers *onnx.Value) *onnx.Value {
 					return g.With("Compress", n.Attrs, numbers, n.Inputs[1])

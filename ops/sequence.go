@@ -178,7 +178,7 @@ func init() {
 				return nil
 			}), Grad: passGrad},
 
-		Op{Domain: Internal, Name: "SequenceZeros", Since: []int{1}, AnyKind: true, Portable: portableSequenceZeros, MinIn: 1, Infer: same, Compile: run(func(c *Ctx) error {
+		Op{Domain: Internal, Name: "SequenceZeros", Since: []int{1}, AnyKind: true, NoGrad: noSecond, Portable: portableSequenceZeros, MinIn: 1, Infer: same, Compile: run(func(c *Ctx) error {
 			z, err := zerosLike(c, c.Value(0))
 			if err != nil {
 				return err
@@ -186,7 +186,7 @@ func init() {
 			c.SetOut(0, z)
 			return nil
 		})},
-		Op{Domain: Internal, Name: "SequenceAdd", Since: []int{1}, AnyKind: true, Portable: portableSequenceAdd, MinIn: 2, Infer: same, Compile: func(n *Node) (Kernel, error) {
+		Op{Domain: Internal, Name: "SequenceAdd", Since: []int{1}, AnyKind: true, NoGrad: noSecond, Portable: portableSequenceAdd, MinIn: 2, Infer: same, Compile: func(n *Node) (Kernel, error) {
 			add, _ := Lookup("", "Add", GradOpset)
 			k, err := add.Compile(n)
 			if err != nil {
@@ -202,7 +202,7 @@ func init() {
 			}, nil
 		}},
 		// (gradient of a sequence, position, the element there): the element's gradient.
-		Op{Domain: Internal, Name: "SequenceElementGrad", Since: []int{1}, AnyKind: true, Portable: portableSequenceElementGrad, MinIn: 3,
+		Op{Domain: Internal, Name: "SequenceElementGrad", Since: []int{1}, AnyKind: true, NoGrad: noSecond, Portable: portableSequenceElementGrad, MinIn: 3,
 			Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[2]}), nil },
 			Compile: run(func(c *Ctx) error {
 				s, err := sequence(c, 0)
@@ -226,7 +226,7 @@ func init() {
 				return nil
 			})},
 		// (gradient of an element, the sequence, position): the sequence's gradient.
-		Op{Domain: Internal, Name: "SequenceAtGrad", Since: []int{1}, AnyKind: true, Portable: portableSequenceAtGrad, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
+		Op{Domain: Internal, Name: "SequenceAtGrad", Since: []int{1}, AnyKind: true, NoGrad: noSecond, Portable: portableSequenceAtGrad, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
 			Compile: run(func(c *Ctx) error {
 				s, err := sequence(c, 1)
 				if err != nil {
@@ -242,7 +242,7 @@ func init() {
 				return nil
 			})},
 		// (gradient of the shorter sequence, the longer sequence, position): the longer one's gradient.
-		Op{Domain: Internal, Name: "SequenceEraseGrad", Since: []int{1}, AnyKind: true, Portable: portableSequenceEraseGrad, MinIn: 2, MaxIn: 3, Infer: same,
+		Op{Domain: Internal, Name: "SequenceEraseGrad", Since: []int{1}, AnyKind: true, NoGrad: noSecond, Portable: portableSequenceEraseGrad, MinIn: 2, MaxIn: 3, Infer: same,
 			Compile: run(func(c *Ctx) error {
 				d, err := sequence(c, 0)
 				if err != nil {
@@ -265,10 +265,10 @@ func init() {
 				return nil
 			})},
 		// (gradient of the joined tensor, the sequence): the sequence's gradient.
-		Op{Domain: Internal, Name: "ConcatFromSequenceGrad", Since: []int{1}, AnyKind: true, Portable: portableConcatFromSequenceGrad, MinIn: 2, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
+		Op{Domain: Internal, Name: "ConcatFromSequenceGrad", Since: []int{1}, AnyKind: true, NoGrad: noSecond, Portable: portableConcatFromSequenceGrad, MinIn: 2, Infer: func(n *Node) ([]Info, error) { return []Info{n.In[1]}, nil },
 			Compile: run(concatFromSequenceGrad)},
 		// (gradient of the sequence, the sequence, the tensor that was split): the tensor's gradient.
-		Op{Domain: Internal, Name: "SplitToSequenceGrad", Since: []int{1}, AnyKind: true, Portable: portableSplitToSequenceGrad, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[2]}), nil },
+		Op{Domain: Internal, Name: "SplitToSequenceGrad", Since: []int{1}, AnyKind: true, NoGrad: noSecond, Portable: portableSplitToSequenceGrad, MinIn: 3, Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[2]}), nil },
 			Compile: run(func(c *Ctx) error {
 				d, err := sequence(c, 0)
 				if err != nil {

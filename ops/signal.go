@@ -45,7 +45,7 @@ func init() {
 				return g.Internal("DFTGrad", 1, in, attrs...), nil
 			}},
 		// dY, X, dft_length, axis
-		Op{Domain: Internal, Name: "DFTGrad", Since: []int{1}, MinIn: 2, MaxIn: 4, NoGrad: noSecond, Portable: portableDFTGrad,
+		Op{Domain: Internal, Name: "DFTGrad", Since: []int{1}, MinIn: 2, MaxIn: 4, Portable: portableDFTGrad,
 			Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[1]}), nil },
 			Compile: func(n *Node) (Kernel, error) {
 				return Table{tensor.Float32: dftGrad[float32], tensor.Float64: dftGrad[float64]}.By(0), nil
@@ -82,7 +82,7 @@ func init() {
 				return g.Internal("STFTGrad", 1, append([]*onnx.Value{dy[0]}, n.Inputs...), n.Attrs...), nil
 			}},
 		// dY, then the node's inputs
-		Op{Domain: Internal, Name: "STFTGrad", Since: []int{1}, MinIn: 3, MaxIn: 5, NoGrad: noSecond, Portable: portableSTFTGrad,
+		Op{Domain: Internal, Name: "STFTGrad", Since: []int{1}, MinIn: 3, MaxIn: 5, Portable: portableSTFTGrad,
 			Infer: func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[1]}), nil },
 			Compile: func(n *Node) (Kernel, error) {
 				return Table{tensor.Float32: stftGrad[float32], tensor.Float64: stftGrad[float64]}.By(0), nil

@@ -12,7 +12,7 @@ import (
 func init() {
 	register(
 		Op{Name: "Slice", Since: []int{1, 10, 11, 13}, MinIn: 1, MaxIn: 5, Infer: inferSlice, Moves: []int{0}, Compile: compileSlice, Grad: gradSlice},
-		Op{Domain: Internal, Name: "SliceGrad", Since: []int{1}, MinIn: 4, MaxIn: 6, Infer: inferShapeInput(1), Compile: compileSliceGrad, NoGrad: noSecond, Portable: portableSliceGrad},
+		Op{Domain: Internal, Name: "SliceGrad", Since: []int{1}, MinIn: 4, MaxIn: 6, Infer: inferShapeInput(1), Compile: compileSliceGrad, Portable: portableSliceGrad},
 	)
 }
 

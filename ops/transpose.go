@@ -14,7 +14,7 @@ func init() {
 		Op{Name: "Transpose", Since: []int{1, 13, 21, 23, 24, 25}, MinIn: 1, Infer: inferTranspose, Moves: []int{0}, Compile: compileTranspose, Grad: gradTranspose},
 		Op{Name: "DepthToSpace", Since: []int{1, 11, 13}, MinIn: 1, Infer: inferDepthToSpace, Compile: compileDepthToSpace, Grad: gradDepthToSpace},
 		Op{Name: "SpaceToDepth", Since: []int{1, 13}, MinIn: 1, Infer: inferSpaceToDepth, Compile: compileSpaceToDepth, Grad: gradSpaceToDepth},
-		Op{Domain: Internal, Name: "SpaceToDepthCRD", Since: []int{1}, MinIn: 1, Infer: inferSpaceToDepth, Compile: compileSpaceToDepth, NoGrad: noSecond, Portable: portableSpaceToDepthCRD},
+		Op{Domain: Internal, Name: "SpaceToDepthCRD", Since: []int{1}, MinIn: 1, Infer: inferSpaceToDepth, Compile: compileSpaceToDepth, Portable: portableSpaceToDepthCRD},
 		Op{Name: "ReverseSequence", Since: []int{10}, MinIn: 2, Infer: SameAs(0), Compile: compileReverseSequence, Grad: gradSame},
 		Op{Name: "Trilu", Since: []int{14}, MinIn: 1, MaxIn: 2, Infer: SameAs(0), Compile: compileTrilu, Grad: gradSame},
 	)
