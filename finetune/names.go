@@ -23,7 +23,7 @@ type Origin struct {
 	// Of [Gates]: the initializer's first index, and where the rows begin.
 	Direction int `json:"direction"`
 	Offset    int `json:"offset"`
-	// Further initializers that hold the same tensor, as it is or transposed.
+	// Further initializers that hold the same tensor, as it is or transposed, perhaps with further axes of one.
 	Also   []string `json:"also"`
 	Buffer bool     `json:"buffer"` // a buffer, which is not trained: a mask, a table, running statistics
 	// Of [Joined]: where its rows are, one part after another. Initializer is then none.
@@ -34,10 +34,10 @@ type Origin struct {
 type Form string
 
 const (
-	Verbatim   Form = "verbatim" // perhaps with further axes of 1, or without
-	Transposed Form = "transposed"
-	Gates      Form = "gates"  // part of a recurrent operator's weight, gates in ONNX's order
-	Joined     Form = "joined" // in several initializers, as attention's joint projection is where queries, keys and values differ
+	Verbatim   Form = "verbatim"   // perhaps with further axes of 1, or without
+	Transposed Form = "transposed" // likewise
+	Gates      Form = "gates"      // part of a recurrent operator's weight, gates in ONNX's order
+	Joined     Form = "joined"     // in several initializers, as attention's joint projection is where queries, keys and values differ
 )
 
 // ParseNames reads the JSON of [Names]: {"fc.weight": {"shape": [10, 48], "initializer": "onnx::MatMul_12", "form": "transposed"}, …}.
@@ -79,8 +79,12 @@ func (o Origin) take(v *onnx.Value, t *tensor.Tensor) (*tensor.Tensor, error) {
 		}
 		return nil, unlike
 	case Transposed:
-		if len(s) != 2 || len(o.Shape) != 2 || s[0] != o.Shape[1] || s[1] != o.Shape[0] {
+		if len(o.Shape) != 2 || !slices.Equal(withoutOnes(s), withoutOnes([]int{o.Shape[1], o.Shape[0]})) {
 			return nil, unlike
+		}
+		t, err := t.Reshape(o.Shape[1], o.Shape[0])
+		if err != nil {
+			return nil, err
 		}
 		return transpose(t)
 	case Gates:
@@ -240,10 +244,11 @@ func (o Origin) write(m *onnx.Model, out map[string]*tensor.Tensor, w *tensor.Te
 			out[initializer] = v.Const.Clone()
 		}
 		form := o
-		if i > 0 && !slices.Equal(v.Const.Shape(), o.Shape) { // a copy may be transposed
-			form.Form = Transposed
-		} else if i > 0 && o.Form == Transposed {
-			form.Form = Verbatim
+		if first := m.Graph.Init(o.Initializer).Const; i > 0 && !alike(v.Const, first) {
+			form.Form = Verbatim // they have been changed apart: its shape is all that tells
+			if isTransposed(v.Const, first) && o.Form != Transposed || !slices.Equal(pressed(v.Const).Shape(), pressed(w).Shape()) {
+				form.Form = Transposed
+			}
 		}
 		if err := form.put(v, out[initializer], w); err != nil {
 			return err

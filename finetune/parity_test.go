@@ -31,6 +31,7 @@ type parityCase struct {
 		Delta          float64   `json:"delta"`
 	} `json:"loss"`
 	Mode       Mode     `json:"mode"`
+	Straight   bool     `json:"straight_through"`
 	Batches    int      `json:"batches"`
 	Outputs    []string `json:"outputs"`
 	Optimizers map[string]struct {
@@ -218,7 +219,7 @@ func norms(g, w []float64) (off, of float64) {
 
 // gradients compares the loss's with PyTorch's, by element and by norm, and names the parameters whose gradient is rounding.
 func (c *parityCase) gradients(t *testing.T, dir string, m *onnx.Model, names Names, loss Loss, b Batch, width int, sum *paritySummary) map[string]bool {
-	tr, err := New(m, Config{Loss: loss, Optimizer: SGD{}, Names: names, Mode: c.Mode, Threads: 1})
+	tr, err := New(m, Config{Loss: loss, Optimizer: SGD{}, Names: names, Mode: c.Mode, StraightThrough: c.Straight, Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +282,7 @@ func (c *parityCase) gradients(t *testing.T, dir string, m *onnx.Model, names Na
 
 // curve compares a hundred steps, and in float64 what they have made of the weights.
 func (c *parityCase) curve(t *testing.T, dir, optimizer string, m *onnx.Model, names Names, loss Loss, batches []Batch, width int, noise map[string]bool, sum *paritySummary) {
-	tr, err := New(m, Config{Loss: loss, Optimizer: c.optimizer(optimizer), Names: names, Mode: c.Mode, Threads: 1})
+	tr, err := New(m, Config{Loss: loss, Optimizer: c.optimizer(optimizer), Names: names, Mode: c.Mode, StraightThrough: c.Straight, Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/ops"
 	"github.com/retune-go/retune/tensor"
 )
 
@@ -26,10 +27,7 @@ type Sharing struct {
 // See [Config.Untie] and [Config.Tie].
 func Shared(m *onnx.Model) ([]Sharing, error) {
 	inits := candidates(m)
-	copies, err := copiesAmong(inits)
-	if err != nil {
-		return nil, err
-	}
+	copies := copiesAmong(inits)
 	var found []Sharing
 	for _, v := range inits {
 		s := Sharing{Initializer: v.Name}
@@ -156,7 +154,7 @@ func untie(m *onnx.Model, globs []string) error {
 	return nil
 }
 
-// tie is one parameter that the exporter wrote out twice: copy is of, as it is or transposed.
+// tie is one parameter that the exporter wrote out twice: copy is of, as it is or transposed, perhaps with other axes of one.
 type tie struct {
 	copy, of   string
 	transposed bool
@@ -169,12 +167,31 @@ func newTie(g *onnx.Graph, copy, of string) (tie, error) {
 	if a == nil || b == nil || a == b {
 		return t, fmt.Errorf("%q and %q are not two initializers of the model", copy, of)
 	}
-	if t.transposed = !same(a.Const, b.Const); t.transposed {
-		if back, err := t.value(b.Const); err != nil || !same(back, a.Const) {
-			return t, fmt.Errorf("initializer %q is no copy of %q, as it is or transposed", copy, of)
-		}
+	if t.transposed = !alike(a.Const, b.Const); t.transposed && !isTransposed(a.Const, b.Const) {
+		return t, fmt.Errorf("initializer %q is no copy of %q, as it is or transposed", copy, of)
 	}
 	return t, nil
+}
+
+// pressed is t without its axes of one.
+func pressed(t *tensor.Tensor) *tensor.Tensor {
+	p, err := t.Reshape(withoutOnes(t.Shape())...)
+	if err != nil { // it has as many elements
+		panic(err)
+	}
+	return p
+}
+
+// alike reports whether two tensors are the same but for axes of one.
+func alike(a, b *tensor.Tensor) bool { return a.Len() == b.Len() && same(pressed(a), pressed(b)) }
+
+// isTransposed reports whether a is the transpose of b, but for axes of one.
+func isTransposed(a, b *tensor.Tensor) bool {
+	if a, b = pressed(a), pressed(b); a.DType() != b.DType() || a.Rank() != 2 || b.Rank() != 2 {
+		return false
+	}
+	back, err := transpose(b)
+	return err == nil && same(a, back)
 }
 
 // allTies is the ties that names and the configuration tell of, each copy once.
@@ -210,10 +227,7 @@ func allTies(m *onnx.Model, cfg Config, names Names) ([]tie, error) {
 				vs = append(vs, v)
 			}
 		}
-		copies, err := copiesAmong(vs)
-		if err != nil {
-			return nil, err
-		}
+		copies := copiesAmong(vs)
 		if len(copies) == 0 {
 			return nil, fmt.Errorf("tie %q: no two of the weights that it matches are equal, as they are or transposed", glob)
 		}
@@ -237,22 +251,15 @@ func allTies(m *onnx.Model, cfg Config, names Names) ([]tie, error) {
 }
 
 // copiesAmong finds which of vs are the first equal one before them, as it is or transposed.
-func copiesAmong(vs []*onnx.Value) ([]tie, error) {
+func copiesAmong(vs []*onnx.Value) []tie {
 	var ties []tie
 	first := map[uint64][]*onnx.Value{}
 	for _, v := range vs {
 		mark := fingerprint(v.Const)
 		found := false
 		for _, of := range first[mark] {
-			t := tie{copy: v.Name, of: of.Name, transposed: !same(v.Const, of.Const)}
-			if found = !t.transposed; !found && of.Const.Rank() == 2 && v.Const.Rank() == 2 && of.Const.DType() == v.Const.DType() {
-				back, err := transpose(of.Const)
-				if err != nil {
-					return nil, err
-				}
-				found = same(back, v.Const)
-			}
-			if found {
+			t := tie{copy: v.Name, of: of.Name, transposed: !alike(v.Const, of.Const)}
+			if found = !t.transposed || isTransposed(v.Const, of.Const); found {
 				ties = append(ties, t)
 				break
 			}
@@ -261,7 +268,7 @@ func copiesAmong(vs []*onnx.Value) ([]tie, error) {
 			first[mark] = append(first[mark], v)
 		}
 	}
-	return ties, nil
+	return ties
 }
 
 // fingerprint is a number that t and its transpose share, and few others.
@@ -286,28 +293,50 @@ func fingerprint(t *tensor.Tensor) uint64 {
 	return sum
 }
 
-// value is the copy of t.
-func (x tie) value(t *tensor.Tensor) (*tensor.Tensor, error) {
-	if !x.transposed {
-		return t.Clone(), nil
+// value is the copy, in that shape, of t.
+func (x tie) value(t *tensor.Tensor, shape []int) (*tensor.Tensor, error) {
+	t = t.Clone()
+	if x.transposed {
+		var err error
+		if t, err = transpose(pressed(t)); err != nil {
+			return nil, err
+		}
 	}
-	if t.Rank() != 2 {
-		return nil, fmt.Errorf("%v is no matrix", t.Shape())
-	}
-	return transpose(t)
+	return t.Reshape(shape...)
 }
 
-// compute makes the copy a node's output, so that its gradient comes to the parameter.
+// compute makes the copy what nodes make of the parameter, so that its gradient comes to that.
 func (x tie) compute(g *onnx.Graph) {
 	c := g.Init(x.copy)
-	n := onnx.NewNode("Identity", []*onnx.Value{g.Init(x.of)})
-	if x.transposed {
-		n.Op = "Transpose"
+	v := g.Init(x.of)
+	have, want := v.Const.Shape(), c.Const.Shape()
+	var nodes []*onnx.Node
+	emit := func(op string, in ...*onnx.Value) {
+		n := onnx.NewNode(op, append([]*onnx.Value{v}, in...), g.FreshName(x.copy+" of "+x.of))
+		n.Name, n.Opset = x.copy, ops.GradOpset
+		nodes, v = append(nodes, n), n.Outputs[0]
 	}
-	n.Name = x.copy
+	reshape := func(to []int) {
+		if !slices.Equal(have, to) {
+			dims := make([]int64, len(to))
+			for i, d := range to {
+				dims[i] = int64(d)
+			}
+			emit("Reshape", g.AddInit(g.FreshName(x.copy+" shape"), tensor.New(dims, len(dims))))
+			have = to
+		}
+	}
+	if x.transposed {
+		reshape(pressed(v.Const).Shape())
+		emit("Transpose")
+		have = []int{have[1], have[0]}
+	}
+	if reshape(want); nodes == nil {
+		emit("Identity")
+	}
 	g.Inits = slices.DeleteFunc(g.Inits, func(v *onnx.Value) bool { return v == c })
 	g.Inputs = slices.DeleteFunc(g.Inputs, func(v *onnx.Value) bool { return v == c })
 	c.Const = nil
-	n.AddOutput(c)
-	g.Nodes = append([]*onnx.Node{n}, g.Nodes...)
+	nodes[len(nodes)-1].SetOutput(0, c)
+	g.Nodes = append(nodes, g.Nodes...)
 }

@@ -2,6 +2,7 @@ package finetune
 
 import (
 	"context"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -158,6 +159,62 @@ func TestUntieOfDirectReaders(t *testing.T) {
 	}
 	if len(got) != 2 || !slices.Equal(got[0], []float32{1, 2}) || !slices.Equal(got[1], []float32{3, 5}) {
 		t.Errorf("the gradients are %v", got)
+	}
+}
+
+// Folding gives a copy axes of one, and may transpose it as well: it is one parameter still, and the tuned model has both, in their shapes.
+func TestTiesWithAxesOfOne(t *testing.T) {
+	b := onnx.NewBuilder("m", 17)
+	w := b.Init("w", tensor.New([]float64{1, 2, 3, 4}, 2, 2))
+	flat, turned := b.Init("flat", tensor.New([]float64{1, 2, 3, 4}, 2, 1, 2)), b.Init("turned", tensor.New([]float64{1, 3, 2, 4}, 1, 2, 2))
+	y := b.Op("Mul", b.Op("MatMul", b.Op("MatMul", b.Input("x", tensor.Float64, 2, 2), w), turned), flat)
+	b.Output("y", y, tensor.Float64, 2, 2, 2)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared, err := Shared(m)
+	if err != nil || len(shared) != 1 || !slices.Equal(shared[0].Copies, []string{"flat"}) || !slices.Equal(shared[0].Transposed, []string{"turned"}) {
+		t.Errorf("it says %+v (%v)", shared, err)
+	}
+	names := Names{"w": {Shape: []int{2, 2}, Initializer: "w", Form: Verbatim, Also: []string{"flat", "turned"}}}
+	batch := Batch{"x": tensor.New([]float64{1, -1, 0.5, 2}, 2, 2), "target": tensor.New(make([]float64, 8), 2, 2, 2)}
+	for i, change := range []func(c *Config){
+		func(c *Config) { c.Tie = map[string]string{"flat": "w", "turned": "w"} },
+		func(c *Config) { c.Names = names },
+		func(c *Config) { c.TieEqual = []string{"*"} },
+	} {
+		cfg := Config{Loss: MSE{Output: "y", Target: "target"}, Optimizer: SGD{LR: 1e-9}}
+		change(&cfg)
+		tr := trainer(t, m, cfg)
+		before, grads, err := tr.Gradients(context.Background(), batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(grads) != 1 {
+			t.Fatalf("configuration %d: %d parameters", i, len(grads))
+		}
+		if _, err := tr.Step(context.Background(), batch); err != nil {
+			t.Fatal(err)
+		}
+		g := tr.Model().Graph
+		a, f, r := g.Init("w").Const, g.Init("flat").Const, g.Init("turned").Const
+		if back, err := transpose(a); err != nil || !slices.Equal(f.Bytes(), a.Bytes()) || !slices.Equal(r.Bytes(), back.Bytes()) ||
+			!slices.Equal(f.Shape(), []int{2, 1, 2}) || !slices.Equal(r.Shape(), []int{1, 2, 2}) {
+			t.Errorf("configuration %d: afterwards %v, %v, %v", i, a, f, r)
+		}
+		squares := 0.0
+		for _, d := range tensor.Float64s(grads["w"]) {
+			squares += d * d
+		}
+		after, err := tr.Loss(context.Background(), batch)
+		if err != nil || math.Abs((before-after)/1e-9/squares-1) > 1e-3 {
+			t.Errorf("configuration %d: the step from %v to %v (%v) is not the gradient's, whose square is %v", i, before, after, err, squares)
+		}
+	}
+	inits, err := names.Initializers(m, map[string]*tensor.Tensor{"w": tensor.New([]float64{5, 6, 7, 8}, 2, 2)}, false)
+	if err != nil || !slices.Equal(tensor.Data[float64](inits["flat"]), []float64{5, 6, 7, 8}) || !slices.Equal(tensor.Data[float64](inits["turned"]), []float64{5, 7, 6, 8}) {
+		t.Errorf("from a state dict they are %v (%v)", inits, err)
 	}
 }
 

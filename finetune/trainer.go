@@ -33,7 +33,7 @@ type Config struct {
 	// Untie is globs over the names of weights that are not one parameter, though several nodes read them, or an Identity of them: exporters
 	// merge what is equal, such as the weights of new norms. Each node is given an initializer of its own.
 	Untie []string
-	// Tie is initializers that are one parameter, though the file has them twice, as it is or transposed: each copy, and what it is of. The
+	// Tie is initializers that are one parameter, though the file has them twice, as it is or transposed, perhaps with axes of one: each copy, and what it is of. The
 	// tuned model has both, still equal.
 	Tie map[string]string
 	// TieEqual is globs: weights that one matches are one parameter where they are equal, as they are or transposed.
@@ -567,8 +567,9 @@ func (t *Trainer) Model() *onnx.Model {
 		}
 	}
 	for _, x := range t.ties {
-		if v, err := x.value(t.model.Graph.Init(x.of).Const); err == nil { // of the shape that it had
-			t.model.Graph.Init(x.copy).Const = v
+		c := t.model.Graph.Init(x.copy)
+		if v, err := x.value(t.model.Graph.Init(x.of).Const, c.Const.Shape()); err == nil { // of the shape that it had
+			c.Const = v
 		}
 	}
 	return t.model

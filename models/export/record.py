@@ -129,7 +129,7 @@ def names(model, graph):
     direction is the first index into the initializer and offset where its rows begin.
     joined is for what is in several initializers, parts, one after another along the first axis.
     buffer is there, and true, for what is no parameter. initializer is null when the file does not hold the values, as after folding; also names further
-    ones that hold the same values, as they are or transposed.
+    ones that hold the same values, as they are or transposed, with axes of one or without.
     """
     held = constants(graph)
     found, buffers = {}, {n for n, b in model.named_buffers()}
@@ -137,7 +137,8 @@ def names(model, graph):
         w = value.numpy()
         found[name] = {"shape": list(w.shape), "initializer": None}
         found[name].update(locate(name, w, held))
-        also = [n for n, h in held.items() if w.size > 1 and (same(h, w) or same(h, w.T)) and n != found[name]["initializer"]]
+        p = pressed(w)
+        also = [n for n, h in held.items() if w.size > 1 and (same(pressed(h), p) or same(pressed(h), p.T)) and n != found[name]["initializer"]]
         if also:
             found[name]["also"] = also
         if name in buffers:
@@ -184,6 +185,11 @@ def locate(name, w, held):
     if len(single) == 1 and held[single[0]].ndim > 0:
         return {"initializer": single[0], "form": "verbatim"}
     return {}
+
+
+def pressed(a):
+    """The array without its axes of one."""
+    return a.reshape([d for d in a.shape if d != 1])
 
 
 def same(a, b):
