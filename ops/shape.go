@@ -243,10 +243,7 @@ func compileReshape(n *Node) (Kernel, error) {
 	}
 	allowZero := n.Int("allowzero", 0) != 0
 	return func(c *Ctx) error {
-		want, err := c.In(1).Int64s()
-		if err != nil {
-			return err
-		}
+		want := tensor.Data[int64](c.In(1))
 		for i, d := range c.Out(0).Shape() {
 			if w := want[i]; w != int64(d) && w != -1 && (w != 0 || allowZero) {
 				return fmt.Errorf("shape %v does not hold the elements of %v", want, c.In(0).Shape())
