@@ -378,7 +378,7 @@ func gradScatter(gather string) func(g *Grad, n *Node, dy []*onnx.Value) ([]*onn
 		ones := func(a, b *onnx.Value) *onnx.Value {
 			return g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(g.DType(x)))}, g.Op("Equal", a, b))
 		}
-		zero, one := g.Like(x, 0), g.Like(x, 1)
+		zero := g.Like(x, 0)
 		switch how := n.Str("reduction", "none"); how {
 		case "none":
 			return []*onnx.Value{put("none", dy[0], g.ExpandTo(zero, up)), nil, take(dy[0])}, nil
@@ -391,13 +391,11 @@ func gradScatter(gather string) func(g *Grad, n *Node, dy []*onnx.Value) ([]*onn
 			share := g.Div(dy[0], put("add", first, rest))
 			return []*onnx.Value{g.Mul(share, first), nil, g.Mul(take(share), rest)}, nil
 		case "mul":
-			// The product of all other factors: there are none where one of those is 0.
-			full := func(v *onnx.Value) *onnx.Value { return g.Op("Where", g.Op("Equal", v, zero), one, v) }
-			zeros, prod := put("add", ones(x, zero), ones(up, zero)), put("mul", full(x), full(up))
-			others := func(v, zeros, prod *onnx.Value) *onnx.Value {
-				return g.Op("Where", g.Op("Equal", zeros, ones(v, zero)), g.Div(prod, full(v)), zero)
-			}
-			return []*onnx.Value{g.Mul(dy[0], others(x, zeros, prod)), nil, g.Mul(take(dy[0]), others(up, take(zeros), take(prod)))}, nil
+			fullX, zeroX, ownX := g.factors(x)
+			full, isZero, own := g.factors(up)
+			prod, count, zeros := put("mul", fullX, full), put("add", zeroX, isZero), put("add", ownX, own)
+			dx := g.Mul(dy[0], g.otherFactors(x, prod, count, zeros))
+			return []*onnx.Value{dx, nil, g.Mul(take(dy[0]), g.otherFactors(up, take(prod), take(count), take(zeros)))}, nil
 		default:
 			return nil, fmt.Errorf("there is no gradient of reduction %q", how)
 		}

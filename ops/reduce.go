@@ -525,15 +525,9 @@ func gradReduce(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	case "ReduceMax", "ReduceMin": // what ties shares equally
 		mask := asX(g.Op("Equal", x, wide(y)))
 		out[0] = g.Mul(mask, g.Div(d, total("ReduceSum", mask)))
-	case "ReduceProd": // y/x, but for rows with zeros: with one, it alone has a gradient
-		zero, one := g.Like(x, 0), g.Like(x, 1)
-		isZero := g.Op("Equal", x, zero)
-		rest := g.Op("Where", isZero, one, x)
-		p := total("ReduceProd", rest)
-		zeros := total("ReduceSum", asX(isZero))
-		at0 := g.Op("Where", g.Op("Equal", zeros, one), p, zero)
-		other := g.Op("Where", g.Op("Equal", zeros, zero), g.Div(p, rest), zero)
-		out[0] = g.Mul(d, g.Op("Where", isZero, at0, other))
+	case "ReduceProd":
+		full, isZero, own := g.factors(x)
+		out[0] = g.Mul(d, g.otherFactors(x, total("ReduceProd", full), total("ReduceSum", isZero), total("ReduceSum", own)))
 	case "ReduceL1":
 		out[0] = g.Mul(d, g.Op("Sign", x))
 	case "ReduceL2":
@@ -549,6 +543,22 @@ func gradReduce(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		return nil, fmt.Errorf("there is no gradient of %s", n.Op)
 	}
 	return out, nil
+}
+
+// factors is v with ones for its zeros, where those are, as numbers, and they alone, whose values tell nothing but whose gradients do.
+func (g *Grad) factors(v *onnx.Value) (full, isZero, zeros *onnx.Value) {
+	zero := g.Like(v, 0)
+	at := g.Op("Equal", v, zero)
+	return g.Op("Where", at, g.Like(v, 1), v), g.Cast(at, g.DType(v)), g.Op("Where", at, v, zero)
+}
+
+// otherFactors is the product without v, one of its factors: from the product and the sums of what [Grad.factors] gives of all. With one zero
+// among the others it is 0 and hangs on that one; with more it does not change.
+func (g *Grad) otherFactors(v, product, count, zeros *onnx.Value) *onnx.Value {
+	full, isZero, own := g.factors(v)
+	rest, left := g.Div(product, full), g.Sub(count, isZero)
+	one, zero := g.Like(v, 1), g.Like(v, 0)
+	return g.Op("Where", g.Op("Equal", left, zero), rest, g.Op("Where", g.Op("Equal", left, one), g.Mul(rest, g.Sub(zeros, own)), zero))
 }
 
 // ---- ArgMax, ArgMin

@@ -653,16 +653,22 @@ func (g *Grad) fromStart(at, s *onnx.Value) *onnx.Value {
 }
 
 func portableSequenceZeros(g *Grad, n *Node) ([]*onnx.Value, error) {
-	if g.Info(n.Inputs[0]).Kind != onnx.SequenceType {
-		return nil, fmt.Errorf("%q is no sequence", n.Inputs[0].Name)
+	switch v := n.Inputs[0]; g.Info(v).Kind {
+	case onnx.SequenceType:
+		return []*onnx.Value{g.zerosOf(v)}, nil
+	case onnx.OptionalType: // of what it holds
+		return g.Internal("SequenceZeros", 1, []*onnx.Value{g.Op("OptionalGetElement", v)}), nil
+	case onnx.TensorType:
+		return []*onnx.Value{g.Zeros(v)}, nil
+	default:
+		return nil, fmt.Errorf("%q is neither a tensor nor a sequence", v.Name)
 	}
-	return []*onnx.Value{g.zerosOf(n.Inputs[0])}, nil
 }
 
 func portableSequenceAdd(g *Grad, n *Node) ([]*onnx.Value, error) {
 	a, b := n.Inputs[0], n.Inputs[1]
-	if g.Info(a).Kind != onnx.SequenceType {
-		return nil, fmt.Errorf("%q is no sequence", a.Name)
+	if g.Info(a).Kind == onnx.TensorType { // of an optional
+		return []*onnx.Value{g.Add(a, b)}, nil
 	}
 	return []*onnx.Value{g.sequence(g.Op("SequenceLength", a), g.DType(a), func(w *Grad, at *onnx.Value) *onnx.Value {
 		return w.Op("Add", w.Op("SequenceAt", a, at), w.Op("SequenceAt", b, at))
