@@ -196,6 +196,21 @@ func controlCases(add addCase) {
 		return scan(b, nil, in, 1, func(s builder, h, x values) values { return values{s.Op("Mul", x[0], x[1])} })
 	}, signed(3, 2), fixed(tensor.New([]float64{1, 2, 3})))
 
+	for _, lengths := range []bool{false, true} {
+		c := graph("Scan", fmt.Sprint("of a batch, lengths: ", lengths), func(b builder, in values) values {
+			s := b.Sub("body")
+			h, x, y := s.InputOf("h", &onnx.Type{Elem: tensor.Float64}), s.InputOf("x", &onnx.Type{Elem: tensor.Float64}), s.InputOf("y", &onnx.Type{Elem: tensor.Float64})
+			n := s.Op("Tanh", s.Op("Add", s.Op("MatMul", h, in[3]), s.Op("Mul", x, y)))
+			out(s, "of", n, s.Op("Mul", n, n))
+			var lens *onnx.Value
+			if lengths {
+				lens = b.Const(tensor.New([]int64{2, 3}))
+			}
+			return b.Multi("Scan", 2, values{lens, in[0], in[1], in[2]}, onnx.GraphAttr("body", s.Graph()), onnx.IntAttr("num_scan_inputs", 2), onnx.IntsAttr("directions", 0, 1))
+		}, signed(2, 1, 3), signed(2, 3, 1, 3), signed(2, 3, 1, 3), signed(3, 3))
+		c.opset = 8
+	}
+
 	empty := func(b builder) *onnx.Value {
 		return b.Node("SequenceEmpty", nil, onnx.IntAttr("dtype", int64(tensor.Float64)))
 	}

@@ -157,6 +157,8 @@ func generalCases(add addCase) {
 	seed := i("seed", 5)
 	on, off := fixed(tensor.Scalar(true)), fixed(tensor.Scalar(false))
 	add("Dropout", 10, "inference", nil, signed(3, 5))
+	add("Dropout", 6, "inference", attrs{i("is_test", 1)}, signed(3, 5))
+	add("Dropout", 1, "inference", attrs{i("is_test", 1)}, signed(3, 5))
 	add("Dropout", 21, "inference", nil, signed(3, 5), fixed(tensor.Scalar(0.3)), off)
 	add("Dropout", 21, "training", attrs{seed}, signed(3, 5), fixed(tensor.Scalar(0.3)), on).outs = 2
 	add("Dropout", 21, "training, no mask", attrs{seed}, signed(3, 5), fixed(tensor.Scalar(0.3)), on)
@@ -453,6 +455,7 @@ func generalCases(add addCase) {
 	}
 	add("Pad", 21, "value", nil, signed(3, 4), ints(1, 0, 2, 1), signed())
 	add("Pad", 21, "cropping", nil, signed(3, 5), ints(-1, 2, 1, -2))
+	add("Pad", 1, "attribute", attrs{is("paddings", 1, 0, 0, 2), f("value", 0.5)}, signed(3, 4))
 	add("Pad", 2, "attribute", attrs{is("pads", 1, 0, 0, 2), f("value", 0.5)}, signed(3, 4))
 	add("Tile", 21, "repeats", nil, signed(2, 1, 3), ints(2, 3, 1))
 	add("Tile", 21, "nothing", nil, signed(2, 3), ints(1, 1))
@@ -484,6 +487,7 @@ func generalCases(add addCase) {
 		signed(1, 1, 4, 4), fixed(tensor.New([]float32{0, 0, 0.2, -0.3, 1, 1, 0.9, 1.4}, 8)), nil, ints(1, 1, 3, 5))
 	add("Resize", 10, "nearest", nil, signed(1, 1, 2, 3), scales(1, 1, 2, 2))
 	add("Resize", 10, "linear", attrs{s("mode", "linear")}, signed(1, 1, 3, 3), scales(1, 1, 2, 1.5))
+	add("Upsample", 1, "nearest", attrs{f("width_scale", 2), f("height_scale", 3)}, signed(1, 2, 2, 3))
 	add("Upsample", 7, "nearest", attrs{floatsAttr("scales", 1, 1, 2, 3)}, signed(1, 2, 2, 3))
 	add("Upsample", 9, "linear", attrs{s("mode", "linear")}, signed(1, 1, 3, 2), scales(1, 1, 2, 3))
 }

@@ -38,7 +38,7 @@ func init() {
 				}
 				return runLoop, nil
 			}},
-		{Name: "Scan", Since: []int{8, 9, 11, 16, 19, 21, 23, 24, 25}, AnyKind: true, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1,
+		{Name: "Scan", Since: []int{9, 11, 16, 19, 21, 23, 24, 25}, AnyKind: true, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1,
 			Infer: inferScan, BodyIn: scanBodyIn, Compile: compileScan, Grad: gradScan},
 	}
 	register(entries...)
@@ -48,6 +48,7 @@ func init() {
 		op.Domain, op.Since, op.Grad, op.NoGrad, op.Portable = Internal, []int{1}, nil, noSecond, portable[op.Name]
 		register(op)
 	}
+	register(Op{Name: "Scan", Since: []int{8}, AnyKind: true, MinIn: 0, MaxIn: -1, MinOut: 0, MaxOut: -1, Expand: scanOfBatch})
 	register(Op{Domain: Internal, Name: "ReverseLoop", Since: []int{1}, AnyKind: true, MinIn: 1, MaxIn: -1, MinOut: 0, MaxOut: -1,
 		Infer: inferReverseLoop, BodyIn: reverseLoopBodyIn, Compile: compileReverseLoop, NoGrad: noSecond, Portable: portableReverseLoop})
 }
@@ -406,7 +407,7 @@ func listed(n *Node, attr string, k int) int64 {
 func inferScan(n *Node) ([]Info, error) {
 	out := make([]Info, len(n.Outputs))
 	b := n.Bodies["body"]
-	if b == nil || n.Since == 8 {
+	if b == nil {
 		return out, nil
 	}
 	body, err := b.Infer(nil)
@@ -447,74 +448,93 @@ func inferScan(n *Node) ([]Info, error) {
 	return out, nil
 }
 
-// compileScan handles both forms: since opset 9, and opset 8's with a batch axis and sequence_lens,
-// of which the latter is refused.
+// scanOfBatch is opset 8's Scan, whose values have an axis of examples before that of the steps: for each example a Scan of later opsets. Where the
+// first input says how many steps an example has, its states stay after those and zeros come out.
+func scanOfBatch(g *Grad, n *Node) ([]*onnx.Value, error) {
+	scanned, body := int(n.Int("num_scan_inputs", 0)), n.Attr("body")
+	states := len(n.Inputs) - 1 - scanned
+	if scanned < 1 || states < 0 || body == nil || body.G == nil || len(body.G.Inputs) != states+scanned || len(body.G.Outputs) != len(n.Outputs) {
+		return nil, fmt.Errorf("num_scan_inputs %d does not suit %d inputs, %d outputs and the body", scanned, len(n.Inputs), len(n.Outputs))
+	}
+	lengths, ins := n.Inputs[0], slices.Clone(n.Inputs[1:])
+	of := func(v *onnx.Value, axes int) Info { // what is known of v without its first axes
+		if i := g.Info(v); i.Rank() >= axes {
+			return Tensor(i.DType, i.Shape[axes:]...)
+		}
+		return Unranked(g.Info(v).DType)
+	}
+	example := g.inner("example")
+	var rows []*onnx.Value
+	for _, v := range ins {
+		if v == nil {
+			return nil, fmt.Errorf("an input is left out")
+		}
+		rows = append(rows, example.input("row", of(v, 1)))
+	}
+	n.DelAttr("body")
+	if lengths == nil {
+		attrs := []*onnx.Attribute{body, IntAttr("num_scan_inputs", int64(scanned)), IntsAttr("scan_input_directions", n.Ints("directions", make([]int64, scanned))...)}
+		example.Graph.Outputs = slices.Clone(example.Node("Scan", len(n.Outputs), rows, attrs...))
+	} else {
+		ins = append(ins, lengths)
+		length := example.Op("Squeeze", example.input("length", Tensor(tensor.Int64)))
+		zero, one := example.Const(tensor.Scalar(int64(0))), example.Const(tensor.Scalar(int64(1)))
+		at, last := example.Positions(rows[states], 0), example.Op("Sub", length, one)
+		args := slices.Clone(rows[:states])
+		for k, v := range rows[states:] { // past the end the last step stands, so that the body does not meet what fills the rest
+			index := example.Op("Min", at, last)
+			if listed(n, "directions", k) != 0 {
+				index = example.Op("Max", example.Op("Sub", last, at), zero)
+			}
+			args = append(args, example.Op("Gather", v, index))
+		}
+		args = append(args, example.Op("Less", at, length))
+		step := example.inner("step")
+		var parts []*onnx.Value
+		for k, v := range ins[:states+scanned] {
+			axes := 1
+			if k >= states {
+				axes = 2
+			}
+			parts = append(parts, step.input("part", of(v, axes)))
+		}
+		on := step.input("on", Tensor(tensor.Bool))
+		for i, v := range step.Inline(body.G, parts) {
+			rest := step.Op("CastLike", step.Const(tensor.Scalar(float32(0))), v)
+			if i < states {
+				rest = parts[i]
+			}
+			step.Graph.Outputs = append(step.Graph.Outputs, step.Op("Where", on, v, rest))
+		}
+		if step.err != nil {
+			return nil, step.err
+		}
+		masked := &onnx.Attribute{Name: "body", Type: onnx.AttrGraph, G: step.Graph}
+		example.Graph.Outputs = slices.Clone(example.Node("Scan", len(n.Outputs), args, masked, IntAttr("num_scan_inputs", int64(scanned+1))))
+	}
+	if example.err != nil {
+		return nil, example.err
+	}
+	return g.Node("Scan", len(n.Outputs), ins, &onnx.Attribute{Name: "body", Type: onnx.AttrGraph, G: example.Graph}, IntAttr("num_scan_inputs", int64(len(ins)))), nil
+}
+
 func compileScan(n *Node) (Kernel, error) {
 	b := n.Bodies["body"]
 	if b == nil {
 		return nil, fmt.Errorf("attribute body must be a graph")
 	}
-	ins := n.Inputs
-	batched := n.Since == 8
-	if batched {
-		if n.Has(0) {
-			return nil, fmt.Errorf("sequence_lens of opset 8 are not supported")
-		}
-		ins = ins[min(1, len(ins)):]
-	}
 	scanned := int(n.Int("num_scan_inputs", 0))
-	if scanned > len(ins) {
-		scanned = 0 // refused below
-	}
-	states := len(ins) - scanned
-	if scanned < 1 || states < 0 || b.NumInputs() != len(ins) || b.NumOutputs() < states || b.NumOutputs() < len(n.Outputs) {
-		return nil, fmt.Errorf("num_scan_inputs %d does not suit %d inputs and a body that takes %d and gives %d", scanned, len(ins), b.NumInputs(), b.NumOutputs())
+	states := len(n.Inputs) - scanned
+	if scanned < 1 || states < 0 || b.NumInputs() != len(n.Inputs) || b.NumOutputs() < states || b.NumOutputs() < len(n.Outputs) {
+		return nil, fmt.Errorf("num_scan_inputs %d does not suit %d inputs and a body that takes %d and gives %d", scanned, len(n.Inputs), b.NumInputs(), b.NumOutputs())
 	}
 	return func(c *Ctx) error {
-		in := c.Ins[len(c.Ins)-len(ins):]
-		if !batched {
-			outs, err := scan(c, in, states)
-			if err != nil {
-				return err
-			}
-			for i := range c.Node.Outputs {
-				c.SetOut(i, outs[i])
-			}
-			return nil
-		}
-		first, ok := in[0].(*tensor.Tensor)
-		if !ok || first.Rank() == 0 {
-			return fmt.Errorf("inputs must have a batch axis")
-		}
-		var rows [][]tensor.Value
-		for i := range first.Shape()[0] {
-			row := make([]tensor.Value, len(in))
-			for k, v := range in {
-				t, ok := v.(*tensor.Tensor)
-				if !ok || t.Rank() == 0 || t.Shape()[0] != first.Shape()[0] {
-					return fmt.Errorf("input %d has another batch size than input 0", k)
-				}
-				var err error
-				if row[k], err = slab(c, t, 0, i); err != nil {
-					return err
-				}
-			}
-			outs, err := scan(c, row, states)
-			if err != nil {
-				return err
-			}
-			rows = append(rows, outs)
+		outs, err := scan(c, c.Ins, states)
+		if err != nil {
+			return err
 		}
 		for i := range c.Node.Outputs {
-			var vs []tensor.Value
-			for _, r := range rows {
-				vs = append(vs, r[i])
-			}
-			t, err := stack(c, vs, c.Node, i, 0)
-			if err != nil {
-				return err
-			}
-			c.SetOut(i, t)
+			c.SetOut(i, outs[i])
 		}
 		return nil
 	}, nil
@@ -523,10 +543,6 @@ func compileScan(n *Node) (Kernel, error) {
 func scan(c *Ctx, in []tensor.Value, states int) ([]tensor.Value, error) {
 	n, body := c.Node, c.Body("body")
 	steps := -1
-	directions := "scan_input_directions"
-	if n.Since == 8 {
-		directions = "directions"
-	}
 	axes := make([]int, len(in)-states)
 	for k := range axes {
 		t, ok := in[states+k].(*tensor.Tensor)
@@ -551,7 +567,7 @@ func scan(c *Ctx, in []tensor.Value, states int) ([]tensor.Value, error) {
 		args := append([]tensor.Value(nil), state...)
 		for k, axis := range axes {
 			j := i
-			if listed(n, directions, k) != 0 {
+			if listed(n, "scan_input_directions", k) != 0 {
 				j = steps - 1 - i
 			}
 			t, err := slab(c, in[states+k].(*tensor.Tensor), axis, j)

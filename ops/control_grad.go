@@ -262,9 +262,6 @@ func gradLoop(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 }
 
 func gradScan(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-	if n.Since == 8 {
-		return nil, fmt.Errorf("opset 8's form, which has a batch axis, has none")
-	}
 	states := len(n.Inputs) - int(n.Int("num_scan_inputs", 0))
 	body := n.Attr("body").G
 	results := len(body.Outputs)

@@ -53,12 +53,6 @@ func init() {
 		"Scatter": func(g *Grad, n *Node) ([]*onnx.Value, error) {
 			return g.Node("ScatterElements", 1, n.Inputs, n.Attrs...), nil
 		},
-		"Scan": func(g *Grad, n *Node) ([]*onnx.Value, error) {
-			if n.Since == 8 {
-				return nil, fmt.Errorf("opset 8's form, which has a batch axis, is not supported")
-			}
-			return nil, nil
-		},
 		"Tile": func(g *Grad, n *Node) ([]*onnx.Value, error) {
 			if n.Since == 1 && n.Has(2) {
 				return nil, fmt.Errorf("opset 1's form is not supported")

@@ -336,6 +336,9 @@ func NormAxes(axes []int64, rank int) ([]int, error) {
 // (ok false: neither is there, or the input's value is not known yet: known tells).
 func (n *Node) IntsInput(name string, i, before int) (v []int64, ok, known bool, err error) {
 	if n.Since < before {
+		if n.Has(i) {
+			return nil, false, false, fmt.Errorf("input %d came with opset %d", i, before)
+		}
 		a := n.Attr(name)
 		if a == nil {
 			return nil, false, true, nil

@@ -1,0 +1,65 @@
+package finetune
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/retune-go/retune/ops"
+)
+
+// TestGradientsOfEveryVersion has every version of every operator that has a gradient be differentiated and held against differences, and its gradient
+// written in standard operators: in the first case, of whichever opset, that is the operator's at that version too.
+func TestGradientsOfEveryVersion(t *testing.T) {
+	cases := map[string][]*gradCase{}
+	for _, c := range gradCases() {
+		if c.refused != "" {
+			continue
+		}
+		used := []string{c.op}
+		if c.graph != nil {
+			used = strings.Fields(c.op)
+		}
+		for _, name := range used {
+			cases[c.domain+" "+name] = append(cases[c.domain+" "+name], c)
+		}
+	}
+	for _, op := range ops.All() {
+		if op.Domain == ops.Internal || op.Grad == nil && op.Expand == nil || strings.HasPrefix(op.Name, "Q") || op.Name == "NhwcMaxPool" { // bytes: by way of operators that have cases
+			continue
+		}
+		of := cases[op.Domain+" "+op.Name]
+		if op.Name == "DynamicQuantizeMatMul" { // as above
+			continue
+		}
+		for _, since := range op.Since {
+			own := func(c *gradCase) int {
+				if _, was := ops.Lookup(c.domain, op.Name, int(c.opset)); was == since {
+					return 0
+				}
+				return 1
+			}
+			of := slices.SortedStableFunc(slices.Values(of), func(a, b *gradCase) int { return own(a) - own(b) })
+			t.Run(fmt.Sprintf("%s%s-%d", op.Domain, op.Name, since), func(t *testing.T) {
+				t.Parallel()
+				var unheld error
+				for _, c := range of { // at the last opset of that version
+					_, was := ops.Lookup(c.domain, op.Name, int(c.opset))
+					at := *c
+					at.opset = int64(since)
+					if was == since {
+						at.opset = c.opset
+					}
+					if !at.check(t, 2, true) {
+						continue
+					}
+					if unheld = at.portable(t); unheld == nil {
+						return
+					}
+				}
+				t.Error("no case is this version's: ", unheld)
+			})
+		}
+	}
+}
