@@ -77,31 +77,28 @@ func init() {
 			},
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 				return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
-					w := g.Info(in[1])
-					if w.Rank() != 3 || !w.Shape[0].Known() || !w.Shape[2].Known() {
-						g.fail(fmt.Errorf("the kernel's shape is not known"))
-						return nil
-					}
-					before := int64(w.Shape[2].N - 1)
-					x := in[0]
+					x, w := in[0], in[1]
+					one := g.Int64s(1)
+					before := g.Op("Sub", g.Dims(w, 2), one)
 					if len(in) > 3 && in[3] != nil {
 						x = g.With("Concat", []*onnx.Attribute{IntAttr("axis", 2)}, in[3], x)
 					} else {
-						x = g.Op("Pad", x, g.Int64s(0, 0, before, 0, 0, 0))
+						x = g.Op("Pad", x, g.Concat(g.Int64s(0, 0), before, g.Int64s(0, 0, 0)))
 					}
-					conv := []*onnx.Value{x, in[1]}
+					var y *onnx.Value
+					if shape := g.Info(w); shape.Rank() == 3 && shape.Shape[0].Known() {
+						y = g.With("Conv", []*onnx.Attribute{IntAttr("group", int64(shape.Shape[0].N))}, x, w)
+					} else { // what each place looks back at, as an axis
+						at := g.Op("Add", g.Op("Unsqueeze", g.Positions(in[0], 2), one), g.Positions(w, 2))
+						y = g.ReduceSum(g.Mul(g.With("Gather", []*onnx.Attribute{IntAttr("axis", 2)}, x, at), w), false, 3)
+					}
 					if len(in) > 2 && in[2] != nil {
-						conv = append(conv, in[2])
+						y = g.Add(y, g.Op("Unsqueeze", in[2], one))
 					}
-					y := g.With("Conv", []*onnx.Attribute{IntAttr("group", int64(w.Shape[0].N))}, conv...)
 					if n.Str("activation", "none") != "none" {
 						y = g.Mul(y, g.Op("Sigmoid", y))
 					}
-					from := g.Int64s(-before)
-					if before == 0 {
-						from = g.Int64s(math.MaxInt64)
-					}
-					return []*onnx.Value{y, g.Op("Slice", x, from, g.Int64s(math.MaxInt64), g.Int64s(2))}
+					return []*onnx.Value{y, g.Op("Slice", x, g.Dims(in[0], 2), g.Int64s(math.MaxInt64), g.Int64s(2))}
 				})
 			}},
 	)

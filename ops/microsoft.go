@@ -290,18 +290,20 @@ func (g *Grad) packedAttention(n *Node, x *onnx.Value, w Info, mask, past, bias 
 		return nil, fmt.Errorf("num_heads %d is out of range", heads)
 	case n.Int("do_rotary", 0) != 0 || n.Int("past_present_share_buffer", 0) != 0:
 		return nil, fmt.Errorf("do_rotary and past_present_share_buffer are not supported")
-	case w.Rank() != 2 || !w.Shape[1].Known():
-		return nil, fmt.Errorf("the width of the weights is not known")
+	case w.Rank() != 2:
+		return nil, fmt.Errorf("the rank of the weights is not known")
 	}
-	sizes := n.Ints("qkv_hidden_sizes", nil)
-	if sizes == nil {
-		third := int64(w.Shape[1].N / 3)
-		sizes = []int64{third, third, third}
-	}
-	if len(sizes) != 3 {
+	var qkv []*onnx.Value
+	switch sizes := n.Ints("qkv_hidden_sizes", nil); {
+	case sizes == nil && w.Shape[1].Known() && w.Shape[1].N%3 != 0:
+		return nil, fmt.Errorf("weights of %v are not those of queries, keys and values", w.Shape)
+	case sizes == nil:
+		qkv = g.Node("Split", 3, []*onnx.Value{x}, IntAttr("axis", 2), IntAttr("num_outputs", 3))
+	case len(sizes) != 3:
 		return nil, fmt.Errorf("qkv_hidden_sizes %v should be three", sizes)
+	default:
+		qkv = g.Node("Split", 3, []*onnx.Value{x, g.Int64s(sizes...)}, IntAttr("axis", 2))
 	}
-	qkv := g.Node("Split", 3, []*onnx.Value{x, g.Int64s(sizes...)}, IntAttr("axis", 2))
 	scalar := func(i int64) *onnx.Value { return g.Const(tensor.Scalar(i)) }
 	length := g.Dim(n.Inputs[0], 1)
 	var pastK, pastV *onnx.Value
@@ -368,12 +370,10 @@ func multiHeadAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 	}
 	q, k, v := n.Inputs[0], n.Inputs[1], n.Inputs[2]
 	if n.Has(3) {
-		width, values := n.Info(0).Shape[2], n.Info(2)
-		if n.Info(1).Rank() != 3 || values.Rank() != 3 || !width.Known() || !values.Shape[2].Known() {
-			return nil, fmt.Errorf("a bias needs keys and values of three axes and known widths")
+		if n.Info(1).Rank() != 3 || n.Info(2).Rank() != 3 {
+			return nil, fmt.Errorf("a bias needs keys and values of three axes")
 		}
-		last := values.Shape[2]
-		parts := g.Node("Split", 3, []*onnx.Value{n.Inputs[3], g.Int64s(int64(width.N), int64(width.N), int64(last.N))}, IntAttr("axis", 0))
+		parts := g.Node("Split", 3, []*onnx.Value{n.Inputs[3], g.Concat(g.Dims(q, 2), g.Dims(k, 2), g.Dims(v, 2))}, IntAttr("axis", 0))
 		q, k, v = g.Add(q, parts[0]), g.Add(k, parts[1]), g.Add(v, parts[2])
 	}
 	if n.Info(1).Rank() == 4 { // Attention wants one form for all three
@@ -424,19 +424,18 @@ func groupQueryAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 		return nil, fmt.Errorf("caches of integers are not supported")
 	case !n.Has(5) || n.Has(3) != n.Has(4) || n.Has(1) != n.Has(2):
 		return nil, fmt.Errorf("seqlens_k is required, and keys and values go together")
-	case n.In[0].Rank() != 3 || !n.In[0].Shape[2].Known():
-		return nil, fmt.Errorf("the width of the queries is not known")
+	case n.In[0].Rank() != 3:
+		return nil, fmt.Errorf("the rank of the queries is not known, or not three")
 	}
 	query, key, value := n.Inputs[0], n.Input(1), n.Input(2)
-	width := int64(n.In[0].Shape[2].N)
-	size := width / heads
+	size := g.Op("Div", g.Dims(query, 2), g.Int64s(heads))
 	if key == nil {
-		size = width / (heads + 2*kv)
-		qkv := g.Node("Split", 3, []*onnx.Value{query, g.Int64s(heads*size, kv*size, kv*size)}, IntAttr("axis", 2))
+		size = g.Op("Div", g.Dims(query, 2), g.Int64s(heads+2*kv))
+		qkv := g.Node("Split", 3, []*onnx.Value{query, g.Op("Mul", size, g.Int64s(heads, kv, kv))}, IntAttr("axis", 2))
 		query, key, value = qkv[0], qkv[1], qkv[2]
 	}
 	split := func(v *onnx.Value, heads int64) *onnx.Value {
-		return g.Transpose(g.Op("Reshape", v, g.Int64s(0, 0, heads, size)), 0, 2, 1, 3)
+		return g.Transpose(g.Op("Reshape", v, g.Concat(g.Int64s(0, 0, heads), size)), 0, 2, 1, 3)
 	}
 	q, k, v := split(query, heads), split(key, kv), split(value, kv)
 	// Where each row's new tokens begin: 0 in a first run, whose rows may be filled up at their ends.
@@ -510,6 +509,6 @@ func groupQueryAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 		keysOf, valuesOf = along(2, k, none), along(2, v, none)
 	}
 	y := g.At(23, "Attention", 1, []*onnx.Value{q, keysOf, valuesOf, seen}, attrs...)[0]
-	y = g.Op("Reshape", g.Transpose(y, 0, 2, 1, 3), g.Int64s(0, 0, heads*size))
+	y = g.Op("Reshape", g.Transpose(y, 0, 2, 1, 3), g.Concat(g.Int64s(0, 0), g.Op("Mul", size, g.Int64s(heads))))
 	return []*onnx.Value{y, k, v}, nil
 }

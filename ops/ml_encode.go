@@ -274,32 +274,36 @@ func compileVectorizer(n *Node) (Kernel, error) {
 // gradVectorizer cuts the gradient where the inputs were joined.
 func gradVectorizer(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	dx := make([]*onnx.Value, len(n.Inputs))
-	sizes, at := n.Ints("inputdimensions", nil), int64(0)
+	sizes, at := n.Ints("inputdimensions", nil), g.Int64s(0)
 	for i, x := range n.Inputs {
 		if x == nil {
 			return nil, fmt.Errorf("input %d is left out", i)
 		}
 		shape, known := g.Info(x).Static()
-		var width int64
+		var width *onnx.Value
 		switch {
 		case known:
 			_, w, err := vectorRows(shape)
 			if err != nil {
 				return nil, err
 			}
-			if width = int64(w); i < len(sizes) && sizes[i] != width {
-				return nil, fmt.Errorf("the gradient of input %d, %d of whose %d features are used, is not implemented", i, sizes[i], width)
+			if i < len(sizes) && sizes[i] != int64(w) {
+				return nil, fmt.Errorf("the gradient of input %d, %d of whose %d features are used, is not implemented", i, sizes[i], w)
 			}
+			width = g.Int64s(int64(w))
 		case i < len(sizes): // the reshape below refuses another number than it has
-			width = sizes[i]
+			width = g.Int64s(sizes[i])
+		case g.Rank(x) == 1:
+			width = g.Shape(x)
 		default:
-			return nil, fmt.Errorf("the gradient needs attribute inputdimensions, or the shape of input %d", i)
+			width = g.With("ReduceProd", []*onnx.Attribute{IntAttr("keepdims", 1)}, g.Tail(g.Shape(x), 1))
 		}
+		end := g.Op("Add", at, width)
 		if g.DType(x).IsFloat() {
-			part := g.Op("Slice", dy[0], g.Int64s(at), g.Int64s(at+width), g.Int64s(1))
+			part := g.Op("Slice", dy[0], at, end, g.Int64s(1))
 			dx[i] = g.ReshapeLike(g.Op("CastLike", part, x), x)
 		}
-		at += width
+		at = end
 	}
 	return dx, nil
 }

@@ -96,19 +96,20 @@ type scales struct {
 	x, scale, zero *onnx.Value
 	axis           int64 // -1: one for all
 	block          int64
+	unsure         bool // how many there are is not known, so that it may be one for all
 }
 
 func scalesOf(g *Grad, n *Node) (s scales, err error) {
 	s = scales{x: n.Inputs[0], scale: n.Inputs[1], zero: n.Input(2), axis: -1, block: n.Int("block_size", 0)}
 	shape := n.Info(1)
 	switch {
-	case !shape.Ranked || len(shape.Shape) == 1 && !shape.Shape[0].Known():
-		return s, fmt.Errorf("the number of the scales is not known")
+	case !shape.Ranked:
+		return s, fmt.Errorf("the rank of the scales is not known")
 	case s.block == 0 && (len(shape.Shape) == 0 || len(shape.Shape) == 1 && shape.Shape[0].N == 1):
 		return s, nil
 	}
 	axis, err := n.Axis("axis", 1, g.Rank(s.x))
-	s.axis = int64(axis)
+	s.axis, s.unsure = int64(axis), s.block == 0 && !shape.Shape[0].Known()
 	return s, err
 }
 
@@ -148,6 +149,10 @@ func (s scales) spread(g *Grad, v, like *onnx.Value) *onnx.Value {
 func (s scales) total(g *Grad, d *onnx.Value) (*onnx.Value, error) {
 	if s.block > 0 {
 		return nil, fmt.Errorf("the scales of blocks have none")
+	}
+	if s.unsure {
+		d = g.SumTo(d, g.beside(s.scale, s.x, s.axis))
+		return g.Op("CastLike", g.ReshapeLike(d, s.scale), s.scale), nil
 	}
 	var axes []int64
 	for a := range int64(g.Rank(s.x)) {
