@@ -96,6 +96,11 @@ func microsoftCases(add addCase) {
 	ms("RotaryEmbedding", "", attrs{i("num_heads", 2)}, signed(2, 3, 8), intsOf([]int{2, 3}, 0, 1, 2, 3, 1, 0), signed(4, 2), signed(4, 2))
 	ms("RotaryEmbedding", "one position, interleaved", attrs{i("interleaved", 1)}, signed(2, 2, 3, 4), ints(1), signed(5, 2), signed(5, 2))
 
+	ms("MoE", "two of three, by their softmax", attrs{i("k", 2), i("normalize_routing_weights", 1), s("activation_type", "silu")},
+		signed(5, 3), signed(5, 3), signed(3, 4, 3), signed(3, 4), signed(3, 3, 4), signed(3, 3))
+	ms("MoE", "swiglu", attrs{i("k", 1), s("activation_type", "swiglu"), i("swiglu_fusion", 1), f("activation_beta", 1), f("swiglu_limit", 2)},
+		signed(2, 2, 3), signed(4, 3), signed(3, 8, 3), nil, signed(3, 3, 4))
+
 	uint8s := func(shape []int, v ...uint8) *gradInput { return fixed(tensor.New(v, shape...)) }
 	exact := func(c *gradCase) { c.step, c.tol = 0.25, 1e-4 } // of what is linear in each number, in float32
 	bytes := func(n int) []uint8 {
@@ -109,6 +114,8 @@ func microsoftCases(add addCase) {
 		single(signed(1)), single(signed(2)), uint8s([]int{}, 100), uint8s([]int{2}, 90, 7), single(signed(2))))
 	exact(ms("MatMulNBits", "", attrs{i("K", 16), i("N", 2), i("bits", 4), i("block_size", 16)}, single(signed(3, 16)), uint8s([]int{2, 1, 8}, bytes(16)...), single(signed(2))))
 	exact(ms("GatherBlockQuantized", "", attrs{i("block_size", 16), i("bits", 8), i("gather_axis", 0), i("quantize_axis", 1)}, uint8s([]int{3, 16}, bytes(48)...), ints(2, 0, 2), single(signed(3, 1))))
+	ms("QMoE", "", attrs{i("k", 2), s("activation_type", "silu"), i("expert_weight_bits", 8)}, signed(3, 4), signed(3, 3),
+		uint8s([]int{3, 2, 4}, bytes(24)...), uniform(0.001, 0.01, 3, 2), signed(3, 2), uint8s([]int{3, 4, 2}, bytes(24)...), uniform(0.001, 0.01, 3, 4), signed(3, 4))
 	for _, domain := range []string{"", "com.microsoft"} {
 		for name, in := range map[string][]*gradInput{
 			"one scale":     {uint8s([]int{2, 3}, bytes(6)...), single(signed()), uint8s([]int{}, 100)},
@@ -123,6 +130,21 @@ func microsoftCases(add addCase) {
 		}
 	}
 	refused := func(c *gradCase) { c.refused = "straight-through" }
+	for _, op := range []string{"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Upsample", "ReorderInput", "ReorderOutput"} {
+		var as attrs
+		switch op {
+		case "MaxPool", "AveragePool":
+			as = attrs{is("kernel_shape", 2, 2), is("pads", 0, 1, 1, 0)}
+		case "Upsample":
+			as = attrs{is("scales", 1, 1, 2, 3), s("mode", "linear")}
+		case "ReorderInput":
+			as = attrs{i("channels_last", 1)}
+		case "ReorderOutput":
+			as = attrs{i("channels", 12)}
+		}
+		ms(op, "blocks", as, signed(1, 16, 3, 3)).domain = "com.microsoft.nchwc"
+	}
+	ms("Conv", "blocks, sum", attrs{s("activation", "Tanh"), is("kernel_shape", 1, 2)}, signed(1, 16, 2, 3), signed(16, 16, 1, 2), signed(16), signed(1, 16, 2, 2)).domain = "com.microsoft.nchwc"
 	for _, domain := range []string{"", "com.microsoft"} {
 		c := ms("QuantizeLinear DequantizeLinear", "refused", nil, single(signed(2, 3)), fixed(tensor.Scalar(float32(0.1))))
 		refused(c)
