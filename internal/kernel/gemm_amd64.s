@@ -7,7 +7,17 @@
 // func sgemm1x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm1x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -77,70 +87,95 @@ sum:
 	VADDPS       Z7, Z3, Z3
 	VADDPS       Z2, Z0, Z0
 	VADDPS       Z3, Z1, Z1
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z2
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z2
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z2
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z2, K1, Z0
 	VFMADD231PS  64(CX), Z2, K2, Z1
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z2
 	VADDPS       Z2, Z0, Z0
 	VADDPS       Z2, Z1, Z1
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
-	VADDPS (CX), Z0, K1, Z0
-	VADDPS 64(CX), Z1, K2, Z1
-
-skip3:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
 	JZ     skip4
-	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 
 skip4:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     skip5
+	MOVQ   72(AX), DX
+	VADDPS (CX), Z0, K1, Z0
+	VADDPS 64(CX), Z1, K2, Z1
+
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z2
-	VBROADCASTSS 116(AX), Z3
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z2
+	VBROADCASTSS 172(AX), Z3
 	VMAXPS       Z0, Z2, Z0
 	VMINPS       Z0, Z3, Z0
 	VMAXPS       Z1, Z2, Z1
 	VMINPS       Z1, Z3, Z1
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm2x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm2x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -242,23 +277,21 @@ sum:
 	VADDPS       Z5, Z1, Z1
 	VADDPS       Z6, Z2, Z2
 	VADDPS       Z7, Z3, Z3
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z4
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z4
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z4
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z4, K1, Z0
 	VFMADD231PS  64(CX), Z4, K2, Z1
@@ -266,10 +299,10 @@ sum:
 	VFMADD231PS  (CX), Z4, K1, Z2
 	VFMADD231PS  64(CX), Z4, K2, Z3
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z4
 	VADDPS       Z4, Z0, Z0
 	VADDPS       Z4, Z1, Z1
@@ -277,19 +310,19 @@ skip1:
 	VADDPS       Z4, Z2, Z2
 	VADDPS       Z4, Z3, Z3
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
 	VADDPS 64(CX), Z3, K2, Z3
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -297,12 +330,12 @@ skip3:
 	VADDPS (CX), Z2, K1, Z2
 	VADDPS 64(CX), Z3, K2, Z3
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z4
-	VBROADCASTSS 116(AX), Z5
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z4
+	VBROADCASTSS 172(AX), Z5
 	VMAXPS       Z0, Z4, Z0
 	VMINPS       Z0, Z5, Z0
 	VMAXPS       Z1, Z4, Z1
@@ -312,20 +345,47 @@ skip4:
 	VMAXPS       Z3, Z4, Z3
 	VMINPS       Z3, Z5, Z3
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm3x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm3x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -459,25 +519,23 @@ sum:
 	VADDPS       Z9, Z3, Z3
 	VADDPS       Z10, Z4, Z4
 	VADDPS       Z11, Z5, Z5
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z6
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
 	VMULPS       Z6, Z2, Z2
 	VMULPS       Z6, Z3, Z3
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z6
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z6
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z6, K1, Z0
 	VFMADD231PS  64(CX), Z6, K2, Z1
@@ -488,10 +546,10 @@ sum:
 	VFMADD231PS  (CX), Z6, K1, Z4
 	VFMADD231PS  64(CX), Z6, K2, Z5
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z6
 	VADDPS       Z6, Z0, Z0
 	VADDPS       Z6, Z1, Z1
@@ -502,10 +560,10 @@ skip1:
 	VADDPS       Z6, Z4, Z4
 	VADDPS       Z6, Z5, Z5
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -513,10 +571,10 @@ skip2:
 	VADDPS (CX), Z4, K1, Z4
 	VADDPS 64(CX), Z5, K2, Z5
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -527,12 +585,12 @@ skip3:
 	VADDPS (CX), Z4, K1, Z4
 	VADDPS 64(CX), Z5, K2, Z5
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z6
-	VBROADCASTSS 116(AX), Z7
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z6
+	VBROADCASTSS 172(AX), Z7
 	VMAXPS       Z0, Z6, Z0
 	VMINPS       Z0, Z7, Z0
 	VMAXPS       Z1, Z6, Z1
@@ -546,23 +604,50 @@ skip4:
 	VMAXPS       Z5, Z6, Z5
 	VMINPS       Z5, Z7, Z5
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm4x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm4x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -696,15 +781,11 @@ sum:
 	VADDPS       Z13, Z5, Z5
 	VADDPS       Z14, Z6, Z6
 	VADDPS       Z15, Z7, Z7
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z8
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
 	VMULPS       Z8, Z2, Z2
@@ -713,10 +794,12 @@ sum:
 	VMULPS       Z8, Z5, Z5
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z8
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z8
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z8, K1, Z0
 	VFMADD231PS  64(CX), Z8, K2, Z1
@@ -730,10 +813,10 @@ sum:
 	VFMADD231PS  (CX), Z8, K1, Z6
 	VFMADD231PS  64(CX), Z8, K2, Z7
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z8
 	VADDPS       Z8, Z0, Z0
 	VADDPS       Z8, Z1, Z1
@@ -747,10 +830,10 @@ skip1:
 	VADDPS       Z8, Z6, Z6
 	VADDPS       Z8, Z7, Z7
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -760,10 +843,10 @@ skip2:
 	VADDPS (CX), Z6, K1, Z6
 	VADDPS 64(CX), Z7, K2, Z7
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -777,12 +860,12 @@ skip3:
 	VADDPS (CX), Z6, K1, Z6
 	VADDPS 64(CX), Z7, K2, Z7
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z8
-	VBROADCASTSS 116(AX), Z9
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z8
+	VBROADCASTSS 172(AX), Z9
 	VMAXPS       Z0, Z8, Z0
 	VMINPS       Z0, Z9, Z0
 	VMAXPS       Z1, Z8, Z1
@@ -800,26 +883,53 @@ skip4:
 	VMAXPS       Z7, Z8, Z7
 	VMINPS       Z7, Z9, Z7
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm5x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm5x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -977,15 +1087,11 @@ sum:
 	VADDPS       Z17, Z7, Z7
 	VADDPS       Z18, Z8, Z8
 	VADDPS       Z19, Z9, Z9
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z10
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
 	VMULPS       Z10, Z2, Z2
@@ -996,10 +1102,12 @@ sum:
 	VMULPS       Z10, Z7, Z7
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z10
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z10
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z10, K1, Z0
 	VFMADD231PS  64(CX), Z10, K2, Z1
@@ -1016,10 +1124,10 @@ sum:
 	VFMADD231PS  (CX), Z10, K1, Z8
 	VFMADD231PS  64(CX), Z10, K2, Z9
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z10
 	VADDPS       Z10, Z0, Z0
 	VADDPS       Z10, Z1, Z1
@@ -1036,10 +1144,10 @@ skip1:
 	VADDPS       Z10, Z8, Z8
 	VADDPS       Z10, Z9, Z9
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -1051,10 +1159,10 @@ skip2:
 	VADDPS (CX), Z8, K1, Z8
 	VADDPS 64(CX), Z9, K2, Z9
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -1071,12 +1179,12 @@ skip3:
 	VADDPS (CX), Z8, K1, Z8
 	VADDPS 64(CX), Z9, K2, Z9
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z10
-	VBROADCASTSS 116(AX), Z11
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z10
+	VBROADCASTSS 172(AX), Z11
 	VMAXPS       Z0, Z10, Z0
 	VMINPS       Z0, Z11, Z0
 	VMAXPS       Z1, Z10, Z1
@@ -1098,29 +1206,56 @@ skip4:
 	VMAXPS       Z9, Z10, Z9
 	VMINPS       Z9, Z11, Z9
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm6x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm6x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -1302,15 +1437,11 @@ sum:
 	VADDPS       Z21, Z9, Z9
 	VADDPS       Z22, Z10, Z10
 	VADDPS       Z23, Z11, Z11
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z12
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
 	VMULPS       Z12, Z2, Z2
@@ -1323,10 +1454,12 @@ sum:
 	VMULPS       Z12, Z9, Z9
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z12
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z12
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z12, K1, Z0
 	VFMADD231PS  64(CX), Z12, K2, Z1
@@ -1346,10 +1479,10 @@ sum:
 	VFMADD231PS  (CX), Z12, K1, Z10
 	VFMADD231PS  64(CX), Z12, K2, Z11
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z12
 	VADDPS       Z12, Z0, Z0
 	VADDPS       Z12, Z1, Z1
@@ -1369,10 +1502,10 @@ skip1:
 	VADDPS       Z12, Z10, Z10
 	VADDPS       Z12, Z11, Z11
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -1386,10 +1519,10 @@ skip2:
 	VADDPS (CX), Z10, K1, Z10
 	VADDPS 64(CX), Z11, K2, Z11
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -1409,12 +1542,12 @@ skip3:
 	VADDPS (CX), Z10, K1, Z10
 	VADDPS 64(CX), Z11, K2, Z11
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z12
-	VBROADCASTSS 116(AX), Z13
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z12
+	VBROADCASTSS 172(AX), Z13
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMAXPS       Z1, Z12, Z1
@@ -1440,32 +1573,59 @@ skip4:
 	VMAXPS       Z11, Z12, Z11
 	VMINPS       Z11, Z13, Z11
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm7x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm7x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -1643,15 +1803,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z14
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
 	VMULPS       Z14, Z2, Z2
@@ -1666,10 +1822,12 @@ sum:
 	VMULPS       Z14, Z11, Z11
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z14
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z14
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z14, K1, Z0
 	VFMADD231PS  64(CX), Z14, K2, Z1
@@ -1692,10 +1850,10 @@ sum:
 	VFMADD231PS  (CX), Z14, K1, Z12
 	VFMADD231PS  64(CX), Z14, K2, Z13
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z14
 	VADDPS       Z14, Z0, Z0
 	VADDPS       Z14, Z1, Z1
@@ -1718,10 +1876,10 @@ skip1:
 	VADDPS       Z14, Z12, Z12
 	VADDPS       Z14, Z13, Z13
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -1737,10 +1895,10 @@ skip2:
 	VADDPS (CX), Z12, K1, Z12
 	VADDPS 64(CX), Z13, K2, Z13
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -1763,12 +1921,12 @@ skip3:
 	VADDPS (CX), Z12, K1, Z12
 	VADDPS 64(CX), Z13, K2, Z13
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z14
-	VBROADCASTSS 116(AX), Z15
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z14
+	VBROADCASTSS 172(AX), Z15
 	VMAXPS       Z0, Z14, Z0
 	VMINPS       Z0, Z15, Z0
 	VMAXPS       Z1, Z14, Z1
@@ -1798,35 +1956,62 @@ skip4:
 	VMAXPS       Z13, Z14, Z13
 	VMINPS       Z13, Z15, Z13
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm8x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm8x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -2024,15 +2209,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z16
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
 	VMULPS       Z16, Z2, Z2
@@ -2049,10 +2230,12 @@ sum:
 	VMULPS       Z16, Z13, Z13
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z16
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z16
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z16, K1, Z0
 	VFMADD231PS  64(CX), Z16, K2, Z1
@@ -2078,10 +2261,10 @@ sum:
 	VFMADD231PS  (CX), Z16, K1, Z14
 	VFMADD231PS  64(CX), Z16, K2, Z15
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z16
 	VADDPS       Z16, Z0, Z0
 	VADDPS       Z16, Z1, Z1
@@ -2107,10 +2290,10 @@ skip1:
 	VADDPS       Z16, Z14, Z14
 	VADDPS       Z16, Z15, Z15
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -2128,10 +2311,10 @@ skip2:
 	VADDPS (CX), Z14, K1, Z14
 	VADDPS 64(CX), Z15, K2, Z15
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -2157,12 +2340,12 @@ skip3:
 	VADDPS (CX), Z14, K1, Z14
 	VADDPS 64(CX), Z15, K2, Z15
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z16
-	VBROADCASTSS 116(AX), Z17
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z16
+	VBROADCASTSS 172(AX), Z17
 	VMAXPS       Z0, Z16, Z0
 	VMINPS       Z0, Z17, Z0
 	VMAXPS       Z1, Z16, Z1
@@ -2196,38 +2379,65 @@ skip4:
 	VMAXPS       Z15, Z16, Z15
 	VMINPS       Z15, Z17, Z15
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z14, K1, (AX)
-	VMOVUPS Z15, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm9x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm9x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -2445,15 +2655,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z18
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
 	VMULPS       Z18, Z2, Z2
@@ -2472,10 +2678,12 @@ sum:
 	VMULPS       Z18, Z15, Z15
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z18
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z18
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z18, K1, Z0
 	VFMADD231PS  64(CX), Z18, K2, Z1
@@ -2504,10 +2712,10 @@ sum:
 	VFMADD231PS  (CX), Z18, K1, Z16
 	VFMADD231PS  64(CX), Z18, K2, Z17
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z18
 	VADDPS       Z18, Z0, Z0
 	VADDPS       Z18, Z1, Z1
@@ -2536,10 +2744,10 @@ skip1:
 	VADDPS       Z18, Z16, Z16
 	VADDPS       Z18, Z17, Z17
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -2559,10 +2767,10 @@ skip2:
 	VADDPS (CX), Z16, K1, Z16
 	VADDPS 64(CX), Z17, K2, Z17
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -2591,12 +2799,12 @@ skip3:
 	VADDPS (CX), Z16, K1, Z16
 	VADDPS 64(CX), Z17, K2, Z17
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z18
-	VBROADCASTSS 116(AX), Z19
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z18
+	VBROADCASTSS 172(AX), Z19
 	VMAXPS       Z0, Z18, Z0
 	VMINPS       Z0, Z19, Z0
 	VMAXPS       Z1, Z18, Z1
@@ -2634,41 +2842,68 @@ skip4:
 	VMAXPS       Z17, Z18, Z17
 	VMINPS       Z17, Z19, Z17
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z14, K1, (AX)
-	VMOVUPS Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z16, K1, (AX)
-	VMOVUPS Z17, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm10x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm10x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -2906,15 +3141,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z20
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
 	VMULPS       Z20, Z2, Z2
@@ -2935,10 +3166,12 @@ sum:
 	VMULPS       Z20, Z17, Z17
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z20
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z20
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z20, K1, Z0
 	VFMADD231PS  64(CX), Z20, K2, Z1
@@ -2970,10 +3203,10 @@ sum:
 	VFMADD231PS  (CX), Z20, K1, Z18
 	VFMADD231PS  64(CX), Z20, K2, Z19
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z20
 	VADDPS       Z20, Z0, Z0
 	VADDPS       Z20, Z1, Z1
@@ -3005,10 +3238,10 @@ skip1:
 	VADDPS       Z20, Z18, Z18
 	VADDPS       Z20, Z19, Z19
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -3030,10 +3263,10 @@ skip2:
 	VADDPS (CX), Z18, K1, Z18
 	VADDPS 64(CX), Z19, K2, Z19
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -3065,12 +3298,12 @@ skip3:
 	VADDPS (CX), Z18, K1, Z18
 	VADDPS 64(CX), Z19, K2, Z19
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z20
-	VBROADCASTSS 116(AX), Z21
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z20
+	VBROADCASTSS 172(AX), Z21
 	VMAXPS       Z0, Z20, Z0
 	VMINPS       Z0, Z21, Z0
 	VMAXPS       Z1, Z20, Z1
@@ -3112,44 +3345,71 @@ skip4:
 	VMAXPS       Z19, Z20, Z19
 	VMINPS       Z19, Z21, Z19
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z14, K1, (AX)
-	VMOVUPS Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z16, K1, (AX)
-	VMOVUPS Z17, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z18, K1, (AX)
-	VMOVUPS Z19, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z18, K1, (CX)
+	VMOVUPS Z19, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm11x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm11x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -3407,15 +3667,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z22
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z22
 	VMULPS       Z22, Z0, Z0
 	VMULPS       Z22, Z1, Z1
 	VMULPS       Z22, Z2, Z2
@@ -3438,10 +3694,12 @@ sum:
 	VMULPS       Z22, Z19, Z19
 	VMULPS       Z22, Z20, Z20
 	VMULPS       Z22, Z21, Z21
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z22
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z22
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z22, K1, Z0
 	VFMADD231PS  64(CX), Z22, K2, Z1
@@ -3476,10 +3734,10 @@ sum:
 	VFMADD231PS  (CX), Z22, K1, Z20
 	VFMADD231PS  64(CX), Z22, K2, Z21
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z22
 	VADDPS       Z22, Z0, Z0
 	VADDPS       Z22, Z1, Z1
@@ -3514,10 +3772,10 @@ skip1:
 	VADDPS       Z22, Z20, Z20
 	VADDPS       Z22, Z21, Z21
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -3541,10 +3799,10 @@ skip2:
 	VADDPS (CX), Z20, K1, Z20
 	VADDPS 64(CX), Z21, K2, Z21
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -3579,12 +3837,12 @@ skip3:
 	VADDPS (CX), Z20, K1, Z20
 	VADDPS 64(CX), Z21, K2, Z21
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z22
-	VBROADCASTSS 116(AX), Z23
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z22
+	VBROADCASTSS 172(AX), Z23
 	VMAXPS       Z0, Z22, Z0
 	VMINPS       Z0, Z23, Z0
 	VMAXPS       Z1, Z22, Z1
@@ -3630,47 +3888,74 @@ skip4:
 	VMAXPS       Z21, Z22, Z21
 	VMINPS       Z21, Z23, Z21
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z14, K1, (AX)
-	VMOVUPS Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z16, K1, (AX)
-	VMOVUPS Z17, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z18, K1, (AX)
-	VMOVUPS Z19, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z20, K1, (AX)
-	VMOVUPS Z21, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z18, K1, (CX)
+	VMOVUPS Z19, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z20, K1, (CX)
+	VMOVUPS Z21, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm12x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemm12x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -3948,15 +4233,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z24
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
 	VMULPS       Z24, Z2, Z2
@@ -3981,10 +4262,12 @@ sum:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z24
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z24
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z24, K1, Z0
 	VFMADD231PS  64(CX), Z24, K2, Z1
@@ -4022,10 +4305,10 @@ sum:
 	VFMADD231PS  (CX), Z24, K1, Z22
 	VFMADD231PS  64(CX), Z24, K2, Z23
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z24
 	VADDPS       Z24, Z0, Z0
 	VADDPS       Z24, Z1, Z1
@@ -4063,10 +4346,10 @@ skip1:
 	VADDPS       Z24, Z22, Z22
 	VADDPS       Z24, Z23, Z23
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -4092,10 +4375,10 @@ skip2:
 	VADDPS (CX), Z22, K1, Z22
 	VADDPS 64(CX), Z23, K2, Z23
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -4133,12 +4416,12 @@ skip3:
 	VADDPS (CX), Z22, K1, Z22
 	VADDPS 64(CX), Z23, K2, Z23
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z24
-	VBROADCASTSS 116(AX), Z25
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z24
+	VBROADCASTSS 172(AX), Z25
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z25, Z0
 	VMAXPS       Z1, Z24, Z1
@@ -4188,50 +4471,77 @@ skip4:
 	VMAXPS       Z23, Z24, Z23
 	VMINPS       Z23, Z25, Z23
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z14, K1, (AX)
-	VMOVUPS Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z16, K1, (AX)
-	VMOVUPS Z17, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z18, K1, (AX)
-	VMOVUPS Z19, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z20, K1, (AX)
-	VMOVUPS Z21, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z22, K1, (AX)
-	VMOVUPS Z23, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z18, K1, (CX)
+	VMOVUPS Z19, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z20, K1, (CX)
+	VMOVUPS Z21, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z22, K1, (CX)
+	VMOVUPS Z23, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm1x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm1x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -4301,70 +4611,95 @@ sum:
 	VADDPD       Z7, Z3, Z3
 	VADDPD       Z2, Z0, Z0
 	VADDPD       Z3, Z1, Z1
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z2
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z2
 	VMULPD       Z2, Z0, Z0
 	VMULPD       Z2, Z1, Z1
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z2
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z2
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z2, K1, Z0
 	VFMADD231PD  64(CX), Z2, K2, Z1
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z2
 	VADDPD       Z2, Z0, Z0
 	VADDPD       Z2, Z1, Z1
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
-	VADDPD (CX), Z0, K1, Z0
-	VADDPD 64(CX), Z1, K2, Z1
-
-skip3:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
 	JZ     skip4
-	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 
 skip4:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     skip5
+	MOVQ   72(AX), DX
+	VADDPD (CX), Z0, K1, Z0
+	VADDPD 64(CX), Z1, K2, Z1
+
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z2
-	VBROADCASTSD 128(AX), Z3
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z2
+	VBROADCASTSD 184(AX), Z3
 	VMAXPD       Z0, Z2, Z0
 	VMINPD       Z0, Z3, Z0
 	VMAXPD       Z1, Z2, Z1
 	VMINPD       Z1, Z3, Z1
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm2x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm2x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -4466,23 +4801,21 @@ sum:
 	VADDPD       Z5, Z1, Z1
 	VADDPD       Z6, Z2, Z2
 	VADDPD       Z7, Z3, Z3
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z4
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z4
 	VMULPD       Z4, Z0, Z0
 	VMULPD       Z4, Z1, Z1
 	VMULPD       Z4, Z2, Z2
 	VMULPD       Z4, Z3, Z3
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z4
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z4
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z4, K1, Z0
 	VFMADD231PD  64(CX), Z4, K2, Z1
@@ -4490,10 +4823,10 @@ sum:
 	VFMADD231PD  (CX), Z4, K1, Z2
 	VFMADD231PD  64(CX), Z4, K2, Z3
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z4
 	VADDPD       Z4, Z0, Z0
 	VADDPD       Z4, Z1, Z1
@@ -4501,19 +4834,19 @@ skip1:
 	VADDPD       Z4, Z2, Z2
 	VADDPD       Z4, Z3, Z3
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 	VADDPD (CX), Z2, K1, Z2
 	VADDPD 64(CX), Z3, K2, Z3
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
@@ -4521,12 +4854,12 @@ skip3:
 	VADDPD (CX), Z2, K1, Z2
 	VADDPD 64(CX), Z3, K2, Z3
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z4
-	VBROADCASTSD 128(AX), Z5
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z4
+	VBROADCASTSD 184(AX), Z5
 	VMAXPD       Z0, Z4, Z0
 	VMINPD       Z0, Z5, Z0
 	VMAXPD       Z1, Z4, Z1
@@ -4536,20 +4869,47 @@ skip4:
 	VMAXPD       Z3, Z4, Z3
 	VMINPD       Z3, Z5, Z3
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z2, K1, (AX)
-	VMOVUPD Z3, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z2, K1, (CX)
+	VMOVUPD Z3, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm3x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm3x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -4683,25 +5043,23 @@ sum:
 	VADDPD       Z9, Z3, Z3
 	VADDPD       Z10, Z4, Z4
 	VADDPD       Z11, Z5, Z5
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z6
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z6
 	VMULPD       Z6, Z0, Z0
 	VMULPD       Z6, Z1, Z1
 	VMULPD       Z6, Z2, Z2
 	VMULPD       Z6, Z3, Z3
 	VMULPD       Z6, Z4, Z4
 	VMULPD       Z6, Z5, Z5
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z6
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z6
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z6, K1, Z0
 	VFMADD231PD  64(CX), Z6, K2, Z1
@@ -4712,10 +5070,10 @@ sum:
 	VFMADD231PD  (CX), Z6, K1, Z4
 	VFMADD231PD  64(CX), Z6, K2, Z5
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z6
 	VADDPD       Z6, Z0, Z0
 	VADDPD       Z6, Z1, Z1
@@ -4726,10 +5084,10 @@ skip1:
 	VADDPD       Z6, Z4, Z4
 	VADDPD       Z6, Z5, Z5
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 	VADDPD (CX), Z2, K1, Z2
@@ -4737,10 +5095,10 @@ skip2:
 	VADDPD (CX), Z4, K1, Z4
 	VADDPD 64(CX), Z5, K2, Z5
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
@@ -4751,12 +5109,12 @@ skip3:
 	VADDPD (CX), Z4, K1, Z4
 	VADDPD 64(CX), Z5, K2, Z5
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z6
-	VBROADCASTSD 128(AX), Z7
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z6
+	VBROADCASTSD 184(AX), Z7
 	VMAXPD       Z0, Z6, Z0
 	VMINPD       Z0, Z7, Z0
 	VMAXPD       Z1, Z6, Z1
@@ -4770,23 +5128,50 @@ skip4:
 	VMAXPD       Z5, Z6, Z5
 	VMINPD       Z5, Z7, Z5
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z2, K1, (AX)
-	VMOVUPD Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z4, K1, (AX)
-	VMOVUPD Z5, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z2, K1, (CX)
+	VMOVUPD Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z4, K1, (CX)
+	VMOVUPD Z5, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm4x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm4x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -4920,15 +5305,11 @@ sum:
 	VADDPD       Z13, Z5, Z5
 	VADDPD       Z14, Z6, Z6
 	VADDPD       Z15, Z7, Z7
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z8
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z8
 	VMULPD       Z8, Z0, Z0
 	VMULPD       Z8, Z1, Z1
 	VMULPD       Z8, Z2, Z2
@@ -4937,10 +5318,12 @@ sum:
 	VMULPD       Z8, Z5, Z5
 	VMULPD       Z8, Z6, Z6
 	VMULPD       Z8, Z7, Z7
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z8
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z8
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z8, K1, Z0
 	VFMADD231PD  64(CX), Z8, K2, Z1
@@ -4954,10 +5337,10 @@ sum:
 	VFMADD231PD  (CX), Z8, K1, Z6
 	VFMADD231PD  64(CX), Z8, K2, Z7
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z8
 	VADDPD       Z8, Z0, Z0
 	VADDPD       Z8, Z1, Z1
@@ -4971,10 +5354,10 @@ skip1:
 	VADDPD       Z8, Z6, Z6
 	VADDPD       Z8, Z7, Z7
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 	VADDPD (CX), Z2, K1, Z2
@@ -4984,10 +5367,10 @@ skip2:
 	VADDPD (CX), Z6, K1, Z6
 	VADDPD 64(CX), Z7, K2, Z7
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
@@ -5001,12 +5384,12 @@ skip3:
 	VADDPD (CX), Z6, K1, Z6
 	VADDPD 64(CX), Z7, K2, Z7
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z8
-	VBROADCASTSD 128(AX), Z9
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z8
+	VBROADCASTSD 184(AX), Z9
 	VMAXPD       Z0, Z8, Z0
 	VMINPD       Z0, Z9, Z0
 	VMAXPD       Z1, Z8, Z1
@@ -5024,26 +5407,53 @@ skip4:
 	VMAXPD       Z7, Z8, Z7
 	VMINPD       Z7, Z9, Z7
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z2, K1, (AX)
-	VMOVUPD Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z4, K1, (AX)
-	VMOVUPD Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z6, K1, (AX)
-	VMOVUPD Z7, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z2, K1, (CX)
+	VMOVUPD Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z4, K1, (CX)
+	VMOVUPD Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z6, K1, (CX)
+	VMOVUPD Z7, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm5x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm5x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -5201,15 +5611,11 @@ sum:
 	VADDPD       Z17, Z7, Z7
 	VADDPD       Z18, Z8, Z8
 	VADDPD       Z19, Z9, Z9
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z10
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z10
 	VMULPD       Z10, Z0, Z0
 	VMULPD       Z10, Z1, Z1
 	VMULPD       Z10, Z2, Z2
@@ -5220,10 +5626,12 @@ sum:
 	VMULPD       Z10, Z7, Z7
 	VMULPD       Z10, Z8, Z8
 	VMULPD       Z10, Z9, Z9
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z10
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z10
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z10, K1, Z0
 	VFMADD231PD  64(CX), Z10, K2, Z1
@@ -5240,10 +5648,10 @@ sum:
 	VFMADD231PD  (CX), Z10, K1, Z8
 	VFMADD231PD  64(CX), Z10, K2, Z9
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z10
 	VADDPD       Z10, Z0, Z0
 	VADDPD       Z10, Z1, Z1
@@ -5260,10 +5668,10 @@ skip1:
 	VADDPD       Z10, Z8, Z8
 	VADDPD       Z10, Z9, Z9
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 	VADDPD (CX), Z2, K1, Z2
@@ -5275,10 +5683,10 @@ skip2:
 	VADDPD (CX), Z8, K1, Z8
 	VADDPD 64(CX), Z9, K2, Z9
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
@@ -5295,12 +5703,12 @@ skip3:
 	VADDPD (CX), Z8, K1, Z8
 	VADDPD 64(CX), Z9, K2, Z9
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z10
-	VBROADCASTSD 128(AX), Z11
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z10
+	VBROADCASTSD 184(AX), Z11
 	VMAXPD       Z0, Z10, Z0
 	VMINPD       Z0, Z11, Z0
 	VMAXPD       Z1, Z10, Z1
@@ -5322,29 +5730,56 @@ skip4:
 	VMAXPD       Z9, Z10, Z9
 	VMINPD       Z9, Z11, Z9
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z2, K1, (AX)
-	VMOVUPD Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z4, K1, (AX)
-	VMOVUPD Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z6, K1, (AX)
-	VMOVUPD Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z8, K1, (AX)
-	VMOVUPD Z9, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z2, K1, (CX)
+	VMOVUPD Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z4, K1, (CX)
+	VMOVUPD Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z6, K1, (CX)
+	VMOVUPD Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z8, K1, (CX)
+	VMOVUPD Z9, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm6x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm6x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -5526,15 +5961,11 @@ sum:
 	VADDPD       Z21, Z9, Z9
 	VADDPD       Z22, Z10, Z10
 	VADDPD       Z23, Z11, Z11
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z12
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z12
 	VMULPD       Z12, Z0, Z0
 	VMULPD       Z12, Z1, Z1
 	VMULPD       Z12, Z2, Z2
@@ -5547,10 +5978,12 @@ sum:
 	VMULPD       Z12, Z9, Z9
 	VMULPD       Z12, Z10, Z10
 	VMULPD       Z12, Z11, Z11
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z12
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z12
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z12, K1, Z0
 	VFMADD231PD  64(CX), Z12, K2, Z1
@@ -5570,10 +6003,10 @@ sum:
 	VFMADD231PD  (CX), Z12, K1, Z10
 	VFMADD231PD  64(CX), Z12, K2, Z11
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z12
 	VADDPD       Z12, Z0, Z0
 	VADDPD       Z12, Z1, Z1
@@ -5593,10 +6026,10 @@ skip1:
 	VADDPD       Z12, Z10, Z10
 	VADDPD       Z12, Z11, Z11
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 	VADDPD (CX), Z2, K1, Z2
@@ -5610,10 +6043,10 @@ skip2:
 	VADDPD (CX), Z10, K1, Z10
 	VADDPD 64(CX), Z11, K2, Z11
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
@@ -5633,12 +6066,12 @@ skip3:
 	VADDPD (CX), Z10, K1, Z10
 	VADDPD 64(CX), Z11, K2, Z11
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z12
-	VBROADCASTSD 128(AX), Z13
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z12
+	VBROADCASTSD 184(AX), Z13
 	VMAXPD       Z0, Z12, Z0
 	VMINPD       Z0, Z13, Z0
 	VMAXPD       Z1, Z12, Z1
@@ -5664,32 +6097,59 @@ skip4:
 	VMAXPD       Z11, Z12, Z11
 	VMINPD       Z11, Z13, Z11
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z2, K1, (AX)
-	VMOVUPD Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z4, K1, (AX)
-	VMOVUPD Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z6, K1, (AX)
-	VMOVUPD Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z8, K1, (AX)
-	VMOVUPD Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z10, K1, (AX)
-	VMOVUPD Z11, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z2, K1, (CX)
+	VMOVUPD Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z4, K1, (CX)
+	VMOVUPD Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z6, K1, (CX)
+	VMOVUPD Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z8, K1, (CX)
+	VMOVUPD Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z10, K1, (CX)
+	VMOVUPD Z11, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm7x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm7x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -5867,15 +6327,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z14
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z14
 	VMULPD       Z14, Z0, Z0
 	VMULPD       Z14, Z1, Z1
 	VMULPD       Z14, Z2, Z2
@@ -5890,10 +6346,12 @@ sum:
 	VMULPD       Z14, Z11, Z11
 	VMULPD       Z14, Z12, Z12
 	VMULPD       Z14, Z13, Z13
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z14
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z14
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z14, K1, Z0
 	VFMADD231PD  64(CX), Z14, K2, Z1
@@ -5916,10 +6374,10 @@ sum:
 	VFMADD231PD  (CX), Z14, K1, Z12
 	VFMADD231PD  64(CX), Z14, K2, Z13
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z14
 	VADDPD       Z14, Z0, Z0
 	VADDPD       Z14, Z1, Z1
@@ -5942,10 +6400,10 @@ skip1:
 	VADDPD       Z14, Z12, Z12
 	VADDPD       Z14, Z13, Z13
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 	VADDPD (CX), Z2, K1, Z2
@@ -5961,10 +6419,10 @@ skip2:
 	VADDPD (CX), Z12, K1, Z12
 	VADDPD 64(CX), Z13, K2, Z13
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
@@ -5987,12 +6445,12 @@ skip3:
 	VADDPD (CX), Z12, K1, Z12
 	VADDPD 64(CX), Z13, K2, Z13
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z14
-	VBROADCASTSD 128(AX), Z15
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z14
+	VBROADCASTSD 184(AX), Z15
 	VMAXPD       Z0, Z14, Z0
 	VMINPD       Z0, Z15, Z0
 	VMAXPD       Z1, Z14, Z1
@@ -6022,35 +6480,62 @@ skip4:
 	VMAXPD       Z13, Z14, Z13
 	VMINPD       Z13, Z15, Z13
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z2, K1, (AX)
-	VMOVUPD Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z4, K1, (AX)
-	VMOVUPD Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z6, K1, (AX)
-	VMOVUPD Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z8, K1, (AX)
-	VMOVUPD Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z10, K1, (AX)
-	VMOVUPD Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z12, K1, (AX)
-	VMOVUPD Z13, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z2, K1, (CX)
+	VMOVUPD Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z4, K1, (CX)
+	VMOVUPD Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z6, K1, (CX)
+	VMOVUPD Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z8, K1, (CX)
+	VMOVUPD Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z10, K1, (CX)
+	VMOVUPD Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z12, K1, (CX)
+	VMOVUPD Z13, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm8x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm8x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -6248,15 +6733,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z16
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z16
 	VMULPD       Z16, Z0, Z0
 	VMULPD       Z16, Z1, Z1
 	VMULPD       Z16, Z2, Z2
@@ -6273,10 +6754,12 @@ sum:
 	VMULPD       Z16, Z13, Z13
 	VMULPD       Z16, Z14, Z14
 	VMULPD       Z16, Z15, Z15
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z16
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z16
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z16, K1, Z0
 	VFMADD231PD  64(CX), Z16, K2, Z1
@@ -6302,10 +6785,10 @@ sum:
 	VFMADD231PD  (CX), Z16, K1, Z14
 	VFMADD231PD  64(CX), Z16, K2, Z15
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z16
 	VADDPD       Z16, Z0, Z0
 	VADDPD       Z16, Z1, Z1
@@ -6331,10 +6814,10 @@ skip1:
 	VADDPD       Z16, Z14, Z14
 	VADDPD       Z16, Z15, Z15
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 	VADDPD (CX), Z2, K1, Z2
@@ -6352,10 +6835,10 @@ skip2:
 	VADDPD (CX), Z14, K1, Z14
 	VADDPD 64(CX), Z15, K2, Z15
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
@@ -6381,12 +6864,12 @@ skip3:
 	VADDPD (CX), Z14, K1, Z14
 	VADDPD 64(CX), Z15, K2, Z15
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z16
-	VBROADCASTSD 128(AX), Z17
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z16
+	VBROADCASTSD 184(AX), Z17
 	VMAXPD       Z0, Z16, Z0
 	VMINPD       Z0, Z17, Z0
 	VMAXPD       Z1, Z16, Z1
@@ -6420,38 +6903,65 @@ skip4:
 	VMAXPD       Z15, Z16, Z15
 	VMINPD       Z15, Z17, Z15
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z2, K1, (AX)
-	VMOVUPD Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z4, K1, (AX)
-	VMOVUPD Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z6, K1, (AX)
-	VMOVUPD Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z8, K1, (AX)
-	VMOVUPD Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z10, K1, (AX)
-	VMOVUPD Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z12, K1, (AX)
-	VMOVUPD Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z14, K1, (AX)
-	VMOVUPD Z15, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z2, K1, (CX)
+	VMOVUPD Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z4, K1, (CX)
+	VMOVUPD Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z6, K1, (CX)
+	VMOVUPD Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z8, K1, (CX)
+	VMOVUPD Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z10, K1, (CX)
+	VMOVUPD Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z12, K1, (CX)
+	VMOVUPD Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z14, K1, (CX)
+	VMOVUPD Z15, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm9x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm9x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -6669,15 +7179,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z18
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z18
 	VMULPD       Z18, Z0, Z0
 	VMULPD       Z18, Z1, Z1
 	VMULPD       Z18, Z2, Z2
@@ -6696,10 +7202,12 @@ sum:
 	VMULPD       Z18, Z15, Z15
 	VMULPD       Z18, Z16, Z16
 	VMULPD       Z18, Z17, Z17
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z18
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z18
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z18, K1, Z0
 	VFMADD231PD  64(CX), Z18, K2, Z1
@@ -6728,10 +7236,10 @@ sum:
 	VFMADD231PD  (CX), Z18, K1, Z16
 	VFMADD231PD  64(CX), Z18, K2, Z17
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z18
 	VADDPD       Z18, Z0, Z0
 	VADDPD       Z18, Z1, Z1
@@ -6760,10 +7268,10 @@ skip1:
 	VADDPD       Z18, Z16, Z16
 	VADDPD       Z18, Z17, Z17
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 	VADDPD (CX), Z2, K1, Z2
@@ -6783,10 +7291,10 @@ skip2:
 	VADDPD (CX), Z16, K1, Z16
 	VADDPD 64(CX), Z17, K2, Z17
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
@@ -6815,12 +7323,12 @@ skip3:
 	VADDPD (CX), Z16, K1, Z16
 	VADDPD 64(CX), Z17, K2, Z17
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z18
-	VBROADCASTSD 128(AX), Z19
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z18
+	VBROADCASTSD 184(AX), Z19
 	VMAXPD       Z0, Z18, Z0
 	VMINPD       Z0, Z19, Z0
 	VMAXPD       Z1, Z18, Z1
@@ -6858,41 +7366,68 @@ skip4:
 	VMAXPD       Z17, Z18, Z17
 	VMINPD       Z17, Z19, Z17
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z2, K1, (AX)
-	VMOVUPD Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z4, K1, (AX)
-	VMOVUPD Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z6, K1, (AX)
-	VMOVUPD Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z8, K1, (AX)
-	VMOVUPD Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z10, K1, (AX)
-	VMOVUPD Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z12, K1, (AX)
-	VMOVUPD Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z14, K1, (AX)
-	VMOVUPD Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z16, K1, (AX)
-	VMOVUPD Z17, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z2, K1, (CX)
+	VMOVUPD Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z4, K1, (CX)
+	VMOVUPD Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z6, K1, (CX)
+	VMOVUPD Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z8, K1, (CX)
+	VMOVUPD Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z10, K1, (CX)
+	VMOVUPD Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z12, K1, (CX)
+	VMOVUPD Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z14, K1, (CX)
+	VMOVUPD Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z16, K1, (CX)
+	VMOVUPD Z17, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm10x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm10x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -7130,15 +7665,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z20
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z20
 	VMULPD       Z20, Z0, Z0
 	VMULPD       Z20, Z1, Z1
 	VMULPD       Z20, Z2, Z2
@@ -7159,10 +7690,12 @@ sum:
 	VMULPD       Z20, Z17, Z17
 	VMULPD       Z20, Z18, Z18
 	VMULPD       Z20, Z19, Z19
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z20
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z20
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z20, K1, Z0
 	VFMADD231PD  64(CX), Z20, K2, Z1
@@ -7194,10 +7727,10 @@ sum:
 	VFMADD231PD  (CX), Z20, K1, Z18
 	VFMADD231PD  64(CX), Z20, K2, Z19
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z20
 	VADDPD       Z20, Z0, Z0
 	VADDPD       Z20, Z1, Z1
@@ -7229,10 +7762,10 @@ skip1:
 	VADDPD       Z20, Z18, Z18
 	VADDPD       Z20, Z19, Z19
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 	VADDPD (CX), Z2, K1, Z2
@@ -7254,10 +7787,10 @@ skip2:
 	VADDPD (CX), Z18, K1, Z18
 	VADDPD 64(CX), Z19, K2, Z19
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
@@ -7289,12 +7822,12 @@ skip3:
 	VADDPD (CX), Z18, K1, Z18
 	VADDPD 64(CX), Z19, K2, Z19
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z20
-	VBROADCASTSD 128(AX), Z21
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z20
+	VBROADCASTSD 184(AX), Z21
 	VMAXPD       Z0, Z20, Z0
 	VMINPD       Z0, Z21, Z0
 	VMAXPD       Z1, Z20, Z1
@@ -7336,44 +7869,71 @@ skip4:
 	VMAXPD       Z19, Z20, Z19
 	VMINPD       Z19, Z21, Z19
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z2, K1, (AX)
-	VMOVUPD Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z4, K1, (AX)
-	VMOVUPD Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z6, K1, (AX)
-	VMOVUPD Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z8, K1, (AX)
-	VMOVUPD Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z10, K1, (AX)
-	VMOVUPD Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z12, K1, (AX)
-	VMOVUPD Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z14, K1, (AX)
-	VMOVUPD Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z16, K1, (AX)
-	VMOVUPD Z17, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z18, K1, (AX)
-	VMOVUPD Z19, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z2, K1, (CX)
+	VMOVUPD Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z4, K1, (CX)
+	VMOVUPD Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z6, K1, (CX)
+	VMOVUPD Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z8, K1, (CX)
+	VMOVUPD Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z10, K1, (CX)
+	VMOVUPD Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z12, K1, (CX)
+	VMOVUPD Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z14, K1, (CX)
+	VMOVUPD Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z16, K1, (CX)
+	VMOVUPD Z17, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z18, K1, (CX)
+	VMOVUPD Z19, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm11x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm11x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -7631,15 +8191,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z22
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z22
 	VMULPD       Z22, Z0, Z0
 	VMULPD       Z22, Z1, Z1
 	VMULPD       Z22, Z2, Z2
@@ -7662,10 +8218,12 @@ sum:
 	VMULPD       Z22, Z19, Z19
 	VMULPD       Z22, Z20, Z20
 	VMULPD       Z22, Z21, Z21
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z22
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z22
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z22, K1, Z0
 	VFMADD231PD  64(CX), Z22, K2, Z1
@@ -7700,10 +8258,10 @@ sum:
 	VFMADD231PD  (CX), Z22, K1, Z20
 	VFMADD231PD  64(CX), Z22, K2, Z21
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z22
 	VADDPD       Z22, Z0, Z0
 	VADDPD       Z22, Z1, Z1
@@ -7738,10 +8296,10 @@ skip1:
 	VADDPD       Z22, Z20, Z20
 	VADDPD       Z22, Z21, Z21
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 	VADDPD (CX), Z2, K1, Z2
@@ -7765,10 +8323,10 @@ skip2:
 	VADDPD (CX), Z20, K1, Z20
 	VADDPD 64(CX), Z21, K2, Z21
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
@@ -7803,12 +8361,12 @@ skip3:
 	VADDPD (CX), Z20, K1, Z20
 	VADDPD 64(CX), Z21, K2, Z21
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z22
-	VBROADCASTSD 128(AX), Z23
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z22
+	VBROADCASTSD 184(AX), Z23
 	VMAXPD       Z0, Z22, Z0
 	VMINPD       Z0, Z23, Z0
 	VMAXPD       Z1, Z22, Z1
@@ -7854,47 +8412,74 @@ skip4:
 	VMAXPD       Z21, Z22, Z21
 	VMINPD       Z21, Z23, Z21
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z2, K1, (AX)
-	VMOVUPD Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z4, K1, (AX)
-	VMOVUPD Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z6, K1, (AX)
-	VMOVUPD Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z8, K1, (AX)
-	VMOVUPD Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z10, K1, (AX)
-	VMOVUPD Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z12, K1, (AX)
-	VMOVUPD Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z14, K1, (AX)
-	VMOVUPD Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z16, K1, (AX)
-	VMOVUPD Z17, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z18, K1, (AX)
-	VMOVUPD Z19, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z20, K1, (AX)
-	VMOVUPD Z21, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z2, K1, (CX)
+	VMOVUPD Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z4, K1, (CX)
+	VMOVUPD Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z6, K1, (CX)
+	VMOVUPD Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z8, K1, (CX)
+	VMOVUPD Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z10, K1, (CX)
+	VMOVUPD Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z12, K1, (CX)
+	VMOVUPD Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z14, K1, (CX)
+	VMOVUPD Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z16, K1, (CX)
+	VMOVUPD Z17, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z18, K1, (CX)
+	VMOVUPD Z19, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z20, K1, (CX)
+	VMOVUPD Z21, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm12x16AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·dgemm12x16AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x08, CX
+	KMOVW CX, K2
+	SHRQ  $0x08, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -8172,15 +8757,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x08, CX
-	KMOVW        CX, K2
-	SHRQ         $0x08, CX
-	VBROADCASTSD 104(AX), Z24
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Z24
 	VMULPD       Z24, Z0, Z0
 	VMULPD       Z24, Z1, Z1
 	VMULPD       Z24, Z2, Z2
@@ -8205,10 +8786,12 @@ sum:
 	VMULPD       Z24, Z21, Z21
 	VMULPD       Z24, Z22, Z22
 	VMULPD       Z24, Z23, Z23
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Z24
+	JZ           skip2
+	VBROADCASTSD 168(AX), Z24
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Z24, K1, Z0
 	VFMADD231PD  64(CX), Z24, K2, Z1
@@ -8246,10 +8829,10 @@ sum:
 	VFMADD231PD  (CX), Z24, K1, Z22
 	VFMADD231PD  64(CX), Z24, K2, Z23
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Z24
 	VADDPD       Z24, Z0, Z0
 	VADDPD       Z24, Z1, Z1
@@ -8287,10 +8870,10 @@ skip1:
 	VADDPD       Z24, Z22, Z22
 	VADDPD       Z24, Z23, Z23
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
 	VADDPD (CX), Z2, K1, Z2
@@ -8316,10 +8899,10 @@ skip2:
 	VADDPD (CX), Z22, K1, Z22
 	VADDPD 64(CX), Z23, K2, Z23
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Z0, K1, Z0
 	VADDPD 64(CX), Z1, K2, Z1
@@ -8357,12 +8940,12 @@ skip3:
 	VADDPD (CX), Z22, K1, Z22
 	VADDPD 64(CX), Z23, K2, Z23
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Z24
-	VBROADCASTSD 128(AX), Z25
+	JZ           skip6
+	VBROADCASTSD 176(AX), Z24
+	VBROADCASTSD 184(AX), Z25
 	VMAXPD       Z0, Z24, Z0
 	VMINPD       Z0, Z25, Z0
 	VMAXPD       Z1, Z24, Z1
@@ -8412,50 +8995,77 @@ skip4:
 	VMAXPD       Z23, Z24, Z23
 	VMINPD       Z23, Z25, Z23
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Z0, K1, (AX)
-	VMOVUPD Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z2, K1, (AX)
-	VMOVUPD Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z4, K1, (AX)
-	VMOVUPD Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z6, K1, (AX)
-	VMOVUPD Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z8, K1, (AX)
-	VMOVUPD Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z10, K1, (AX)
-	VMOVUPD Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z12, K1, (AX)
-	VMOVUPD Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z14, K1, (AX)
-	VMOVUPD Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z16, K1, (AX)
-	VMOVUPD Z17, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z18, K1, (AX)
-	VMOVUPD Z19, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z20, K1, (AX)
-	VMOVUPD Z21, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPD Z22, K1, (AX)
-	VMOVUPD Z23, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Z0, K1, (CX)
+	VMOVUPD Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z2, K1, (CX)
+	VMOVUPD Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z4, K1, (CX)
+	VMOVUPD Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z6, K1, (CX)
+	VMOVUPD Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z8, K1, (CX)
+	VMOVUPD Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z10, K1, (CX)
+	VMOVUPD Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z12, K1, (CX)
+	VMOVUPD Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z14, K1, (CX)
+	VMOVUPD Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z16, K1, (CX)
+	VMOVUPD Z17, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z18, K1, (CX)
+	VMOVUPD Z19, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z20, K1, (CX)
+	VMOVUPD Z21, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPD Z22, K1, (CX)
+	VMOVUPD Z23, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows1x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows1x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -8526,70 +9136,95 @@ sum:
 	VADDPS       Z7, Z3, Z3
 	VADDPS       Z2, Z0, Z0
 	VADDPS       Z3, Z1, Z1
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z2
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z2
 	VMULPS       Z2, Z0, Z0
 	VMULPS       Z2, Z1, Z1
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z2
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z2
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z2, K1, Z0
 	VFMADD231PS  64(CX), Z2, K2, Z1
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z2
 	VADDPS       Z2, Z0, Z0
 	VADDPS       Z2, Z1, Z1
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
-	VADDPS (CX), Z0, K1, Z0
-	VADDPS 64(CX), Z1, K2, Z1
-
-skip3:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
 	JZ     skip4
-	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 
 skip4:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     skip5
+	MOVQ   72(AX), DX
+	VADDPS (CX), Z0, K1, Z0
+	VADDPS 64(CX), Z1, K2, Z1
+
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z2
-	VBROADCASTSS 116(AX), Z3
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z2
+	VBROADCASTSS 172(AX), Z3
 	VMAXPS       Z0, Z2, Z0
 	VMINPS       Z0, Z3, Z0
 	VMAXPS       Z1, Z2, Z1
 	VMINPS       Z1, Z3, Z1
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows2x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows2x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -8692,23 +9327,21 @@ sum:
 	VADDPS       Z5, Z1, Z1
 	VADDPS       Z6, Z2, Z2
 	VADDPS       Z7, Z3, Z3
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z4
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z4
 	VMULPS       Z4, Z0, Z0
 	VMULPS       Z4, Z1, Z1
 	VMULPS       Z4, Z2, Z2
 	VMULPS       Z4, Z3, Z3
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z4
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z4
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z4, K1, Z0
 	VFMADD231PS  64(CX), Z4, K2, Z1
@@ -8716,10 +9349,10 @@ sum:
 	VFMADD231PS  (CX), Z4, K1, Z2
 	VFMADD231PS  64(CX), Z4, K2, Z3
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z4
 	VADDPS       Z4, Z0, Z0
 	VADDPS       Z4, Z1, Z1
@@ -8727,19 +9360,19 @@ skip1:
 	VADDPS       Z4, Z2, Z2
 	VADDPS       Z4, Z3, Z3
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
 	VADDPS 64(CX), Z3, K2, Z3
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -8747,12 +9380,12 @@ skip3:
 	VADDPS (CX), Z2, K1, Z2
 	VADDPS 64(CX), Z3, K2, Z3
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z4
-	VBROADCASTSS 116(AX), Z5
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z4
+	VBROADCASTSS 172(AX), Z5
 	VMAXPS       Z0, Z4, Z0
 	VMINPS       Z0, Z5, Z0
 	VMAXPS       Z1, Z4, Z1
@@ -8762,20 +9395,47 @@ skip4:
 	VMAXPS       Z3, Z4, Z3
 	VMINPS       Z3, Z5, Z3
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows3x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows3x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -8910,25 +9570,23 @@ sum:
 	VADDPS       Z9, Z3, Z3
 	VADDPS       Z10, Z4, Z4
 	VADDPS       Z11, Z5, Z5
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z6
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z6
 	VMULPS       Z6, Z0, Z0
 	VMULPS       Z6, Z1, Z1
 	VMULPS       Z6, Z2, Z2
 	VMULPS       Z6, Z3, Z3
 	VMULPS       Z6, Z4, Z4
 	VMULPS       Z6, Z5, Z5
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z6
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z6
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z6, K1, Z0
 	VFMADD231PS  64(CX), Z6, K2, Z1
@@ -8939,10 +9597,10 @@ sum:
 	VFMADD231PS  (CX), Z6, K1, Z4
 	VFMADD231PS  64(CX), Z6, K2, Z5
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z6
 	VADDPS       Z6, Z0, Z0
 	VADDPS       Z6, Z1, Z1
@@ -8953,10 +9611,10 @@ skip1:
 	VADDPS       Z6, Z4, Z4
 	VADDPS       Z6, Z5, Z5
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -8964,10 +9622,10 @@ skip2:
 	VADDPS (CX), Z4, K1, Z4
 	VADDPS 64(CX), Z5, K2, Z5
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -8978,12 +9636,12 @@ skip3:
 	VADDPS (CX), Z4, K1, Z4
 	VADDPS 64(CX), Z5, K2, Z5
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z6
-	VBROADCASTSS 116(AX), Z7
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z6
+	VBROADCASTSS 172(AX), Z7
 	VMAXPS       Z0, Z6, Z0
 	VMINPS       Z0, Z7, Z0
 	VMAXPS       Z1, Z6, Z1
@@ -8997,23 +9655,50 @@ skip4:
 	VMAXPS       Z5, Z6, Z5
 	VMINPS       Z5, Z7, Z5
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows4x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows4x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -9152,15 +9837,11 @@ sum:
 	VADDPS       Z13, Z5, Z5
 	VADDPS       Z14, Z6, Z6
 	VADDPS       Z15, Z7, Z7
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z8
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z8
 	VMULPS       Z8, Z0, Z0
 	VMULPS       Z8, Z1, Z1
 	VMULPS       Z8, Z2, Z2
@@ -9169,10 +9850,12 @@ sum:
 	VMULPS       Z8, Z5, Z5
 	VMULPS       Z8, Z6, Z6
 	VMULPS       Z8, Z7, Z7
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z8
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z8
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z8, K1, Z0
 	VFMADD231PS  64(CX), Z8, K2, Z1
@@ -9186,10 +9869,10 @@ sum:
 	VFMADD231PS  (CX), Z8, K1, Z6
 	VFMADD231PS  64(CX), Z8, K2, Z7
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z8
 	VADDPS       Z8, Z0, Z0
 	VADDPS       Z8, Z1, Z1
@@ -9203,10 +9886,10 @@ skip1:
 	VADDPS       Z8, Z6, Z6
 	VADDPS       Z8, Z7, Z7
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -9216,10 +9899,10 @@ skip2:
 	VADDPS (CX), Z6, K1, Z6
 	VADDPS 64(CX), Z7, K2, Z7
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -9233,12 +9916,12 @@ skip3:
 	VADDPS (CX), Z6, K1, Z6
 	VADDPS 64(CX), Z7, K2, Z7
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z8
-	VBROADCASTSS 116(AX), Z9
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z8
+	VBROADCASTSS 172(AX), Z9
 	VMAXPS       Z0, Z8, Z0
 	VMINPS       Z0, Z9, Z0
 	VMAXPS       Z1, Z8, Z1
@@ -9256,26 +9939,53 @@ skip4:
 	VMAXPS       Z7, Z8, Z7
 	VMINPS       Z7, Z9, Z7
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows5x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows5x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -9438,15 +10148,11 @@ sum:
 	VADDPS       Z17, Z7, Z7
 	VADDPS       Z18, Z8, Z8
 	VADDPS       Z19, Z9, Z9
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z10
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z10
 	VMULPS       Z10, Z0, Z0
 	VMULPS       Z10, Z1, Z1
 	VMULPS       Z10, Z2, Z2
@@ -9457,10 +10163,12 @@ sum:
 	VMULPS       Z10, Z7, Z7
 	VMULPS       Z10, Z8, Z8
 	VMULPS       Z10, Z9, Z9
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z10
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z10
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z10, K1, Z0
 	VFMADD231PS  64(CX), Z10, K2, Z1
@@ -9477,10 +10185,10 @@ sum:
 	VFMADD231PS  (CX), Z10, K1, Z8
 	VFMADD231PS  64(CX), Z10, K2, Z9
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z10
 	VADDPS       Z10, Z0, Z0
 	VADDPS       Z10, Z1, Z1
@@ -9497,10 +10205,10 @@ skip1:
 	VADDPS       Z10, Z8, Z8
 	VADDPS       Z10, Z9, Z9
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -9512,10 +10220,10 @@ skip2:
 	VADDPS (CX), Z8, K1, Z8
 	VADDPS 64(CX), Z9, K2, Z9
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -9532,12 +10240,12 @@ skip3:
 	VADDPS (CX), Z8, K1, Z8
 	VADDPS 64(CX), Z9, K2, Z9
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z10
-	VBROADCASTSS 116(AX), Z11
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z10
+	VBROADCASTSS 172(AX), Z11
 	VMAXPS       Z0, Z10, Z0
 	VMINPS       Z0, Z11, Z0
 	VMAXPS       Z1, Z10, Z1
@@ -9559,29 +10267,56 @@ skip4:
 	VMAXPS       Z9, Z10, Z9
 	VMINPS       Z9, Z11, Z9
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows6x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows6x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -9768,15 +10503,11 @@ sum:
 	VADDPS       Z21, Z9, Z9
 	VADDPS       Z22, Z10, Z10
 	VADDPS       Z23, Z11, Z11
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z12
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z12
 	VMULPS       Z12, Z0, Z0
 	VMULPS       Z12, Z1, Z1
 	VMULPS       Z12, Z2, Z2
@@ -9789,10 +10520,12 @@ sum:
 	VMULPS       Z12, Z9, Z9
 	VMULPS       Z12, Z10, Z10
 	VMULPS       Z12, Z11, Z11
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z12
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z12
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z12, K1, Z0
 	VFMADD231PS  64(CX), Z12, K2, Z1
@@ -9812,10 +10545,10 @@ sum:
 	VFMADD231PS  (CX), Z12, K1, Z10
 	VFMADD231PS  64(CX), Z12, K2, Z11
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z12
 	VADDPS       Z12, Z0, Z0
 	VADDPS       Z12, Z1, Z1
@@ -9835,10 +10568,10 @@ skip1:
 	VADDPS       Z12, Z10, Z10
 	VADDPS       Z12, Z11, Z11
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -9852,10 +10585,10 @@ skip2:
 	VADDPS (CX), Z10, K1, Z10
 	VADDPS 64(CX), Z11, K2, Z11
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -9875,12 +10608,12 @@ skip3:
 	VADDPS (CX), Z10, K1, Z10
 	VADDPS 64(CX), Z11, K2, Z11
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z12
-	VBROADCASTSS 116(AX), Z13
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z12
+	VBROADCASTSS 172(AX), Z13
 	VMAXPS       Z0, Z12, Z0
 	VMINPS       Z0, Z13, Z0
 	VMAXPS       Z1, Z12, Z1
@@ -9906,32 +10639,59 @@ skip4:
 	VMAXPS       Z11, Z12, Z11
 	VMINPS       Z11, Z13, Z11
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows7x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows7x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -10118,15 +10878,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z14
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z14
 	VMULPS       Z14, Z0, Z0
 	VMULPS       Z14, Z1, Z1
 	VMULPS       Z14, Z2, Z2
@@ -10141,10 +10897,12 @@ sum:
 	VMULPS       Z14, Z11, Z11
 	VMULPS       Z14, Z12, Z12
 	VMULPS       Z14, Z13, Z13
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z14
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z14
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z14, K1, Z0
 	VFMADD231PS  64(CX), Z14, K2, Z1
@@ -10167,10 +10925,10 @@ sum:
 	VFMADD231PS  (CX), Z14, K1, Z12
 	VFMADD231PS  64(CX), Z14, K2, Z13
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z14
 	VADDPS       Z14, Z0, Z0
 	VADDPS       Z14, Z1, Z1
@@ -10193,10 +10951,10 @@ skip1:
 	VADDPS       Z14, Z12, Z12
 	VADDPS       Z14, Z13, Z13
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -10212,10 +10970,10 @@ skip2:
 	VADDPS (CX), Z12, K1, Z12
 	VADDPS 64(CX), Z13, K2, Z13
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -10238,12 +10996,12 @@ skip3:
 	VADDPS (CX), Z12, K1, Z12
 	VADDPS 64(CX), Z13, K2, Z13
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z14
-	VBROADCASTSS 116(AX), Z15
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z14
+	VBROADCASTSS 172(AX), Z15
 	VMAXPS       Z0, Z14, Z0
 	VMINPS       Z0, Z15, Z0
 	VMAXPS       Z1, Z14, Z1
@@ -10273,35 +11031,62 @@ skip4:
 	VMAXPS       Z13, Z14, Z13
 	VMINPS       Z13, Z15, Z13
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows8x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows8x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -10508,15 +11293,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z16
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z16
 	VMULPS       Z16, Z0, Z0
 	VMULPS       Z16, Z1, Z1
 	VMULPS       Z16, Z2, Z2
@@ -10533,10 +11314,12 @@ sum:
 	VMULPS       Z16, Z13, Z13
 	VMULPS       Z16, Z14, Z14
 	VMULPS       Z16, Z15, Z15
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z16
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z16
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z16, K1, Z0
 	VFMADD231PS  64(CX), Z16, K2, Z1
@@ -10562,10 +11345,10 @@ sum:
 	VFMADD231PS  (CX), Z16, K1, Z14
 	VFMADD231PS  64(CX), Z16, K2, Z15
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z16
 	VADDPS       Z16, Z0, Z0
 	VADDPS       Z16, Z1, Z1
@@ -10591,10 +11374,10 @@ skip1:
 	VADDPS       Z16, Z14, Z14
 	VADDPS       Z16, Z15, Z15
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -10612,10 +11395,10 @@ skip2:
 	VADDPS (CX), Z14, K1, Z14
 	VADDPS 64(CX), Z15, K2, Z15
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -10641,12 +11424,12 @@ skip3:
 	VADDPS (CX), Z14, K1, Z14
 	VADDPS 64(CX), Z15, K2, Z15
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z16
-	VBROADCASTSS 116(AX), Z17
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z16
+	VBROADCASTSS 172(AX), Z17
 	VMAXPS       Z0, Z16, Z0
 	VMINPS       Z0, Z17, Z0
 	VMAXPS       Z1, Z16, Z1
@@ -10680,38 +11463,65 @@ skip4:
 	VMAXPS       Z15, Z16, Z15
 	VMINPS       Z15, Z17, Z15
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z14, K1, (AX)
-	VMOVUPS Z15, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows9x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows9x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -10938,15 +11748,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z18
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z18
 	VMULPS       Z18, Z0, Z0
 	VMULPS       Z18, Z1, Z1
 	VMULPS       Z18, Z2, Z2
@@ -10965,10 +11771,12 @@ sum:
 	VMULPS       Z18, Z15, Z15
 	VMULPS       Z18, Z16, Z16
 	VMULPS       Z18, Z17, Z17
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z18
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z18
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z18, K1, Z0
 	VFMADD231PS  64(CX), Z18, K2, Z1
@@ -10997,10 +11805,10 @@ sum:
 	VFMADD231PS  (CX), Z18, K1, Z16
 	VFMADD231PS  64(CX), Z18, K2, Z17
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z18
 	VADDPS       Z18, Z0, Z0
 	VADDPS       Z18, Z1, Z1
@@ -11029,10 +11837,10 @@ skip1:
 	VADDPS       Z18, Z16, Z16
 	VADDPS       Z18, Z17, Z17
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -11052,10 +11860,10 @@ skip2:
 	VADDPS (CX), Z16, K1, Z16
 	VADDPS 64(CX), Z17, K2, Z17
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -11084,12 +11892,12 @@ skip3:
 	VADDPS (CX), Z16, K1, Z16
 	VADDPS 64(CX), Z17, K2, Z17
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z18
-	VBROADCASTSS 116(AX), Z19
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z18
+	VBROADCASTSS 172(AX), Z19
 	VMAXPS       Z0, Z18, Z0
 	VMINPS       Z0, Z19, Z0
 	VMAXPS       Z1, Z18, Z1
@@ -11127,41 +11935,68 @@ skip4:
 	VMAXPS       Z17, Z18, Z17
 	VMINPS       Z17, Z19, Z17
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z14, K1, (AX)
-	VMOVUPS Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z16, K1, (AX)
-	VMOVUPS Z17, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows10x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows10x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -11412,15 +12247,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z20
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z20
 	VMULPS       Z20, Z0, Z0
 	VMULPS       Z20, Z1, Z1
 	VMULPS       Z20, Z2, Z2
@@ -11441,10 +12272,12 @@ sum:
 	VMULPS       Z20, Z17, Z17
 	VMULPS       Z20, Z18, Z18
 	VMULPS       Z20, Z19, Z19
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z20
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z20
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z20, K1, Z0
 	VFMADD231PS  64(CX), Z20, K2, Z1
@@ -11476,10 +12309,10 @@ sum:
 	VFMADD231PS  (CX), Z20, K1, Z18
 	VFMADD231PS  64(CX), Z20, K2, Z19
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z20
 	VADDPS       Z20, Z0, Z0
 	VADDPS       Z20, Z1, Z1
@@ -11511,10 +12344,10 @@ skip1:
 	VADDPS       Z20, Z18, Z18
 	VADDPS       Z20, Z19, Z19
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -11536,10 +12369,10 @@ skip2:
 	VADDPS (CX), Z18, K1, Z18
 	VADDPS 64(CX), Z19, K2, Z19
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -11571,12 +12404,12 @@ skip3:
 	VADDPS (CX), Z18, K1, Z18
 	VADDPS 64(CX), Z19, K2, Z19
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z20
-	VBROADCASTSS 116(AX), Z21
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z20
+	VBROADCASTSS 172(AX), Z21
 	VMAXPS       Z0, Z20, Z0
 	VMINPS       Z0, Z21, Z0
 	VMAXPS       Z1, Z20, Z1
@@ -11618,44 +12451,71 @@ skip4:
 	VMAXPS       Z19, Z20, Z19
 	VMINPS       Z19, Z21, Z19
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z14, K1, (AX)
-	VMOVUPS Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z16, K1, (AX)
-	VMOVUPS Z17, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z18, K1, (AX)
-	VMOVUPS Z19, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z18, K1, (CX)
+	VMOVUPS Z19, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows11x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows11x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -11926,15 +12786,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z22
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z22
 	VMULPS       Z22, Z0, Z0
 	VMULPS       Z22, Z1, Z1
 	VMULPS       Z22, Z2, Z2
@@ -11957,10 +12813,12 @@ sum:
 	VMULPS       Z22, Z19, Z19
 	VMULPS       Z22, Z20, Z20
 	VMULPS       Z22, Z21, Z21
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z22
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z22
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z22, K1, Z0
 	VFMADD231PS  64(CX), Z22, K2, Z1
@@ -11995,10 +12853,10 @@ sum:
 	VFMADD231PS  (CX), Z22, K1, Z20
 	VFMADD231PS  64(CX), Z22, K2, Z21
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z22
 	VADDPS       Z22, Z0, Z0
 	VADDPS       Z22, Z1, Z1
@@ -12033,10 +12891,10 @@ skip1:
 	VADDPS       Z22, Z20, Z20
 	VADDPS       Z22, Z21, Z21
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -12060,10 +12918,10 @@ skip2:
 	VADDPS (CX), Z20, K1, Z20
 	VADDPS 64(CX), Z21, K2, Z21
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -12098,12 +12956,12 @@ skip3:
 	VADDPS (CX), Z20, K1, Z20
 	VADDPS 64(CX), Z21, K2, Z21
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z22
-	VBROADCASTSS 116(AX), Z23
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z22
+	VBROADCASTSS 172(AX), Z23
 	VMAXPS       Z0, Z22, Z0
 	VMINPS       Z0, Z23, Z0
 	VMAXPS       Z1, Z22, Z1
@@ -12149,47 +13007,74 @@ skip4:
 	VMAXPS       Z21, Z22, Z21
 	VMINPS       Z21, Z23, Z21
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z14, K1, (AX)
-	VMOVUPS Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z16, K1, (AX)
-	VMOVUPS Z17, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z18, K1, (AX)
-	VMOVUPS Z19, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z20, K1, (AX)
-	VMOVUPS Z21, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z18, K1, (CX)
+	VMOVUPS Z19, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z20, K1, (CX)
+	VMOVUPS Z21, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows12x32AVX512(t *byte)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, MMX+
 TEXT ·sgemmRows12x32AVX512(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ  t+0(FP), AX
+	MOVQ  $0x00000001, CX
+	MOVQ  80(AX), DX
+	SHLXQ DX, CX, CX
+	DECQ  CX
+	KMOVW CX, K1
+	SHRQ  $0x10, CX
+	KMOVW CX, K2
+	SHRQ  $0x10, CX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -12480,15 +13365,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	MOVQ         $0x00000001, CX
-	MOVQ         80(AX), DX
-	SHLXQ        DX, CX, CX
-	DECQ         CX
-	KMOVW        CX, K1
-	SHRQ         $0x10, CX
-	KMOVW        CX, K2
-	SHRQ         $0x10, CX
-	VBROADCASTSS 104(AX), Z24
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Z24
 	VMULPS       Z24, Z0, Z0
 	VMULPS       Z24, Z1, Z1
 	VMULPS       Z24, Z2, Z2
@@ -12513,10 +13394,12 @@ sum:
 	VMULPS       Z24, Z21, Z21
 	VMULPS       Z24, Z22, Z22
 	VMULPS       Z24, Z23, Z23
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Z24
+	JZ           skip2
+	VBROADCASTSS 164(AX), Z24
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Z24, K1, Z0
 	VFMADD231PS  64(CX), Z24, K2, Z1
@@ -12554,10 +13437,10 @@ sum:
 	VFMADD231PS  (CX), Z24, K1, Z22
 	VFMADD231PS  64(CX), Z24, K2, Z23
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Z24
 	VADDPS       Z24, Z0, Z0
 	VADDPS       Z24, Z1, Z1
@@ -12595,10 +13478,10 @@ skip1:
 	VADDPS       Z24, Z22, Z22
 	VADDPS       Z24, Z23, Z23
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
 	VADDPS (CX), Z2, K1, Z2
@@ -12624,10 +13507,10 @@ skip2:
 	VADDPS (CX), Z22, K1, Z22
 	VADDPS 64(CX), Z23, K2, Z23
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Z0, K1, Z0
 	VADDPS 64(CX), Z1, K2, Z1
@@ -12665,12 +13548,12 @@ skip3:
 	VADDPS (CX), Z22, K1, Z22
 	VADDPS 64(CX), Z23, K2, Z23
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Z24
-	VBROADCASTSS 116(AX), Z25
+	JZ           skip6
+	VBROADCASTSS 168(AX), Z24
+	VBROADCASTSS 172(AX), Z25
 	VMAXPS       Z0, Z24, Z0
 	VMINPS       Z0, Z25, Z0
 	VMAXPS       Z1, Z24, Z1
@@ -12720,50 +13603,69 @@ skip4:
 	VMAXPS       Z23, Z24, Z23
 	VMINPS       Z23, Z25, Z23
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Z0, K1, (AX)
-	VMOVUPS Z1, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z2, K1, (AX)
-	VMOVUPS Z3, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z4, K1, (AX)
-	VMOVUPS Z5, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z6, K1, (AX)
-	VMOVUPS Z7, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z8, K1, (AX)
-	VMOVUPS Z9, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z10, K1, (AX)
-	VMOVUPS Z11, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z12, K1, (AX)
-	VMOVUPS Z13, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z14, K1, (AX)
-	VMOVUPS Z15, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z16, K1, (AX)
-	VMOVUPS Z17, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z18, K1, (AX)
-	VMOVUPS Z19, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z20, K1, (AX)
-	VMOVUPS Z21, K2, 64(AX)
-	ADDQ    R8, AX
-	VMOVUPS Z22, K1, (AX)
-	VMOVUPS Z23, K2, 64(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Z0, K1, (CX)
+	VMOVUPS Z1, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z2, K1, (CX)
+	VMOVUPS Z3, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z4, K1, (CX)
+	VMOVUPS Z5, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z6, K1, (CX)
+	VMOVUPS Z7, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z8, K1, (CX)
+	VMOVUPS Z9, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z10, K1, (CX)
+	VMOVUPS Z11, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z12, K1, (CX)
+	VMOVUPS Z13, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z14, K1, (CX)
+	VMOVUPS Z15, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z16, K1, (CX)
+	VMOVUPS Z17, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z18, K1, (CX)
+	VMOVUPS Z19, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z20, K1, (CX)
+	VMOVUPS Z21, K2, 64(CX)
+	ADDQ    R8, CX
+	VMOVUPS Z22, K1, (CX)
+	VMOVUPS Z23, K2, 64(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm1x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemm1x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -12833,62 +13735,87 @@ sum:
 	VADDPS       Y7, Y3, Y3
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y1, Y1
-	VBROADCASTSS 104(AX), Y2
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y2
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y2
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y2, Y0
 	VFMADD231PS  32(CX), Y2, Y1
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y2
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y2, Y1, Y1
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-
-skip3:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
 	JZ     skip4
-	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 
 skip4:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     skip5
+	MOVQ   72(AX), DX
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y2
-	VBROADCASTSS 116(AX), Y3
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y2
+	VBROADCASTSS 172(AX), Y3
 	VMAXPS       Y0, Y2, Y0
 	VMINPS       Y0, Y3, Y0
 	VMAXPS       Y1, Y2, Y1
 	VMINPS       Y1, Y3, Y1
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm2x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemm2x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -12974,15 +13901,21 @@ sum:
 	VADDPS       Y5, Y1, Y1
 	VADDPS       Y6, Y2, Y2
 	VADDPS       Y7, Y3, Y3
-	VBROADCASTSS 104(AX), Y4
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y4
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y4
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y4, Y0
 	VFMADD231PS  32(CX), Y4, Y1
@@ -12990,10 +13923,10 @@ sum:
 	VFMADD231PS  (CX), Y4, Y2
 	VFMADD231PS  32(CX), Y4, Y3
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y4
 	VADDPS       Y4, Y0, Y0
 	VADDPS       Y4, Y1, Y1
@@ -13001,19 +13934,19 @@ skip1:
 	VADDPS       Y4, Y2, Y2
 	VADDPS       Y4, Y3, Y3
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 	VADDPS (CX), Y2, Y2
 	VADDPS 32(CX), Y3, Y3
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
@@ -13021,12 +13954,12 @@ skip3:
 	VADDPS (CX), Y2, Y2
 	VADDPS 32(CX), Y3, Y3
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y4
-	VBROADCASTSS 116(AX), Y5
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y4
+	VBROADCASTSS 172(AX), Y5
 	VMAXPS       Y0, Y4, Y0
 	VMINPS       Y0, Y5, Y0
 	VMAXPS       Y1, Y4, Y1
@@ -13036,20 +13969,39 @@ skip4:
 	VMAXPS       Y3, Y4, Y3
 	VMINPS       Y3, Y5, Y3
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y2, (CX)
+	VMOVUPS Y3, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm3x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemm3x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -13159,17 +14111,23 @@ sum:
 	VADDPS       Y9, Y3, Y3
 	VADDPS       Y10, Y4, Y4
 	VADDPS       Y11, Y5, Y5
-	VBROADCASTSS 104(AX), Y6
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
 	VMULPS       Y6, Y2, Y2
 	VMULPS       Y6, Y3, Y3
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y6
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y6
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y6, Y0
 	VFMADD231PS  32(CX), Y6, Y1
@@ -13180,10 +14138,10 @@ sum:
 	VFMADD231PS  (CX), Y6, Y4
 	VFMADD231PS  32(CX), Y6, Y5
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y6
 	VADDPS       Y6, Y0, Y0
 	VADDPS       Y6, Y1, Y1
@@ -13194,10 +14152,10 @@ skip1:
 	VADDPS       Y6, Y4, Y4
 	VADDPS       Y6, Y5, Y5
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 	VADDPS (CX), Y2, Y2
@@ -13205,10 +14163,10 @@ skip2:
 	VADDPS (CX), Y4, Y4
 	VADDPS 32(CX), Y5, Y5
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
@@ -13219,12 +14177,12 @@ skip3:
 	VADDPS (CX), Y4, Y4
 	VADDPS 32(CX), Y5, Y5
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y6
-	VBROADCASTSS 116(AX), Y7
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y6
+	VBROADCASTSS 172(AX), Y7
 	VMAXPS       Y0, Y6, Y0
 	VMINPS       Y0, Y7, Y0
 	VMAXPS       Y1, Y6, Y1
@@ -13238,23 +14196,42 @@ skip4:
 	VMAXPS       Y5, Y6, Y5
 	VMINPS       Y5, Y7, Y5
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y2, (CX)
+	VMOVUPS Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y4, (CX)
+	VMOVUPS Y5, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm4x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemm4x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -13372,7 +14349,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	VBROADCASTSS 104(AX), Y8
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
 	VMULPS       Y8, Y2, Y2
@@ -13381,10 +14362,12 @@ sum:
 	VMULPS       Y8, Y5, Y5
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y8
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y8
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y8, Y0
 	VFMADD231PS  32(CX), Y8, Y1
@@ -13398,10 +14381,10 @@ sum:
 	VFMADD231PS  (CX), Y8, Y6
 	VFMADD231PS  32(CX), Y8, Y7
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y8
 	VADDPS       Y8, Y0, Y0
 	VADDPS       Y8, Y1, Y1
@@ -13415,10 +14398,10 @@ skip1:
 	VADDPS       Y8, Y6, Y6
 	VADDPS       Y8, Y7, Y7
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 	VADDPS (CX), Y2, Y2
@@ -13428,10 +14411,10 @@ skip2:
 	VADDPS (CX), Y6, Y6
 	VADDPS 32(CX), Y7, Y7
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
@@ -13445,12 +14428,12 @@ skip3:
 	VADDPS (CX), Y6, Y6
 	VADDPS 32(CX), Y7, Y7
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y8
-	VBROADCASTSS 116(AX), Y9
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y8
+	VBROADCASTSS 172(AX), Y9
 	VMAXPS       Y0, Y8, Y0
 	VMINPS       Y0, Y9, Y0
 	VMAXPS       Y1, Y8, Y1
@@ -13468,26 +14451,45 @@ skip4:
 	VMAXPS       Y7, Y8, Y7
 	VMINPS       Y7, Y9, Y7
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y6, (AX)
-	VMOVUPS Y7, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y2, (CX)
+	VMOVUPS Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y4, (CX)
+	VMOVUPS Y5, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y6, (CX)
+	VMOVUPS Y7, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm5x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemm5x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -13625,7 +14627,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	VBROADCASTSS 104(AX), Y10
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
 	VMULPS       Y10, Y2, Y2
@@ -13636,10 +14642,12 @@ sum:
 	VMULPS       Y10, Y7, Y7
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y10
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y10
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y10, Y0
 	VFMADD231PS  32(CX), Y10, Y1
@@ -13656,10 +14664,10 @@ sum:
 	VFMADD231PS  (CX), Y10, Y8
 	VFMADD231PS  32(CX), Y10, Y9
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y10
 	VADDPS       Y10, Y0, Y0
 	VADDPS       Y10, Y1, Y1
@@ -13676,10 +14684,10 @@ skip1:
 	VADDPS       Y10, Y8, Y8
 	VADDPS       Y10, Y9, Y9
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 	VADDPS (CX), Y2, Y2
@@ -13691,10 +14699,10 @@ skip2:
 	VADDPS (CX), Y8, Y8
 	VADDPS 32(CX), Y9, Y9
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
@@ -13711,12 +14719,12 @@ skip3:
 	VADDPS (CX), Y8, Y8
 	VADDPS 32(CX), Y9, Y9
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y10
-	VBROADCASTSS 116(AX), Y11
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y10
+	VBROADCASTSS 172(AX), Y11
 	VMAXPS       Y0, Y10, Y0
 	VMINPS       Y0, Y11, Y0
 	VMAXPS       Y1, Y10, Y1
@@ -13738,29 +14746,48 @@ skip4:
 	VMAXPS       Y9, Y10, Y9
 	VMINPS       Y9, Y11, Y9
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y6, (AX)
-	VMOVUPS Y7, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y8, (AX)
-	VMOVUPS Y9, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y2, (CX)
+	VMOVUPS Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y4, (CX)
+	VMOVUPS Y5, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y6, (CX)
+	VMOVUPS Y7, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y8, (CX)
+	VMOVUPS Y9, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemm6x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemm6x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -13918,7 +14945,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	VBROADCASTSS 104(AX), Y12
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
 	VMULPS       Y12, Y2, Y2
@@ -13931,10 +14962,12 @@ sum:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y12
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y12
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y12, Y0
 	VFMADD231PS  32(CX), Y12, Y1
@@ -13954,10 +14987,10 @@ sum:
 	VFMADD231PS  (CX), Y12, Y10
 	VFMADD231PS  32(CX), Y12, Y11
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y12
 	VADDPS       Y12, Y0, Y0
 	VADDPS       Y12, Y1, Y1
@@ -13977,10 +15010,10 @@ skip1:
 	VADDPS       Y12, Y10, Y10
 	VADDPS       Y12, Y11, Y11
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 	VADDPS (CX), Y2, Y2
@@ -13994,10 +15027,10 @@ skip2:
 	VADDPS (CX), Y10, Y10
 	VADDPS 32(CX), Y11, Y11
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
@@ -14017,12 +15050,12 @@ skip3:
 	VADDPS (CX), Y10, Y10
 	VADDPS 32(CX), Y11, Y11
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y12
-	VBROADCASTSS 116(AX), Y13
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y12
+	VBROADCASTSS 172(AX), Y13
 	VMAXPS       Y0, Y12, Y0
 	VMINPS       Y0, Y13, Y0
 	VMAXPS       Y1, Y12, Y1
@@ -14048,32 +15081,51 @@ skip4:
 	VMAXPS       Y11, Y12, Y11
 	VMINPS       Y11, Y13, Y11
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y6, (AX)
-	VMOVUPS Y7, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y8, (AX)
-	VMOVUPS Y9, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y10, (AX)
-	VMOVUPS Y11, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y2, (CX)
+	VMOVUPS Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y4, (CX)
+	VMOVUPS Y5, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y6, (CX)
+	VMOVUPS Y7, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y8, (CX)
+	VMOVUPS Y9, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y10, (CX)
+	VMOVUPS Y11, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm1x8AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·dgemm1x8AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -14143,62 +15195,87 @@ sum:
 	VADDPD       Y7, Y3, Y3
 	VADDPD       Y2, Y0, Y0
 	VADDPD       Y3, Y1, Y1
-	VBROADCASTSD 104(AX), Y2
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Y2
 	VMULPD       Y2, Y0, Y0
 	VMULPD       Y2, Y1, Y1
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Y2
+	JZ           skip2
+	VBROADCASTSD 168(AX), Y2
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Y2, Y0
 	VFMADD231PD  32(CX), Y2, Y1
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Y2
 	VADDPD       Y2, Y0, Y0
 	VADDPD       Y2, Y1, Y1
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
-	VADDPD (CX), Y0, Y0
-	VADDPD 32(CX), Y1, Y1
-
-skip3:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
 	JZ     skip4
-	MOVQ   72(AX), DX
 	VADDPD (CX), Y0, Y0
 	VADDPD 32(CX), Y1, Y1
 
 skip4:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     skip5
+	MOVQ   72(AX), DX
+	VADDPD (CX), Y0, Y0
+	VADDPD 32(CX), Y1, Y1
+
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Y2
-	VBROADCASTSD 128(AX), Y3
+	JZ           skip6
+	VBROADCASTSD 176(AX), Y2
+	VBROADCASTSD 184(AX), Y3
 	VMAXPD       Y0, Y2, Y0
 	VMINPD       Y0, Y3, Y0
 	VMAXPD       Y1, Y2, Y1
 	VMINPD       Y1, Y3, Y1
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Y0, (AX)
-	VMOVUPD Y1, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Y0, (CX)
+	VMOVUPD Y1, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm2x8AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·dgemm2x8AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -14284,15 +15361,21 @@ sum:
 	VADDPD       Y5, Y1, Y1
 	VADDPD       Y6, Y2, Y2
 	VADDPD       Y7, Y3, Y3
-	VBROADCASTSD 104(AX), Y4
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Y4
 	VMULPD       Y4, Y0, Y0
 	VMULPD       Y4, Y1, Y1
 	VMULPD       Y4, Y2, Y2
 	VMULPD       Y4, Y3, Y3
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Y4
+	JZ           skip2
+	VBROADCASTSD 168(AX), Y4
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Y4, Y0
 	VFMADD231PD  32(CX), Y4, Y1
@@ -14300,10 +15383,10 @@ sum:
 	VFMADD231PD  (CX), Y4, Y2
 	VFMADD231PD  32(CX), Y4, Y3
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Y4
 	VADDPD       Y4, Y0, Y0
 	VADDPD       Y4, Y1, Y1
@@ -14311,19 +15394,19 @@ skip1:
 	VADDPD       Y4, Y2, Y2
 	VADDPD       Y4, Y3, Y3
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Y0, Y0
 	VADDPD 32(CX), Y1, Y1
 	VADDPD (CX), Y2, Y2
 	VADDPD 32(CX), Y3, Y3
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Y0, Y0
 	VADDPD 32(CX), Y1, Y1
@@ -14331,12 +15414,12 @@ skip3:
 	VADDPD (CX), Y2, Y2
 	VADDPD 32(CX), Y3, Y3
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Y4
-	VBROADCASTSD 128(AX), Y5
+	JZ           skip6
+	VBROADCASTSD 176(AX), Y4
+	VBROADCASTSD 184(AX), Y5
 	VMAXPD       Y0, Y4, Y0
 	VMINPD       Y0, Y5, Y0
 	VMAXPD       Y1, Y4, Y1
@@ -14346,20 +15429,39 @@ skip4:
 	VMAXPD       Y3, Y4, Y3
 	VMINPD       Y3, Y5, Y3
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Y0, (AX)
-	VMOVUPD Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y2, (AX)
-	VMOVUPD Y3, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Y0, (CX)
+	VMOVUPD Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y2, (CX)
+	VMOVUPD Y3, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm3x8AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·dgemm3x8AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -14469,17 +15571,23 @@ sum:
 	VADDPD       Y9, Y3, Y3
 	VADDPD       Y10, Y4, Y4
 	VADDPD       Y11, Y5, Y5
-	VBROADCASTSD 104(AX), Y6
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Y6
 	VMULPD       Y6, Y0, Y0
 	VMULPD       Y6, Y1, Y1
 	VMULPD       Y6, Y2, Y2
 	VMULPD       Y6, Y3, Y3
 	VMULPD       Y6, Y4, Y4
 	VMULPD       Y6, Y5, Y5
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Y6
+	JZ           skip2
+	VBROADCASTSD 168(AX), Y6
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Y6, Y0
 	VFMADD231PD  32(CX), Y6, Y1
@@ -14490,10 +15598,10 @@ sum:
 	VFMADD231PD  (CX), Y6, Y4
 	VFMADD231PD  32(CX), Y6, Y5
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Y6
 	VADDPD       Y6, Y0, Y0
 	VADDPD       Y6, Y1, Y1
@@ -14504,10 +15612,10 @@ skip1:
 	VADDPD       Y6, Y4, Y4
 	VADDPD       Y6, Y5, Y5
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Y0, Y0
 	VADDPD 32(CX), Y1, Y1
 	VADDPD (CX), Y2, Y2
@@ -14515,10 +15623,10 @@ skip2:
 	VADDPD (CX), Y4, Y4
 	VADDPD 32(CX), Y5, Y5
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Y0, Y0
 	VADDPD 32(CX), Y1, Y1
@@ -14529,12 +15637,12 @@ skip3:
 	VADDPD (CX), Y4, Y4
 	VADDPD 32(CX), Y5, Y5
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Y6
-	VBROADCASTSD 128(AX), Y7
+	JZ           skip6
+	VBROADCASTSD 176(AX), Y6
+	VBROADCASTSD 184(AX), Y7
 	VMAXPD       Y0, Y6, Y0
 	VMINPD       Y0, Y7, Y0
 	VMAXPD       Y1, Y6, Y1
@@ -14548,23 +15656,42 @@ skip4:
 	VMAXPD       Y5, Y6, Y5
 	VMINPD       Y5, Y7, Y5
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Y0, (AX)
-	VMOVUPD Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y2, (AX)
-	VMOVUPD Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y4, (AX)
-	VMOVUPD Y5, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Y0, (CX)
+	VMOVUPD Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y2, (CX)
+	VMOVUPD Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y4, (CX)
+	VMOVUPD Y5, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm4x8AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·dgemm4x8AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -14682,7 +15809,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	VBROADCASTSD 104(AX), Y8
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Y8
 	VMULPD       Y8, Y0, Y0
 	VMULPD       Y8, Y1, Y1
 	VMULPD       Y8, Y2, Y2
@@ -14691,10 +15822,12 @@ sum:
 	VMULPD       Y8, Y5, Y5
 	VMULPD       Y8, Y6, Y6
 	VMULPD       Y8, Y7, Y7
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Y8
+	JZ           skip2
+	VBROADCASTSD 168(AX), Y8
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Y8, Y0
 	VFMADD231PD  32(CX), Y8, Y1
@@ -14708,10 +15841,10 @@ sum:
 	VFMADD231PD  (CX), Y8, Y6
 	VFMADD231PD  32(CX), Y8, Y7
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Y8
 	VADDPD       Y8, Y0, Y0
 	VADDPD       Y8, Y1, Y1
@@ -14725,10 +15858,10 @@ skip1:
 	VADDPD       Y8, Y6, Y6
 	VADDPD       Y8, Y7, Y7
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Y0, Y0
 	VADDPD 32(CX), Y1, Y1
 	VADDPD (CX), Y2, Y2
@@ -14738,10 +15871,10 @@ skip2:
 	VADDPD (CX), Y6, Y6
 	VADDPD 32(CX), Y7, Y7
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Y0, Y0
 	VADDPD 32(CX), Y1, Y1
@@ -14755,12 +15888,12 @@ skip3:
 	VADDPD (CX), Y6, Y6
 	VADDPD 32(CX), Y7, Y7
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Y8
-	VBROADCASTSD 128(AX), Y9
+	JZ           skip6
+	VBROADCASTSD 176(AX), Y8
+	VBROADCASTSD 184(AX), Y9
 	VMAXPD       Y0, Y8, Y0
 	VMINPD       Y0, Y9, Y0
 	VMAXPD       Y1, Y8, Y1
@@ -14778,26 +15911,45 @@ skip4:
 	VMAXPD       Y7, Y8, Y7
 	VMINPD       Y7, Y9, Y7
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Y0, (AX)
-	VMOVUPD Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y2, (AX)
-	VMOVUPD Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y4, (AX)
-	VMOVUPD Y5, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y6, (AX)
-	VMOVUPD Y7, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Y0, (CX)
+	VMOVUPD Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y2, (CX)
+	VMOVUPD Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y4, (CX)
+	VMOVUPD Y5, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y6, (CX)
+	VMOVUPD Y7, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm5x8AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·dgemm5x8AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -14935,7 +16087,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	VBROADCASTSD 104(AX), Y10
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Y10
 	VMULPD       Y10, Y0, Y0
 	VMULPD       Y10, Y1, Y1
 	VMULPD       Y10, Y2, Y2
@@ -14946,10 +16102,12 @@ sum:
 	VMULPD       Y10, Y7, Y7
 	VMULPD       Y10, Y8, Y8
 	VMULPD       Y10, Y9, Y9
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Y10
+	JZ           skip2
+	VBROADCASTSD 168(AX), Y10
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Y10, Y0
 	VFMADD231PD  32(CX), Y10, Y1
@@ -14966,10 +16124,10 @@ sum:
 	VFMADD231PD  (CX), Y10, Y8
 	VFMADD231PD  32(CX), Y10, Y9
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Y10
 	VADDPD       Y10, Y0, Y0
 	VADDPD       Y10, Y1, Y1
@@ -14986,10 +16144,10 @@ skip1:
 	VADDPD       Y10, Y8, Y8
 	VADDPD       Y10, Y9, Y9
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Y0, Y0
 	VADDPD 32(CX), Y1, Y1
 	VADDPD (CX), Y2, Y2
@@ -15001,10 +16159,10 @@ skip2:
 	VADDPD (CX), Y8, Y8
 	VADDPD 32(CX), Y9, Y9
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Y0, Y0
 	VADDPD 32(CX), Y1, Y1
@@ -15021,12 +16179,12 @@ skip3:
 	VADDPD (CX), Y8, Y8
 	VADDPD 32(CX), Y9, Y9
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Y10
-	VBROADCASTSD 128(AX), Y11
+	JZ           skip6
+	VBROADCASTSD 176(AX), Y10
+	VBROADCASTSD 184(AX), Y11
 	VMAXPD       Y0, Y10, Y0
 	VMINPD       Y0, Y11, Y0
 	VMAXPD       Y1, Y10, Y1
@@ -15048,29 +16206,48 @@ skip4:
 	VMAXPD       Y9, Y10, Y9
 	VMINPD       Y9, Y11, Y9
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Y0, (AX)
-	VMOVUPD Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y2, (AX)
-	VMOVUPD Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y4, (AX)
-	VMOVUPD Y5, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y6, (AX)
-	VMOVUPD Y7, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y8, (AX)
-	VMOVUPD Y9, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Y0, (CX)
+	VMOVUPD Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y2, (CX)
+	VMOVUPD Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y4, (CX)
+	VMOVUPD Y5, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y6, (CX)
+	VMOVUPD Y7, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y8, (CX)
+	VMOVUPD Y9, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func dgemm6x8AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·dgemm6x8AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -15228,7 +16405,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	VBROADCASTSD 104(AX), Y12
+	MOVQ         160(AX), DX
+	MOVQ         $0x3ff0000000000000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSD 160(AX), Y12
 	VMULPD       Y12, Y0, Y0
 	VMULPD       Y12, Y1, Y1
 	VMULPD       Y12, Y2, Y2
@@ -15241,10 +16422,12 @@ sum:
 	VMULPD       Y12, Y9, Y9
 	VMULPD       Y12, Y10, Y10
 	VMULPD       Y12, Y11, Y11
-	MOVQ         112(AX), CX
+
+skip1:
+	MOVQ         168(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSD 112(AX), Y12
+	JZ           skip2
+	VBROADCASTSD 168(AX), Y12
 	MOVQ         BX, CX
 	VFMADD231PD  (CX), Y12, Y0
 	VFMADD231PD  32(CX), Y12, Y1
@@ -15264,10 +16447,10 @@ sum:
 	VFMADD231PD  (CX), Y12, Y10
 	VFMADD231PD  32(CX), Y12, Y11
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSD (CX), Y12
 	VADDPD       Y12, Y0, Y0
 	VADDPD       Y12, Y1, Y1
@@ -15287,10 +16470,10 @@ skip1:
 	VADDPD       Y12, Y10, Y10
 	VADDPD       Y12, Y11, Y11
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPD (CX), Y0, Y0
 	VADDPD 32(CX), Y1, Y1
 	VADDPD (CX), Y2, Y2
@@ -15304,10 +16487,10 @@ skip2:
 	VADDPD (CX), Y10, Y10
 	VADDPD 32(CX), Y11, Y11
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPD (CX), Y0, Y0
 	VADDPD 32(CX), Y1, Y1
@@ -15327,12 +16510,12 @@ skip3:
 	VADDPD (CX), Y10, Y10
 	VADDPD 32(CX), Y11, Y11
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSD 120(AX), Y12
-	VBROADCASTSD 128(AX), Y13
+	JZ           skip6
+	VBROADCASTSD 176(AX), Y12
+	VBROADCASTSD 184(AX), Y13
 	VMAXPD       Y0, Y12, Y0
 	VMINPD       Y0, Y13, Y0
 	VMAXPD       Y1, Y12, Y1
@@ -15358,32 +16541,51 @@ skip4:
 	VMAXPD       Y11, Y12, Y11
 	VMINPD       Y11, Y13, Y11
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPD Y0, (AX)
-	VMOVUPD Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y2, (AX)
-	VMOVUPD Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y4, (AX)
-	VMOVUPD Y5, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y6, (AX)
-	VMOVUPD Y7, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y8, (AX)
-	VMOVUPD Y9, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPD Y10, (AX)
-	VMOVUPD Y11, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPD Y0, (CX)
+	VMOVUPD Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y2, (CX)
+	VMOVUPD Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y4, (CX)
+	VMOVUPD Y5, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y6, (CX)
+	VMOVUPD Y7, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y8, (CX)
+	VMOVUPD Y9, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPD Y10, (CX)
+	VMOVUPD Y11, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows1x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemmRows1x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -15454,62 +16656,87 @@ sum:
 	VADDPS       Y7, Y3, Y3
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y3, Y1, Y1
-	VBROADCASTSS 104(AX), Y2
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y2
 	VMULPS       Y2, Y0, Y0
 	VMULPS       Y2, Y1, Y1
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y2
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y2
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y2, Y0
 	VFMADD231PS  32(CX), Y2, Y1
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y2
 	VADDPS       Y2, Y0, Y0
 	VADDPS       Y2, Y1, Y1
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-
-skip3:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
 	JZ     skip4
-	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 
 skip4:
+	MOVQ   40(AX), CX
+	TESTQ  CX, CX
+	JZ     skip5
+	MOVQ   72(AX), DX
+	VADDPS (CX), Y0, Y0
+	VADDPS 32(CX), Y1, Y1
+
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y2
-	VBROADCASTSS 116(AX), Y3
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y2
+	VBROADCASTSS 172(AX), Y3
 	VMAXPS       Y0, Y2, Y0
 	VMINPS       Y0, Y3, Y0
 	VMAXPS       Y1, Y2, Y1
 	VMINPS       Y1, Y3, Y1
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows2x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemmRows2x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -15596,15 +16823,21 @@ sum:
 	VADDPS       Y5, Y1, Y1
 	VADDPS       Y6, Y2, Y2
 	VADDPS       Y7, Y3, Y3
-	VBROADCASTSS 104(AX), Y4
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y4
 	VMULPS       Y4, Y0, Y0
 	VMULPS       Y4, Y1, Y1
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y4, Y3, Y3
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y4
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y4
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y4, Y0
 	VFMADD231PS  32(CX), Y4, Y1
@@ -15612,10 +16845,10 @@ sum:
 	VFMADD231PS  (CX), Y4, Y2
 	VFMADD231PS  32(CX), Y4, Y3
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y4
 	VADDPS       Y4, Y0, Y0
 	VADDPS       Y4, Y1, Y1
@@ -15623,19 +16856,19 @@ skip1:
 	VADDPS       Y4, Y2, Y2
 	VADDPS       Y4, Y3, Y3
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 	VADDPS (CX), Y2, Y2
 	VADDPS 32(CX), Y3, Y3
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
@@ -15643,12 +16876,12 @@ skip3:
 	VADDPS (CX), Y2, Y2
 	VADDPS 32(CX), Y3, Y3
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y4
-	VBROADCASTSS 116(AX), Y5
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y4
+	VBROADCASTSS 172(AX), Y5
 	VMAXPS       Y0, Y4, Y0
 	VMINPS       Y0, Y5, Y0
 	VMAXPS       Y1, Y4, Y1
@@ -15658,20 +16891,39 @@ skip4:
 	VMAXPS       Y3, Y4, Y3
 	VMINPS       Y3, Y5, Y3
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y2, (CX)
+	VMOVUPS Y3, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows3x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemmRows3x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -15782,17 +17034,23 @@ sum:
 	VADDPS       Y9, Y3, Y3
 	VADDPS       Y10, Y4, Y4
 	VADDPS       Y11, Y5, Y5
-	VBROADCASTSS 104(AX), Y6
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y6
 	VMULPS       Y6, Y0, Y0
 	VMULPS       Y6, Y1, Y1
 	VMULPS       Y6, Y2, Y2
 	VMULPS       Y6, Y3, Y3
 	VMULPS       Y6, Y4, Y4
 	VMULPS       Y6, Y5, Y5
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y6
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y6
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y6, Y0
 	VFMADD231PS  32(CX), Y6, Y1
@@ -15803,10 +17061,10 @@ sum:
 	VFMADD231PS  (CX), Y6, Y4
 	VFMADD231PS  32(CX), Y6, Y5
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y6
 	VADDPS       Y6, Y0, Y0
 	VADDPS       Y6, Y1, Y1
@@ -15817,10 +17075,10 @@ skip1:
 	VADDPS       Y6, Y4, Y4
 	VADDPS       Y6, Y5, Y5
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 	VADDPS (CX), Y2, Y2
@@ -15828,10 +17086,10 @@ skip2:
 	VADDPS (CX), Y4, Y4
 	VADDPS 32(CX), Y5, Y5
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
@@ -15842,12 +17100,12 @@ skip3:
 	VADDPS (CX), Y4, Y4
 	VADDPS 32(CX), Y5, Y5
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y6
-	VBROADCASTSS 116(AX), Y7
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y6
+	VBROADCASTSS 172(AX), Y7
 	VMAXPS       Y0, Y6, Y0
 	VMINPS       Y0, Y7, Y0
 	VMAXPS       Y1, Y6, Y1
@@ -15861,23 +17119,42 @@ skip4:
 	VMAXPS       Y5, Y6, Y5
 	VMINPS       Y5, Y7, Y5
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y2, (CX)
+	VMOVUPS Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y4, (CX)
+	VMOVUPS Y5, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows4x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemmRows4x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -16000,7 +17277,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	VBROADCASTSS 104(AX), Y8
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y8
 	VMULPS       Y8, Y0, Y0
 	VMULPS       Y8, Y1, Y1
 	VMULPS       Y8, Y2, Y2
@@ -16009,10 +17290,12 @@ sum:
 	VMULPS       Y8, Y5, Y5
 	VMULPS       Y8, Y6, Y6
 	VMULPS       Y8, Y7, Y7
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y8
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y8
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y8, Y0
 	VFMADD231PS  32(CX), Y8, Y1
@@ -16026,10 +17309,10 @@ sum:
 	VFMADD231PS  (CX), Y8, Y6
 	VFMADD231PS  32(CX), Y8, Y7
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y8
 	VADDPS       Y8, Y0, Y0
 	VADDPS       Y8, Y1, Y1
@@ -16043,10 +17326,10 @@ skip1:
 	VADDPS       Y8, Y6, Y6
 	VADDPS       Y8, Y7, Y7
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 	VADDPS (CX), Y2, Y2
@@ -16056,10 +17339,10 @@ skip2:
 	VADDPS (CX), Y6, Y6
 	VADDPS 32(CX), Y7, Y7
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
@@ -16073,12 +17356,12 @@ skip3:
 	VADDPS (CX), Y6, Y6
 	VADDPS 32(CX), Y7, Y7
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y8
-	VBROADCASTSS 116(AX), Y9
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y8
+	VBROADCASTSS 172(AX), Y9
 	VMAXPS       Y0, Y8, Y0
 	VMINPS       Y0, Y9, Y0
 	VMAXPS       Y1, Y8, Y1
@@ -16096,26 +17379,45 @@ skip4:
 	VMAXPS       Y7, Y8, Y7
 	VMINPS       Y7, Y9, Y7
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y6, (AX)
-	VMOVUPS Y7, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y2, (CX)
+	VMOVUPS Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y4, (CX)
+	VMOVUPS Y5, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y6, (CX)
+	VMOVUPS Y7, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows5x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemmRows5x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -16258,7 +17560,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	VBROADCASTSS 104(AX), Y10
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y10
 	VMULPS       Y10, Y0, Y0
 	VMULPS       Y10, Y1, Y1
 	VMULPS       Y10, Y2, Y2
@@ -16269,10 +17575,12 @@ sum:
 	VMULPS       Y10, Y7, Y7
 	VMULPS       Y10, Y8, Y8
 	VMULPS       Y10, Y9, Y9
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y10
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y10
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y10, Y0
 	VFMADD231PS  32(CX), Y10, Y1
@@ -16289,10 +17597,10 @@ sum:
 	VFMADD231PS  (CX), Y10, Y8
 	VFMADD231PS  32(CX), Y10, Y9
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y10
 	VADDPS       Y10, Y0, Y0
 	VADDPS       Y10, Y1, Y1
@@ -16309,10 +17617,10 @@ skip1:
 	VADDPS       Y10, Y8, Y8
 	VADDPS       Y10, Y9, Y9
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 	VADDPS (CX), Y2, Y2
@@ -16324,10 +17632,10 @@ skip2:
 	VADDPS (CX), Y8, Y8
 	VADDPS 32(CX), Y9, Y9
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
@@ -16344,12 +17652,12 @@ skip3:
 	VADDPS (CX), Y8, Y8
 	VADDPS 32(CX), Y9, Y9
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y10
-	VBROADCASTSS 116(AX), Y11
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y10
+	VBROADCASTSS 172(AX), Y11
 	VMAXPS       Y0, Y10, Y0
 	VMINPS       Y0, Y11, Y0
 	VMAXPS       Y1, Y10, Y1
@@ -16371,29 +17679,48 @@ skip4:
 	VMAXPS       Y9, Y10, Y9
 	VMINPS       Y9, Y11, Y9
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y6, (AX)
-	VMOVUPS Y7, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y8, (AX)
-	VMOVUPS Y9, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y2, (CX)
+	VMOVUPS Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y4, (CX)
+	VMOVUPS Y5, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y6, (CX)
+	VMOVUPS Y7, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y8, (CX)
+	VMOVUPS Y9, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET
 
 // func sgemmRows6x16AVX2(t *byte)
 // Requires: AVX, FMA3, MMX+
 TEXT ·sgemmRows6x16AVX2(SB), NOSPLIT, $0-8
-	MOVQ       t+0(FP), AX
+	MOVQ t+0(FP), AX
+
+tile:
 	MOVQ       (AX), CX
 	MOVQ       8(AX), DX
 	MOVQ       16(AX), BX
@@ -16556,7 +17883,11 @@ tailLoop:
 	JNZ          tailLoop
 
 sum:
-	VBROADCASTSS 104(AX), Y12
+	MOVL         160(AX), DX
+	MOVL         $0x3f800000, CX
+	CMPQ         DX, CX
+	JE           skip1
+	VBROADCASTSS 160(AX), Y12
 	VMULPS       Y12, Y0, Y0
 	VMULPS       Y12, Y1, Y1
 	VMULPS       Y12, Y2, Y2
@@ -16569,10 +17900,12 @@ sum:
 	VMULPS       Y12, Y9, Y9
 	VMULPS       Y12, Y10, Y10
 	VMULPS       Y12, Y11, Y11
-	MOVL         108(AX), CX
+
+skip1:
+	MOVL         164(AX), CX
 	TESTQ        CX, CX
-	JZ           skip1
-	VBROADCASTSS 108(AX), Y12
+	JZ           skip2
+	VBROADCASTSS 164(AX), Y12
 	MOVQ         BX, CX
 	VFMADD231PS  (CX), Y12, Y0
 	VFMADD231PS  32(CX), Y12, Y1
@@ -16592,10 +17925,10 @@ sum:
 	VFMADD231PS  (CX), Y12, Y10
 	VFMADD231PS  32(CX), Y12, Y11
 
-skip1:
+skip2:
 	MOVQ         24(AX), CX
 	TESTQ        CX, CX
-	JZ           skip2
+	JZ           skip3
 	VBROADCASTSS (CX), Y12
 	VADDPS       Y12, Y0, Y0
 	VADDPS       Y12, Y1, Y1
@@ -16615,10 +17948,10 @@ skip1:
 	VADDPS       Y12, Y10, Y10
 	VADDPS       Y12, Y11, Y11
 
-skip2:
+skip3:
 	MOVQ   32(AX), CX
 	TESTQ  CX, CX
-	JZ     skip3
+	JZ     skip4
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
 	VADDPS (CX), Y2, Y2
@@ -16632,10 +17965,10 @@ skip2:
 	VADDPS (CX), Y10, Y10
 	VADDPS 32(CX), Y11, Y11
 
-skip3:
+skip4:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
-	JZ     skip4
+	JZ     skip5
 	MOVQ   72(AX), DX
 	VADDPS (CX), Y0, Y0
 	VADDPS 32(CX), Y1, Y1
@@ -16655,12 +17988,12 @@ skip3:
 	VADDPS (CX), Y10, Y10
 	VADDPS 32(CX), Y11, Y11
 
-skip4:
+skip5:
 	MOVQ         88(AX), CX
 	TESTQ        CX, CX
-	JZ           skip5
-	VBROADCASTSS 112(AX), Y12
-	VBROADCASTSS 116(AX), Y13
+	JZ           skip6
+	VBROADCASTSS 168(AX), Y12
+	VBROADCASTSS 172(AX), Y13
 	VMAXPS       Y0, Y12, Y0
 	VMINPS       Y0, Y13, Y0
 	VMAXPS       Y1, Y12, Y1
@@ -16686,24 +18019,41 @@ skip4:
 	VMAXPS       Y11, Y12, Y11
 	VMINPS       Y11, Y13, Y11
 
-skip5:
-	MOVQ    BX, AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y2, (AX)
-	VMOVUPS Y3, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y4, (AX)
-	VMOVUPS Y5, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y6, (AX)
-	VMOVUPS Y7, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y8, (AX)
-	VMOVUPS Y9, 32(AX)
-	ADDQ    R8, AX
-	VMOVUPS Y10, (AX)
-	VMOVUPS Y11, 32(AX)
+skip6:
+	MOVQ    BX, CX
+	VMOVUPS Y0, (CX)
+	VMOVUPS Y1, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y2, (CX)
+	VMOVUPS Y3, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y4, (CX)
+	VMOVUPS Y5, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y6, (CX)
+	VMOVUPS Y7, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y8, (CX)
+	VMOVUPS Y9, 32(CX)
+	ADDQ    R8, CX
+	VMOVUPS Y10, (CX)
+	VMOVUPS Y11, 32(CX)
+	DECQ    104(AX)
+	JLE     done
+	MOVQ    112(AX), CX
+	ADDQ    CX, (AX)
+	MOVQ    120(AX), CX
+	ADDQ    CX, 8(AX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 16(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 24(AX)
+	MOVQ    144(AX), CX
+	ADDQ    CX, 32(AX)
+	MOVQ    152(AX), CX
+	ADDQ    CX, 40(AX)
+	JMP     tile
+
+done:
 	VZEROUPPER
 	RET

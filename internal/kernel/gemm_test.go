@@ -218,7 +218,8 @@ func TestTileLayout(t *testing.T) {
 	for name, pair := range map[string][2]uintptr{
 		"a": {unsafe.Offsetof(x.a), 0}, "c": {unsafe.Offsetof(x.c), 16}, "resid": {unsafe.Offsetof(x.resid), 40},
 		"k": {unsafe.Offsetof(x.k), 48}, "ldr": {unsafe.Offsetof(x.ldr), 72}, "cols": {unsafe.Offsetof(x.cols), 80},
-		"alpha": {unsafe.Offsetof(x.alpha), 104}, "hi": {unsafe.Offsetof(x.hi), 116}, "hi64": {unsafe.Offsetof(y.hi), 128},
+		"count": {unsafe.Offsetof(x.count), 104}, "on": {unsafe.Offsetof(x.on), 112}, "on.resid": {unsafe.Offsetof(x.on) + unsafe.Offsetof(x.on.resid), 152},
+		"alpha": {unsafe.Offsetof(x.alpha), 160}, "hi": {unsafe.Offsetof(x.hi), 172}, "hi64": {unsafe.Offsetof(y.hi), 184},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("tile.%s is at %d, the assembly has it at %d", name, pair[0], pair[1])

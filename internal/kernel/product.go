@@ -289,36 +289,48 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 		for ib := i0; ib < i1; ib += stepM {
 			for jb := j0; jb < j1; jb += stepN {
 				ie, je := min(ib+stepM, i1), min(jb+stepN, j1)
-				for jj := jb; jj < je; jj++ {
-					j := jj
+				for jj := jb; jj < je; {
+					j, across := jj, min(je, pr.n/cols)-jj // and the whole panels from there on
 					if pr.back {
 						j = je - 1 - (jj - jb)
+						across = j + 1 - jb
 					}
 					t.cols = min(cols, pr.n-j*cols)
-					t.ldb = cols * size
+					if ie-ib > 1 || t.cols < cols {
+						across = 1
+					}
+					t.ldb, t.on.b = cols*size, cols*n*size
 					switch {
 					case pr.packedB != nil:
-						t.b = b.at(j*cols, cols)
+						t.b, t.on.b = b.at(j*cols, cols), cols*pr.k*size
 					case !pr.direct:
 						t.b = b.at((j-j0)*cols, cols)
 					case t.cols == cols:
-						t.b, t.ldb = &pr.b.data[min(p0*pr.b.ld+j*cols, len(pr.b.data)-1)], pr.b.ld*size
+						t.b, t.ldb, t.on.b = &pr.b.data[min(p0*pr.b.ld+j*cols, len(pr.b.data)-1)], pr.b.ld*size, cols*size
 					default:
 						ws.b = grow(ws.b, cols*n)
 						kern.packPanel(ws.b, pr.b, j*cols, t.cols, cols, p0, n)
 						t.b = unsafe.SliceData(ws.b)
 					}
-					for i := ib; i < ie; i++ {
-						r := min(rows, pr.m-i*rows)
-						if pr.inRows {
-							t.a, t.lda = at(unsafe.SliceData(pr.a.data), i*rows*pr.a.ld+p0), pr.a.ld*size
-						} else if pr.packedA != nil {
-							t.a = a.at(i*rows, r)
-						} else {
+					panelB := t.b
+					for i := ib; i < ie; {
+						r, down := min(rows, pr.m-i*rows), 1
+						if across == 1 && (t.cols == cols || kern.masked) {
+							down = max(1, min(ie, pr.m/rows)-i)
+						}
+						t.b, t.on.a = panelB, rows*n*size
+						switch {
+						case pr.inRows:
+							t.a, t.lda, t.on.a = at(unsafe.SliceData(pr.a.data), i*rows*pr.a.ld+p0), pr.a.ld*size, rows*pr.a.ld*size
+						case pr.packedA != nil:
+							t.a, t.on.a = a.at(i*rows, r), rows*pr.k*size
+						default:
 							t.a = a.at((i-i0)*rows, r)
 						}
-						pr.tile(ws, i*rows, r, j*cols, last)
+						pr.tiles(ws, i*rows, r, j*cols, down, across, last)
+						i += down
 					}
+					jj += across
 				}
 				if last && pr.ep != nil && pr.ep.Act != ActNone {
 					pr.activate(ib*rows, min(ie*rows, pr.m), jb*cols, min(je*cols, pr.n))
@@ -339,9 +351,9 @@ func (ps panels[T]) at(i, width int) *T {
 	return at(unsafe.SliceData(ps.data), i*ps.k+ps.p0*width)
 }
 
-// tile makes the tile at row i, column j of C, with r rows; a, b, k, cols and the
-// factors are set.
-func (pr *product[T]) tile(ws *workspace[T], i, r, j int, last bool) {
+// tiles makes the tile at row i, column j of C, with r rows, and those of as many below it, or beside it, as down and across say, one of
+// which is 1; a, b, k, cols, the ways on from there and the factors are set.
+func (pr *product[T]) tiles(ws *workspace[T], i, r, j, down, across int, last bool) {
 	t, size := &ws.t, int(unsafe.Sizeof(T(0)))
 	cols := t.cols
 	c := pr.c[i*pr.ldc+j:]
@@ -360,6 +372,27 @@ func (pr *product[T]) tile(ws *workspace[T], i, r, j int, last bool) {
 		if lo, hi, ok := ep.clampOf(); ok {
 			t.lo, t.hi, t.clamp = lo, hi, 1
 		}
+	}
+	t.count = down * across
+	if across > 1 {
+		if pr.back {
+			size = -size
+			t.on.b = -t.on.b
+		}
+		t.on.a, t.on.c = 0, cols*size
+		t.on.rowBias, t.on.colBias, t.on.resid = 0, cols*size, cols*size
+	} else {
+		t.on.b, t.on.c = 0, r*t.ldc
+		t.on.rowBias, t.on.colBias, t.on.resid = r*size, 0, r*t.ldr
+	}
+	if t.rowBias == nil {
+		t.on.rowBias = 0
+	}
+	if t.colBias == nil {
+		t.on.colBias = 0
+	}
+	if t.resid == nil {
+		t.on.resid = 0
 	}
 	run := pr.kern.tile[r]
 	if pr.inRows {

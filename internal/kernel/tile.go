@@ -5,12 +5,12 @@ import (
 	"unsafe"
 )
 
-// A tile is the work of one call of a tile function: the product of a panel of A and
-// a panel of B over a stretch of k, and what becomes of it:
+// A tile is the work of one call of a tile function: a run of products of a panel of A and
+// a panel of B over a stretch of k, and what becomes of them:
 //
 //	C = clamp(alpha·A·B + beta·C + RowBias + ColBias + Residual)
 //
-// The assembly knows the offsets of the fields; a test holds the two together.
+// The assembly knows the offsets of the fields; a test holds the two together. Tile functions move the pointers.
 type tile[T Float] struct {
 	a       *T // panel: k rows of as many elements as the tile has rows
 	b       *T // panel: k rows, ldb apart
@@ -22,9 +22,11 @@ type tile[T Float] struct {
 	ldb     int // in bytes, as are the next two
 	ldc     int
 	ldr     int
-	cols    int // columns to write; those of the panel but for masked kernels
-	clamp   int // whether to apply lo and hi
-	lda     int // in bytes, of rows of A where they lie
+	cols    int                                            // columns to write; those of the panel but for masked kernels
+	clamp   int                                            // whether to apply lo and hi
+	lda     int                                            // in bytes, of rows of A where they lie
+	count   int                                            // tiles of the run
+	on      struct{ a, b, c, rowBias, colBias, resid int } // from one tile to the next, in bytes; 0 for what is nil
 
 	alpha, beta, lo, hi T // beta 0 does not read C
 }
@@ -64,13 +66,33 @@ const goRows, goCols = 4, 4
 func newGoKernel[T Float]() *gemmKernel[T] {
 	kern := &gemmKernel[T]{rows: goRows, cols: goCols, masked: true, tile: make([]func(*tile[T]), goRows+1)}
 	for r := 1; r < goRows; r++ {
-		kern.tile[r] = func(t *tile[T]) { tileGo(t, r, goCols) }
+		kern.tile[r] = func(t *tile[T]) { tilesGo(t, r, goCols) }
 	}
-	kern.tile[goRows] = tile4x4Go[T]
+	kern.tile[goRows] = func(t *tile[T]) { t.each(tile4x4Go[T]) }
 	return kern
 }
 
-// tileGo is the twin of all tile functions.
+// each runs f on each tile of a run.
+func (t *tile[T]) each(f func(t *tile[T])) {
+	for f(t); t.count > 1; f(t) {
+		t.count--
+		move(&t.a, t.on.a)
+		move(&t.b, t.on.b)
+		move(&t.c, t.on.c)
+		move(&t.rowBias, t.on.rowBias)
+		move(&t.colBias, t.on.colBias)
+		move(&t.resid, t.on.resid)
+	}
+}
+
+func move[T any](p **T, by int) { *p = (*T)(unsafe.Add(unsafe.Pointer(*p), by)) }
+
+// tilesGo is the twin of all tile functions.
+func tilesGo[T Float](t *tile[T], rows, cols int) {
+	t.each(func(t *tile[T]) { tileGo(t, rows, cols) })
+}
+
+// tileGo makes one tile.
 func tileGo[T Float](t *tile[T], rows, cols int) {
 	if t.lda != 0 {
 		panel := make([]T, t.k*rows)

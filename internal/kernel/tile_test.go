@@ -8,7 +8,7 @@ import (
 	"unsafe"
 )
 
-// Every tile function gives what its twin gives, for all depths, widths and epilogues, and
+// Every tile function gives what its twin gives, for all depths, widths, epilogues and runs, and
 // writes nothing else.
 func TestTileTwins(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
@@ -19,21 +19,22 @@ func TestTileTwins(t *testing.T) {
 
 func testTileTwins[T Float](t *testing.T) {
 	kern, size := activeGemm[T](), int(unsafe.Sizeof(T(0)))
-	const maxK, ld = 20, 40
+	const maxK, ld, most = 20, 120, 3
 	for rows := 1; rows <= kern.rows; rows++ {
 		for k := range maxK {
-			a, b := random[T](rows*maxK), random[T](maxK*ld)
-			c, bias, resid := random[T](rows*ld), random[T](ld), random[T](rows*ld)
+			a, b := random[T](most*rows*maxK), random[T](maxK*ld)
+			c, bias, resid := random[T](most*rows*ld), random[T](ld), random[T](most*rows*ld)
 			if k%4 == 3 && k > 0 {
 				a[rand.IntN(rows*k)], b[rand.IntN(k*ld)] = T(math.NaN()), T(math.Inf(1))
 			}
-			x := tile[T]{a: &a[0], b: &b[0], k: k, ldb: ld * size, ldc: ld * size, cols: kern.cols, alpha: 0.5, beta: T(rand.IntN(2)) * 2}
+			x := tile[T]{a: &a[0], b: &b[0], k: k, ldb: ld * size, ldc: ld * size, cols: kern.cols, alpha: T(1+rand.IntN(2)) / 2, beta: T(rand.IntN(2)) * 2}
 			if kern.masked {
 				x.cols = 1 + rand.IntN(kern.cols)
 			}
 			if x.beta == 0 {
 				c[0] = T(math.NaN()) // is overwritten
 			}
+			all := c
 			if rand.IntN(2) == 0 {
 				x.rowBias = &bias[0]
 			}
@@ -46,15 +47,45 @@ func testTileTwins[T Float](t *testing.T) {
 			if rand.IntN(2) == 0 {
 				x.clamp, x.lo, x.hi = 1, -0.25, 0.5
 			}
-			got, want := slices.Clone(c), slices.Clone(c)
-			x.c = &got[0]
 			run := kern.tile[rows]
 			if kern.rowsTile != nil && k%2 == 0 {
 				run, x.lda = kern.rowsTile[rows], maxK*size
 			}
+			x.count = 1 + rand.IntN(most)
+			if rand.IntN(2) == 0 { // down
+				x.on.a, x.on.c = rows*maxK*size, rows*ld*size
+				if x.rowBias != nil {
+					x.on.rowBias = rows * size
+				}
+				if x.resid != nil {
+					x.on.resid = rows * ld * size
+				}
+			} else { // across, and back
+				by := kern.cols * size
+				if rand.IntN(2) == 0 {
+					at := (x.count - 1) * kern.cols
+					x.b, c, by = &b[at], c[at:], -by
+					if x.colBias != nil {
+						x.colBias = &bias[at]
+					}
+					if x.resid != nil {
+						x.resid = &resid[at]
+					}
+				}
+				x.on.b, x.on.c = by, by
+				if x.colBias != nil {
+					x.on.colBias = by
+				}
+				if x.resid != nil {
+					x.on.resid = by
+				}
+			}
+			got, want := slices.Clone(all), slices.Clone(all)
+			y := x
+			x.c = &got[len(all)-len(c)]
 			run(&x)
-			x.c = &want[0]
-			tileGo(&x, rows, kern.cols)
+			y.c = &want[len(all)-len(c)]
+			tilesGo(&y, rows, kern.cols)
 			for i, w := range want {
 				if g := got[i]; g != w && (g == g || w == w) && !(math.Abs(float64(g-w)) < 1e-5) {
 					t.Fatalf("%T, %d rows, %+v: C[%d,%d] = %v, want %v", w, rows, x, i/ld, i%ld, g, w)

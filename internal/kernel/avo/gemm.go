@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/mmcloughlin/avo/operand"
@@ -68,7 +69,8 @@ const (
 	tileRowBias, tileColBias, tileResid = 24, 32, 40
 	tileK, tileLDB, tileLDC, tileLDR    = 48, 56, 64, 72
 	tileCols, tileClamp, tileLDA        = 80, 88, 96
-	tileParams                          = 104
+	tileCount, tileOn                   = 104, 112 // on to the next one's a, b, c, rowBias, colBias and resid
+	tileParams                          = 160
 	tileAlpha, tileBeta, tileLo, tileHi = 0, 1, 2, 3
 )
 
@@ -98,7 +100,7 @@ func (u *unit) tiles(prefix, typ string, s isa, cols int, write func(rows int)) 
 
 const unroll = 4
 
-// gemmTile writes the product of a panel of A, rows wide, or of rows of A where they
+// gemmTile writes a run of tiles: each the product of a panel of A, rows wide, or of rows of A where they
 // lie, and a panel of B, two vectors wide.
 func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 	tp := u.Load(u.Param("t"), u.GP64()).(reg.GPVirtual)
@@ -109,6 +111,22 @@ func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 		u.MOVQ(field(off), r)
 		return r
 	}
+
+	// Columns past the edge of C are masked out where the processor has masks;
+	// elsewhere the caller gives a whole tile.
+	var mask [2]reg.Virtual
+	if s.masked() {
+		bits := u.GP64()
+		u.MOVQ(operand.U32(1), bits)
+		u.SHLXQ(load(tileCols), bits, bits)
+		u.DECQ(bits)
+		for v := range 2 {
+			mask[v] = u.K()
+			u.KMOVW(bits.As32(), mask[v])
+			u.SHRQ(operand.Imm(uint64(s.bytes/t.size)), bits)
+		}
+	}
+	u.Label("tile")
 	a, b, c := load(tileA), load(tileB), load(tileC)
 	k, ldb, ldc := load(tileK), load(tileLDB), load(tileLDC)
 
@@ -215,20 +233,6 @@ func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 	}
 	sums := acc[0]
 
-	// Columns past the edge of C are masked out where the processor has masks;
-	// elsewhere the caller gives a whole tile.
-	var mask [2]reg.Virtual
-	if s.masked() {
-		bits := u.GP64()
-		u.MOVQ(operand.U32(1), bits)
-		u.SHLXQ(load(tileCols), bits, bits)
-		u.DECQ(bits)
-		for v := range 2 {
-			mask[v] = u.K()
-			u.KMOVW(bits.As32(), mask[v])
-			u.SHRQ(operand.Imm(uint64(s.bytes/t.size)), bits)
-		}
-	}
 	apply := func(op func(u *unit, ops ...operand.Op), v int, m operand.Mem, ops ...operand.Op) {
 		all := []operand.Op{m.Offset(v * s.bytes), ops[0]}
 		if s.masked() {
@@ -267,12 +271,25 @@ func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 		return x
 	}
 
-	alpha := scalar(param(tileAlpha))
-	for i := range rows {
-		for v := range 2 {
-			t.mul(u, alpha, sums[i][v], sums[i][v])
+	skipIf(func(label operand.Op) {
+		one, bits := u.GP64(), u.GP64()
+		if t.size == 4 {
+			u.MOVL(param(tileAlpha), bits.As32())
+			u.MOVL(operand.U32(math.Float32bits(1)), one.As32())
+		} else {
+			u.MOVQ(param(tileAlpha), bits)
+			u.MOVQ(operand.U64(math.Float64bits(1)), one)
 		}
-	}
+		u.CMPQ(bits, one)
+		u.JE(label)
+	}, func() {
+		alpha := scalar(param(tileAlpha))
+		for i := range rows {
+			for v := range 2 {
+				t.mul(u, alpha, sums[i][v], sums[i][v])
+			}
+		}
+	})
 	skipIf(func(label operand.Op) {
 		bits := u.GP64()
 		if t.size == 4 {
@@ -330,6 +347,13 @@ func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 			t.mov(u, append(ops, m.Offset(v*s.bytes))...)
 		}
 	})
+	u.DECQ(field(tileCount))
+	u.JLE(operand.LabelRef("done"))
+	for i, off := range []int{tileA, tileB, tileC, tileRowBias, tileColBias, tileResid} {
+		u.ADDQ(load(tileOn+8*i), field(off))
+	}
+	u.JMP(operand.LabelRef("tile"))
+	u.Label("done")
 	u.VZEROUPPER()
 	u.RET()
 }
