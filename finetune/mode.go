@@ -98,6 +98,41 @@ func insertDropout(m *onnx.Model, ratios map[string]float64) error {
 	return nil
 }
 
+// padding is the row of a table that gets no gradient where it is looked up.
+type padding struct {
+	row   int64
+	asked bool // by the configuration: it is an error if there is no such place
+}
+
+// padEmbeddings has rows of tables, by name, get no gradient from where they are looked up.
+func padEmbeddings(m *onnx.Model, tables map[string]padding) error {
+	for _, name := range slices.Sorted(maps.Keys(tables)) {
+		found := false
+		m.Graph.Walk(func(g *onnx.Graph) {
+			for _, n := range g.Nodes {
+				if n.Op != "Gather" || onnx.CanonicalDomain(n.Domain) != "" || n.Input(0) == nil {
+					continue
+				}
+				if a := n.Attr("axis"); a != nil && a.I != 0 {
+					continue
+				}
+				table := n.Inputs[0]
+				if d := table.Def(); d != nil && d.Op == "Identity" && table.Name != name {
+					table = d.Input(0)
+				}
+				if table != nil && table.Name == name {
+					n.Op, n.Domain, n.Opset, found = "Embedding", ops.Internal, ops.GradOpset, true
+					n.Attrs = []*onnx.Attribute{ops.IntAttr("padding_idx", tables[name].row)}
+				}
+			}
+		})
+		if !found && tables[name].asked {
+			return fmt.Errorf("padding_idx: no Gather looks up rows of %q", name)
+		}
+	}
+	return nil
+}
+
 type modeEdit struct {
 	model   *onnx.Model
 	infos   map[*onnx.Value]ops.Info

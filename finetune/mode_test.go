@@ -3,6 +3,7 @@ package finetune
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/runtime"
 	"github.com/retune-go/retune/tensor"
 	"github.com/retune-go/retune/tensor/npy"
 )
@@ -445,5 +447,105 @@ func TestModesRefused(t *testing.T) {
 	single := tensor.New([]float32{1}, 1, 1, 1)
 	if _, err := tr.Step(context.Background(), Batch{"x": single, "t": single}); err == nil {
 		t.Error("a batch of one value was trained on")
+	}
+}
+
+// The row that pads gets no gradient where it is looked up, also in a loop, and that of the head that it is tied to: torch.nn.Embedding's padding_idx,
+// which an export has lost. A saved step does the same.
+func TestPaddingIdx(t *testing.T) {
+	b := onnx.NewBuilder("m", 17)
+	table, x := b.Init("onnx::MatMul_5", tensor.New([]float64{1, 2, 3, 4, 5, 6}, 3, 2)), b.Input("tokens", tensor.Int64, 4)
+	body := b.Sub("body")
+	body.Input("i", tensor.Int64)
+	body.OutputOf("on", body.Op("Identity", body.Input("cond", tensor.Bool)), nil)
+	sum := body.Input("sum", tensor.Float64, 4, 2)
+	body.OutputOf("more", body.Op("Add", sum, body.Node("Gather", []*onnx.Value{table, x}, onnx.IntAttr("axis", 0))), nil)
+	zeros := b.Const(tensor.New(make([]float64, 8), 4, 2))
+	h := b.Node("Loop", []*onnx.Value{b.Const(tensor.Scalar(int64(2))), nil, zeros}, onnx.GraphAttr("body", body.Graph()))
+	b.OutputOf("looked", h, nil)
+	b.Output("y", b.Op("MatMul", b.Op("Add", h, b.Op("Gather", table, x)), b.Node("Transpose", []*onnx.Value{table})), tensor.Float64, 4, 3)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	two := 2
+	names := func(row *int) Names {
+		return Names{"embed.weight": {Shape: []int{3, 2}, Initializer: "onnx::MatMul_5", Form: Verbatim, PaddingIdx: row}}
+	}
+	gradient := func(change func(*Config)) []float64 {
+		cfg := Config{Loss: L1{Output: "y", Target: "target"}, Optimizer: SGD{LR: 1}}
+		change(&cfg)
+		tr := trainer(t, m, cfg)
+		batch := Batch{"tokens": tensor.New([]int64{2, 0, 2, 1}, 4), "target": tensor.New(slices.Repeat([]float64{-100}, 12), 4, 3)}
+		_, grads, err := tr.Gradients(context.Background(), batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := tr.TrainingGraph()
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := onnx.Encode(g)
+		if err == nil {
+			g, err = onnx.Decode(data)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := runtime.NewSession(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		in := map[string]tensor.Value{}
+		maps.Copy(in, batch)
+		out, err := s.Run(context.Background(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := tensor.Float64s(grads["onnx::MatMul_5"])
+		for i, next := range tensor.Float64s(out["next::onnx::MatMul_5"].(*tensor.Tensor)) {
+			if math.Abs(float64(i+1)-next-d[i]) > 1e-12 {
+				t.Errorf("the saved step leaves %v at %d, where the gradient is %v", next, i, d)
+			}
+		}
+		return d
+	}
+	// Each element of y adds its row of the table, nine in all, 1/12 of the loss: through a lookup, three a token, [9 12] to its row, through the head
+	// the sum of what was looked up.
+	head := []float64{3 * (1 + 3 + 5 + 5) / 12., 3 * (2 + 4 + 6 + 6) / 12.}
+	through := []float64{3 * 9 / 12., 3 * 12 / 12.}
+	want := func(padded bool) []float64 {
+		w := []float64{}
+		for row, count := range []float64{1, 1, 2} {
+			if padded && row == 2 {
+				count = 0
+			}
+			w = append(w, head[0]+count*through[0], head[1]+count*through[1])
+		}
+		return w
+	}
+	for i, c := range []struct {
+		padded bool
+		change func(*Config)
+	}{
+		{false, func(c *Config) {}},
+		{false, func(c *Config) { c.Names = names(nil) }},
+		{true, func(c *Config) { c.PaddingIdx = map[string]int{"onnx::MatMul_5": 2} }},
+		{true, func(c *Config) { c.Names, c.PaddingIdx = names(nil), map[string]int{"embed.weight": -1} }},
+		{true, func(c *Config) { c.Names = names(&two) }},
+	} {
+		got, want := gradient(c.change), want(c.padded)
+		if off, _ := difference(got, want); off > 1e-12 {
+			t.Errorf("configuration %d: the gradient is %v, want %v", i, got, want)
+		}
+	}
+	for name, row := range map[string]int{"nobody": 0, "onnx::MatMul_5": 3} {
+		if tr, err := New(m, Config{Loss: L1{Output: "y", Target: "target"}, Optimizer: SGD{LR: 1}, PaddingIdx: map[string]int{name: row}}); err == nil || !strings.Contains(err.Error(), "padding_idx: \""+name) {
+			t.Errorf("%s: %d: the error is %v", name, row, err)
+			if tr != nil {
+				tr.Close()
+			}
+		}
 	}
 }

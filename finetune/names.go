@@ -26,6 +26,8 @@ type Origin struct {
 	// Further initializers that hold the same tensor, as it is or transposed, perhaps with further axes of one.
 	Also   []string `json:"also"`
 	Buffer bool     `json:"buffer"` // a buffer, which is not trained: a mask, a table, running statistics
+	// Of an embedding: the row that gets no gradient where it is looked up, if there is one. See [Config.PaddingIdx].
+	PaddingIdx *int `json:"padding_idx"`
 	// Of [Joined]: where its rows are, one part after another. Initializer is then none.
 	Parts []Origin `json:"parts"`
 }
@@ -378,6 +380,40 @@ func (n Names) ties(g *onnx.Graph) ([]tie, error) {
 		}
 	}
 	return ties, nil
+}
+
+// padding is the rows of tables among g's initializers that get no gradient: those that names tell of and those that rows adds, by name
+// of PyTorch or of the initializer.
+func (n Names) padding(g *onnx.Graph, rows map[string]int) (map[string]padding, error) {
+	found := map[string]padding{}
+	add := func(name string, row int, asked bool) error {
+		table := g.Init(name)
+		if o, ok := n[name]; ok {
+			table = g.Init(o.Initializer)
+		}
+		if table == nil || table.Const.Rank() == 0 {
+			return fmt.Errorf("padding_idx: %q is no table of the model's", name)
+		}
+		count := table.Const.Shape()[0]
+		if row < -count || row >= count {
+			return fmt.Errorf("padding_idx: %q has %d rows, and none that is %d", name, count, row)
+		}
+		found[table.Name] = padding{row: int64((row + count) % count), asked: asked}
+		return nil
+	}
+	for name, o := range n {
+		if o.PaddingIdx != nil && !o.lost() {
+			if err := add(name, *o.PaddingIdx, false); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(rows)) {
+		if err := add(name, rows[name], true); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
 }
 
 // at is PyTorch's names of what initializer holds.

@@ -43,6 +43,9 @@ type Config struct {
 	// comes to Round is nothing, as in PyTorch. Initializers of integers that DequantizeLinear reads with constant scales are then trained as well: as real
 	// numbers, which the graph rounds as the tuned model has them.
 	StraightThrough bool
+	// PaddingIdx names embeddings, each with the row that gets no gradient where it is looked up: the padding_idx of torch.nn.Embedding, which
+	// ONNX does not keep. Names may say it too.
+	PaddingIdx map[string]int
 	// Mode is how batch norms and dropout behave in steps: none is [AsExported]. [Trainer.Loss] is without
 	// training behaviour if the mode is [Train], else the mode's too. The tuned model is as exported.
 	Mode Mode
@@ -382,6 +385,15 @@ func (t *Trainer) withLoss(mode Mode, ties []tie, train bool) (*lossGraph, error
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.rounded)) {
 		if err := t.rounded[name].compute(m.Graph); err != nil {
+			return nil, err
+		}
+	}
+	if train {
+		tables, err := t.names.padding(t.model.Graph, t.cfg.PaddingIdx)
+		if err == nil {
+			err = padEmbeddings(m, tables)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -14,6 +14,9 @@ import (
 func init() {
 	register(
 		Op{Name: "Gather", Since: []int{1, 11, 13}, MinIn: 2, Infer: inferGather, Moves: []int{0}, Compile: compileGather, Grad: gradGather},
+		// PyTorch's, with a padding_idx: the row of that number gets no gradient.
+		Op{Domain: Internal, Name: "Embedding", Since: []int{1}, MinIn: 2, Infer: inferGather, Moves: []int{0}, Compile: compileGather, Grad: gradEmbedding,
+			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) { return g.Node("Gather", 1, n.Inputs), nil }},
 		// A matrix and numbers of its rows, whose last axis is one of 1: the rows, zeros for numbers that it has not.
 		Op{Domain: Internal, Name: "SelectRows", Since: []int{1}, MinIn: 2, Types: []TypeSet{Of(tensor.Float32, tensor.Float64), Index}, Infer: inferSelectRows,
 			Compile: func(*Node) (Kernel, error) {
@@ -292,6 +295,13 @@ func compileGatherND(*Node) (Kernel, error) {
 
 func gradGather(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	return []*onnx.Value{g.Internal(n.Op+"Grad", 1, []*onnx.Value{dy[0], n.Inputs[1], g.Shape(n.Inputs[0])}, n.Attrs...)[0], nil}, nil
+}
+
+func gradEmbedding(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	at := n.Inputs[1]
+	padding := g.Op("Equal", g.Cast(at, tensor.Int64), g.Const(tensor.Scalar(n.Int("padding_idx", 0))))
+	kept := g.Op("Where", g.Op("Unsqueeze", padding, g.Int64s(-1)), g.Like(dy[0], 0), dy[0])
+	return []*onnx.Value{g.Internal("GatherGrad", 1, []*onnx.Value{kept, at, g.Shape(n.Inputs[0])})[0], nil}, nil
 }
 
 func compileGatherGrad(at locate) func(*Node) (Kernel, error) {

@@ -188,7 +188,7 @@ func (r *tuning) prepare() error {
 	tie, equal := r.Tie.split()
 	r.trainer, err = finetune.New(m, finetune.Config{
 		Loss: loss, Optimizer: opt, Trainable: r.Trainable, Names: names, Mode: finetune.Mode(r.Mode), Seed: r.Data.Seed, Carry: r.Carry, Dropout: r.Dropout,
-		Untie: r.Untie, Tie: tie, TieEqual: equal, StraightThrough: r.StraightThrough,
+		Untie: r.Untie, Tie: tie, TieEqual: equal, StraightThrough: r.StraightThrough, PaddingIdx: r.PaddingIdx,
 		Schedule: schedule, ScheduleEvery: every, L1: r.L1, L2: r.L2, ClipValue: r.ClipValue, ClipNorm: r.ClipNorm,
 		LossScale: r.LossScale, KeepBest: r.wantsBest(), Threads: r.Threads, Recompute: recompute,
 	})

@@ -58,6 +58,7 @@ type config struct {
 	Untie           globs              `yaml:"untie"`
 	Tie             ties               `yaml:"tie"`
 	StraightThrough bool               `yaml:"straight_through"`
+	PaddingIdx      map[string]int     `yaml:"padding_idx"`
 	Carry           map[string]string  `yaml:"carry"`
 	Dropout         map[string]float64 `yaml:"dropout"`
 	L1              float64            `yaml:"l1"`
@@ -170,6 +171,7 @@ var configKeys = map[string]string{
 	"untie":            "globs over weights that are not one parameter though several nodes read them",
 	"tie":              "COPY=OF, weights that are one parameter, as they are or transposed, or a glob over such as are equal",
 	"straight_through": "let gradients through what rounds, and train quantized weights",
+	"padding_idx":      "rows of embeddings, by name, that get no gradient where they are looked up, as PyTorch's padding_idx: {embed.weight: 0}",
 	"trainable":        "globs over parameter names: [\"fc.*\"]", "l1": "weight of the sum of the weights' magnitudes", "l2": "weight of the sum of their squares",
 	"clip_value": "greatest magnitude of a gradient's element", "clip_norm": "greatest norm of the gradients",
 	"loss_scale": "factor of the loss in the gradients, 0: adapted for float16 weights", "accumulate": "batches to a step",

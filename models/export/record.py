@@ -128,7 +128,7 @@ def names(model, graph):
     orders in its own way (LSTM: i o f c for PyTorch's i f g o; GRU: z r h for r z n). Then
     direction is the first index into the initializer and offset where its rows begin.
     joined is for what is in several initializers, parts, one after another along the first axis.
-    buffer is there, and true, for what is no parameter. initializer is null when the file does not hold the values, as after folding; also names further
+    buffer is there, and true, for what is no parameter; padding_idx for an embedding's row that is not trained. initializer is null when the file does not hold the values, as after folding; also names further
     ones that hold the same values, as they are or transposed, with axes of one or without.
     """
     held = constants(graph)
@@ -143,6 +143,9 @@ def names(model, graph):
             found[name]["also"] = also
         if name in buffers:
             found[name]["buffer"] = True
+    for prefix, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            found[f"{prefix}.weight".lstrip(".")]["padding_idx"] = module.padding_idx
     return found
 
 
