@@ -29,8 +29,12 @@ func newCarried(m *onnx.Model, carry map[string]string) (*carried, error) {
 		if c.inputs[in] == nil {
 			return nil, fmt.Errorf("carry: the model has no input %q that is a tensor", in)
 		}
-		if !slices.ContainsFunc(m.Graph.Outputs, func(v *onnx.Value) bool { return v.Name == carry[in] }) {
+		at := slices.IndexFunc(m.Graph.Outputs, func(v *onnx.Value) bool { return v.Name == carry[in] })
+		if at < 0 {
 			return nil, fmt.Errorf("carry: the model has no output %q", carry[in])
+		}
+		if a, b := c.inputs[in].Type, m.Graph.Outputs[at].Type; b != nil && (b.Kind != a.Kind || b.Elem != a.Elem) {
+			return nil, fmt.Errorf("carry: input %q is of %s, which output %q of %s cannot be", in, a, carry[in], b)
 		}
 	}
 	return c, nil

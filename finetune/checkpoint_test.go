@@ -39,7 +39,7 @@ func TestResumeIsExact(t *testing.T) {
 		{"adam", convnet, func(i int) Batch { return pictures[i] }, Config{Mode: Train, Optimizer: Adam{}, ClipNorm: 1}},
 		{"rmsprop", convnet, func(i int) Batch { return pictures[i] }, Config{Optimizer: RMSprop{Momentum: 0.9, Centered: true}}},
 		{"adagrad, dropout, plateau", dropped(t, 13, false), func(int) Batch { return x }, Config{Mode: Train, Seed: 3, Optimizer: Adagrad{},
-			Loss: MSE{Output: "y", Target: "target"}, Schedule: ReduceLROnPlateau{Patience: new(int), Threshold: 0.5}}},
+			Loss: MSE{Output: "y", Target: "target"}, Schedule: ReduceLROnPlateau{Patience: new(int), Threshold: new(0.5)}}},
 		{"half", linear(t, tensor.Float16), func(i int) Batch { return rows(t, tensor.Float16, tensor.Float32, i, 4) }, Config{Optimizer: AdamW{}, Loss: MSE{Output: "y", Target: "t"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 
 // Dataset is arrays of examples: one for each graph input and target.
 type Dataset struct {
+	DropLast bool // leave out the examples at the end that fill no batch, which a model of a fixed batch size cannot take
+
 	arrays map[string]*tensor.Tensor
 	axis   map[string]int
 	n      int
@@ -61,7 +63,15 @@ func (d *Dataset) Has(name string) bool { return d.arrays[name] != nil }
 // Len is the number of examples.
 func (d *Dataset) Len() int { return d.n }
 
-// Batches gives the data once, size examples at a time, the last short batch included: in order,
+// NumBatches is how many batches of size examples there are.
+func (d *Dataset) NumBatches(size int) int {
+	if d.DropLast {
+		return d.n / size
+	}
+	return (d.n + size - 1) / size
+}
+
+// Batches gives the data once, size examples at a time, the last short batch included unless DropLast: in order,
 // or shuffled by rng if it is not nil.
 func (d *Dataset) Batches(size int, rng *rand.Rand) iter.Seq[Batch] {
 	return d.BatchesFrom(0, size, rng)
@@ -77,8 +87,8 @@ func (d *Dataset) BatchesFrom(first, size int, rng *rand.Rand) iter.Seq[Batch] {
 		if rng != nil {
 			rng.Shuffle(d.n, func(i, j int) { order[i], order[j] = order[j], order[i] })
 		}
-		for at := first * size; at < d.n; at += size {
-			b := Batch{}
+		for k := first; k < d.NumBatches(size); k++ {
+			at, b := k*size, Batch{}
 			for name, t := range d.arrays {
 				if t.Rank() == 0 {
 					b[name] = t

@@ -85,6 +85,9 @@ func input(g *ops.Grad, name string, info ops.Info) (*onnx.Value, error) {
 }
 
 func (l CrossEntropy) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
+	if !(l.LabelSmoothing >= 0 && l.LabelSmoothing <= 1) {
+		return nil, fmt.Errorf("loss: the label smoothing must be between 0 and 1, got %v", l.LabelSmoothing)
+	}
 	out, err := output(g, m, l.Output)
 	if err != nil {
 		return nil, err
@@ -153,13 +156,13 @@ func (l L1) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
 }
 
 func (l Huber) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
+	delta := or(l.Delta, 1)
+	if !(delta > 0) {
+		return nil, fmt.Errorf("loss: Huber's delta must be positive, got %v", delta)
+	}
 	out, y, err := pair(g, m, l.Output, l.Target)
 	if err != nil {
 		return nil, err
-	}
-	delta := l.Delta
-	if delta == 0 {
-		delta = 1
 	}
 	d := g.Sub(out, y)
 	a := g.Op("Abs", d)

@@ -46,7 +46,7 @@ type SGD struct {
 // Adam is torch.optim.Adam: weight decay is added to the gradient.
 type Adam struct {
 	LR          float64    // default 1e-3
-	Betas       [2]float64 // default 0.9, 0.999
+	Betas       [2]float64 // both 0: 0.9, 0.999
 	Eps         float64    // default 1e-8
 	WeightDecay float64
 }
@@ -96,7 +96,7 @@ func (o SGD) check() error {
 	if o.Nesterov && (o.Momentum == 0 || o.Dampening != 0) {
 		return errors.New("with Nesterov there must be a momentum and no dampening")
 	}
-	return notNegative(o.LR, o.Momentum, o.WeightDecay)
+	return notNegative("learning rate", o.LR, "momentum", o.Momentum, "weight decay", o.WeightDecay)
 }
 
 func (o Adam) check() error {
@@ -105,20 +105,34 @@ func (o Adam) check() error {
 			return fmt.Errorf("a beta must be below 1, got %v", b)
 		}
 	}
-	return notNegative(o.LR, o.Betas[0], o.Betas[1], o.Eps, o.WeightDecay)
+	return notNegative("learning rate", o.LR, "beta", o.Betas[0], "beta", o.Betas[1], "epsilon", o.Eps, "weight decay", o.WeightDecay)
+}
+
+// betas is the defaults if both are 0; one alone may be.
+func (o Adam) betas() (beta1, beta2 float64) {
+	if o.Betas == [2]float64{} {
+		return 0.9, 0.999
+	}
+	return o.Betas[0], o.Betas[1]
 }
 
 func (o AdamW) check() error {
 	return Adam{LR: o.LR, Betas: o.Betas, Eps: o.Eps, WeightDecay: o.WeightDecay}.check()
 }
 
-func (o RMSprop) check() error { return notNegative(o.LR, o.Alpha, o.Eps, o.WeightDecay, o.Momentum) }
-func (o Adagrad) check() error { return notNegative(o.LR, o.LRDecay, o.WeightDecay, o.Initial, o.Eps) }
+func (o RMSprop) check() error {
+	return notNegative("learning rate", o.LR, "alpha", o.Alpha, "epsilon", o.Eps, "weight decay", o.WeightDecay, "momentum", o.Momentum)
+}
 
-func notNegative(vs ...float64) error {
-	for _, v := range vs {
-		if !(v >= 0) || math.IsInf(v, 1) {
-			return fmt.Errorf("%v is not a finite number of 0 or more", v)
+func (o Adagrad) check() error {
+	return notNegative("learning rate", o.LR, "decay of the learning rate", o.LRDecay, "weight decay", o.WeightDecay, "initial accumulator value", o.Initial, "epsilon", o.Eps)
+}
+
+// notNegative takes names and numbers in turn.
+func notNegative(vs ...any) error {
+	for i := 0; i < len(vs); i += 2 {
+		if v := vs[i+1].(float64); !(v >= 0) || math.IsInf(v, 1) {
+			return fmt.Errorf("the %s must be a finite number of 0 or more, got %v", vs[i], v)
 		}
 	}
 	return nil
@@ -221,7 +235,7 @@ func (o AdamW) emit(u *updates, w, d *onnx.Value, slots []*onnx.Value) (*onnx.Va
 
 // adam first multiplies the parameter by keep, if that is not nil.
 func (u *updates) adam(o Adam, keep, w, d *onnx.Value, slots []*onnx.Value) (*onnx.Value, []*onnx.Value) {
-	beta1, beta2 := or(o.Betas[0], 0.9), or(o.Betas[1], 0.999)
+	beta1, beta2 := o.betas()
 	rest := func(beta float64) *onnx.Value { return u.Sub(u.wide(1), u.Op("Pow", u.wide(beta), u.step)) }
 	d = u.decay(d, w, o.WeightDecay)
 	m := u.Add(u.times(slots[0], beta1), u.times(d, 1-beta1))
@@ -236,7 +250,7 @@ func (u *updates) adam(o Adam, keep, w, d *onnx.Value, slots []*onnx.Value) (*on
 
 // adam first multiplies the parameters by keep.
 func adam[T kernel.Float](o Adam, keep float64, t int, lr float64) update[T] {
-	beta1, beta2 := or(o.Betas[0], 0.9), or(o.Betas[1], 0.999)
+	beta1, beta2 := o.betas()
 	b1, b2, a1, a2, eps := T(beta1), T(beta2), T(1-beta1), T(1-beta2), T(or(o.Eps, 1e-8))
 	stepSize := T(lr / (1 - math.Pow(beta1, float64(t))))
 	root := T(math.Sqrt(1 - math.Pow(beta2, float64(t))))

@@ -112,6 +112,24 @@ func steps[T kernel.Float](t *testing.T, begin []float64, want [][]float64, o Op
 	}
 }
 
+// A beta of 0 beside one that is not is meant: the step is by the gradient itself, as GANs are trained.
+func TestAdamWithoutMomentum(t *testing.T) {
+	w, g := []float64{1}, []float64{0.5}
+	var s [maxSlots][]float64
+	s[0], s[1] = []float64{0}, []float64{0}
+	o := Adam{LR: 0.1, Betas: [2]float64{0, 0.9}}
+	v, want := 0.0, 1.0
+	for step := 1; step <= 3; step++ {
+		g[0] = 0.5 * float64(step)
+		v = 0.9*v + 0.1*g[0]*g[0]
+		want -= 0.1 * g[0] / (math.Sqrt(v/(1-math.Pow(0.9, float64(step)))) + 1e-8)
+		o.rule(step, 0.1).f64(w, g, &s)
+		if math.Abs(w[0]-want) > 1e-12 {
+			t.Fatalf("after step %d it is %v, want %v", step, w[0], want)
+		}
+	}
+}
+
 func TestOptimizersRefused(t *testing.T) {
 	for _, c := range []Config{
 		{Optimizer: SGD{LR: -1}}, {Optimizer: SGD{Nesterov: true}}, {Optimizer: SGD{Nesterov: true, Momentum: 1, Dampening: 1}}, {Optimizer: Adam{Betas: [2]float64{0.9, 1}}},
@@ -128,6 +146,12 @@ func TestOptimizersRefused(t *testing.T) {
 
 func TestSchedulesArePyTorchs(t *testing.T) {
 	rec := recorded(t)
+	given := func(v float64) *float64 {
+		if v == 0 {
+			return nil
+		}
+		return &v
+	}
 	for i, c := range rec.Schedules {
 		var s Schedule
 		switch c.Name {
@@ -140,11 +164,11 @@ func TestSchedulesArePyTorchs(t *testing.T) {
 		case "CosineAnnealingLR":
 			s = CosineAnnealingLR{TMax: c.TMax, EtaMin: c.EtaMin}
 		case "LinearLR":
-			s = LinearLR{Start: c.Start, End: c.End, Total: c.Total}
+			s = LinearLR{Start: c.Start, End: given(c.End), Total: c.Total}
 		case "OneCycleLR":
 			s = OneCycleLR{Max: c.MaxLR, Total: c.TotalSteps, PctStart: c.PctStart, Div: c.Div, FinalDiv: c.FinalDiv}
 		case "ReduceLROnPlateau":
-			s = ReduceLROnPlateau{Factor: c.Factor, Patience: &c.Patience, Threshold: c.Threshold, Cooldown: c.Cooldown, MinLR: c.MinLR}
+			s = ReduceLROnPlateau{Factor: c.Factor, Patience: &c.Patience, Threshold: given(c.Threshold), Cooldown: c.Cooldown, MinLR: c.MinLR}
 		}
 		if err := s.check(); err != nil {
 			t.Errorf("%s: %v", c.Name, err)
@@ -168,7 +192,14 @@ func TestSchedulesArePyTorchs(t *testing.T) {
 	if want := []float64{0.2, 0.4, 0.6, 0.8, 1, 1, 0.1, 0.1}; !slices.Equal(got, want) {
 		t.Errorf("warm-up %v, want %v", got, want)
 	}
-	for _, s := range []Schedule{StepLR{}, CosineAnnealingLR{}, OneCycleLR{Total: -1}, ExponentialLR{}, LinearLR{Total: -1}, ReduceLROnPlateau{Factor: 2}, Warmup{}, Warmup{Steps: 1, Then: StepLR{}}} {
+	if got := (LinearLR{Start: 1, End: new(0.0), Total: 4}).at(1, 3); got != 0.25 {
+		t.Errorf("going down to nothing in four steps it is %v after three", got)
+	}
+	if got := (LinearLR{Start: 1, End: new(0.0), Total: 4}).at(1, 9); got != 0 {
+		t.Errorf("in the end it is %v", got)
+	}
+	for _, s := range []Schedule{LinearLR{Start: 2}, LinearLR{End: new(-0.1)}, OneCycleLR{Total: 1, PctStart: 1.5}, Warmup{Steps: 1, Start: -1}, ReduceLROnPlateau{Cooldown: -1},
+		StepLR{}, CosineAnnealingLR{}, OneCycleLR{Total: -1}, ExponentialLR{}, LinearLR{Total: -1}, ReduceLROnPlateau{Factor: 2}, Warmup{}, Warmup{Steps: 1, Then: StepLR{}}} {
 		if s.check() == nil {
 			t.Errorf("%+v was taken", s)
 		}

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/plotutil"
 	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
 
 	"github.com/retune-go/retune/internal/wholefile"
 )
@@ -19,6 +21,11 @@ type Point struct {
 	Step int
 	Loss float64
 }
+
+func format(path string) string { return strings.ToLower(strings.TrimPrefix(filepath.Ext(path), ".")) }
+
+// CanPlot reports whether [PlotLosses] knows the kind of picture that path's ending says.
+func CanPlot(path string) bool { return slices.Contains(draw.Formats(), format(path)) }
 
 // PlotLosses draws the curves "train" and "valid" to a PNG (or, by path's ending, SVG or PDF) file, which is written whole.
 func PlotLosses(path, title string, curves map[string][]Point) error {
@@ -37,8 +44,7 @@ func PlotLosses(path, title string, curves map[string][]Point) error {
 	if err := plotutil.AddLines(p, args...); err != nil {
 		return err
 	}
-	format := strings.ToLower(strings.TrimPrefix(filepath.Ext(path), "."))
-	drawing, err := p.WriterTo(18*vg.Centimeter, 11*vg.Centimeter, format)
+	drawing, err := p.WriterTo(18*vg.Centimeter, 11*vg.Centimeter, format(path))
 	if err != nil {
 		return fmt.Errorf("plot %s: %w", path, err)
 	}

@@ -1,6 +1,7 @@
 package finetune
 
 import (
+	"errors"
 	"fmt"
 	"math"
 )
@@ -35,9 +36,9 @@ type CosineAnnealingLR struct {
 
 // LinearLR goes from Start to End times the rate in Total steps.
 type LinearLR struct {
-	Start float64 // default 1/3
-	End   float64 // default 1
-	Total int     // default 5
+	Start float64  // default 1/3
+	End   *float64 // nil: 1
+	Total int      // default 5
 }
 
 // OneCycleLR goes up to Max, and down again until Total steps are done, both on a cosine. Momentum is not cycled.
@@ -52,9 +53,9 @@ type OneCycleLR struct {
 // ReduceLROnPlateau multiplies the rate by Factor when the loss that [Trainer.Validated] is told has not become
 // better for more than Patience of its calls.
 type ReduceLROnPlateau struct {
-	Factor    float64 // default 0.1
-	Patience  *int    // nil: 10
-	Threshold float64 // relative; default 1e-4
+	Factor    float64  // default 0.1
+	Patience  *int     // nil: 10
+	Threshold *float64 // relative; nil: 1e-4
 	Cooldown  int
 	MinLR     float64
 	Eps       float64 // default 1e-8
@@ -91,7 +92,10 @@ func (s LinearLR) at(base float64, k int) float64 {
 	if total == 0 {
 		total = 5
 	}
-	start, end := or(s.Start, 1.0/3), or(s.End, 1)
+	start, end := or(s.Start, 1.0/3), 1.0
+	if s.End != nil {
+		end = *s.End
+	}
 	return base * (start + (end-start)*float64(min(k, total))/float64(total))
 }
 
@@ -131,10 +135,20 @@ func positive(what string, n int) error {
 	return nil
 }
 
+// share checks a number that is to be of 0 to 1.
+func share(what string, v float64) error {
+	if !(v >= 0 && v <= 1) {
+		return fmt.Errorf("schedule: %s must be between 0 and 1, got %v", what, v)
+	}
+	return nil
+}
+
 func (s StepLR) check() error            { return positive("StepLR's size", s.Size) }
 func (s MultiStepLR) check() error       { return nil }
 func (s CosineAnnealingLR) check() error { return positive("CosineAnnealingLR's t_max", s.TMax) }
-func (s OneCycleLR) check() error        { return positive("OneCycleLR's total", s.Total) }
+func (s OneCycleLR) check() error {
+	return errors.Join(positive("OneCycleLR's total", s.Total), share("OneCycleLR's pct_start", s.PctStart))
+}
 func (s ExponentialLR) check() error {
 	if s.Gamma <= 0 {
 		return fmt.Errorf("schedule: ExponentialLR's gamma must be positive, got %v", s.Gamma)
@@ -145,16 +159,27 @@ func (s LinearLR) check() error {
 	if s.Total < 0 {
 		return positive("LinearLR's total", s.Total)
 	}
-	return nil
+	if s.End != nil {
+		if err := share("LinearLR's end factor", *s.End); err != nil {
+			return err
+		}
+	}
+	return share("LinearLR's start factor", s.Start)
 }
 func (s ReduceLROnPlateau) check() error {
 	if f := or(s.Factor, 0.1); f <= 0 || f >= 1 {
 		return fmt.Errorf("schedule: ReduceLROnPlateau's factor must be between 0 and 1, got %v", f)
 	}
+	if s.Patience != nil && *s.Patience < 0 || s.Cooldown < 0 {
+		return errors.New("schedule: ReduceLROnPlateau's patience and cooldown must not be negative")
+	}
 	return nil
 }
 func (s Warmup) check() error {
-	if err := positive("the warm-up's steps", s.Steps); err != nil || s.Then == nil {
+	if err := positive("the warm-up's steps", s.Steps); err != nil {
+		return err
+	}
+	if err := share("the warm-up's start", s.Start); err != nil || s.Then == nil {
 		return err
 	}
 	return s.Then.check()
@@ -176,7 +201,11 @@ func (p *plateau) tell(s ReduceLROnPlateau, loss, rate float64) {
 	}
 	bound := math.Inf(1)
 	if p.Seen {
-		bound = p.Best * (1 - or(s.Threshold, 1e-4))
+		threshold := 1e-4
+		if s.Threshold != nil {
+			threshold = *s.Threshold
+		}
+		bound = p.Best * (1 - threshold)
 	}
 	if loss < bound {
 		p.Best, p.Seen, p.Bad = loss, true, 0

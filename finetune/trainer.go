@@ -166,8 +166,8 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	if err := cfg.Optimizer.check(); err != nil {
 		return nil, fmt.Errorf("finetune: optimizer: %w", err)
 	}
-	if err := notNegative(cfg.L1, cfg.L2, cfg.ClipValue, cfg.ClipNorm, cfg.LossScale); err != nil {
-		return nil, fmt.Errorf("finetune: penalties, clipping and the loss's scale: %w", err)
+	if err := notNegative("weight of l1", cfg.L1, "weight of l2", cfg.L2, "clip value", cfg.ClipValue, "clip norm", cfg.ClipNorm, "loss's scale", cfg.LossScale); err != nil {
+		return nil, fmt.Errorf("finetune: %w", err)
 	}
 	if cfg.Schedule != nil {
 		if err := cfg.Schedule.check(); err != nil {

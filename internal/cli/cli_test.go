@@ -78,16 +78,32 @@ func TestFinetuneConfig(t *testing.T) {
 		full + "optimiser: {}\n":    "optimiser",
 		"model: m\n":                "key out is missing",
 		full + "mode: fast\n":       "none of",
-		full + "steps: -1\n":        "positive",
-		full + "epochs: [1, 2]\n":   "cannot unmarshal",
+		full + "steps: -1\n":        "steps must not be negative, got -1",
+		full + "epochs: [1, 2]\n":   "epochs: a list cannot be read as int",
+		full + "trainable: []\n":    "trainable is empty",
 		full + "data: {bogus: 1}\n": "already defined",
 	} {
 		if _, err := parseConfig([]byte(text), nil); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%q gives %v, want something of %q", text, err, says)
 		}
 	}
+	for key, says := range map[string]string{ // with a value by flag
+		"data.batch_size=x": "data.batch_size: `x` cannot be read as int", "optimizer.eta=1": "there is no key optimizer.eta", "data.batch_axis={x: [1]}": "data.batch_axis.x: a list",
+		"optimizer.lr=0": "optimizer.lr must not be 0", "optimizer.lr=0.0": "must not be 0", "optimizer.betas=[1]": "two are wanted, got 1", "optimizer.momentum=0.9": "no key of the kind adam",
+		"loss.weight=[1]": "loss.weight is no key of the kind mse", "schedule.gamma=0.5": "schedule.gamma is no key of the kind none", "threads=-1": "threads must not be negative",
+		"schedule={kind: step, t_max: 3}": "schedule.t_max is no key of the kind step",
+	} {
+		key, value, _ := strings.Cut(key, "=")
+		if _, err := parseConfig([]byte(full), map[string]string{key: value}); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("--%s %s gives %v, want something of %q", key, value, err, says)
+		}
+	}
+	if c, err := parseConfig([]byte(full), map[string]string{"optimizer.betas": "[0, 0.9]", "trainable": "*.weight", "schedule": "{kind: linear, start_factor: 1, end_factor: 0}"}); err != nil ||
+		len(c.Trainable) != 1 || c.Schedule.EndFactor == nil || *c.Schedule.EndFactor != 0 {
+		t.Errorf("%v %+v", err, c)
+	}
 	for key := range configKeys { // every key that a flag can set exists
-		if _, err := parseConfig([]byte(full), map[string]string{key: "~"}); err != nil && strings.Contains(err.Error(), "not found in type") {
+		if _, err := parseConfig([]byte(full), map[string]string{key: "~"}); err != nil && strings.Contains(err.Error(), "there is no key") {
 			t.Errorf("flag --%s sets no key: %v", key, err)
 		}
 	}

@@ -149,6 +149,15 @@ func (r *tuning) prepare() error {
 		if st, err := os.Stat(filepath.Dir(path)); path != "" && (err != nil || !st.IsDir()) {
 			return fmt.Errorf("%s cannot be written: there is no folder %s", path, filepath.Dir(path))
 		}
+		if st, err := os.Stat(path); path != "" && err == nil && st.IsDir() {
+			return fmt.Errorf("%s cannot be written: it is a folder", path)
+		}
+	}
+	if r.Plot != "" && !finetune.CanPlot(r.Plot) {
+		return usageError{fmt.Errorf("plot %s: its ending is that of no kind of picture", r.Plot)}
+	}
+	if r.OutStateDict != "" && filepath.Ext(r.OutStateDict) != ".safetensors" {
+		return usageError{fmt.Errorf("out_state_dict %s: it is written as .safetensors", r.OutStateDict)}
 	}
 	m, err := onnx.Load(r.Model)
 	if err != nil {
@@ -162,7 +171,15 @@ func (r *tuning) prepare() error {
 			return err
 		}
 	}
-	batches := (r.train.Len() + r.Data.BatchSize - 1) / r.Data.BatchSize
+	for _, d := range []*finetune.Dataset{r.train, r.valid} {
+		if d == nil {
+			continue
+		}
+		if d.DropLast = r.Data.DropLast; d.NumBatches(r.Data.BatchSize) == 0 {
+			return fmt.Errorf("data: %d examples fill no batch of %d, and drop_last leaves them out", d.Len(), r.Data.BatchSize)
+		}
+	}
+	batches := r.train.NumBatches(r.Data.BatchSize)
 	r.perEpoch = (batches + r.Accumulate - 1) / r.Accumulate
 	if r.steps = r.Steps; r.steps == 0 {
 		r.steps = r.Epochs * r.perEpoch
@@ -199,6 +216,11 @@ func (r *tuning) prepare() error {
 		if d == nil {
 			continue
 		}
+		for in := range r.Carry {
+			if d.Has(in) {
+				return fmt.Errorf("carry: %s has an array %q, with which every batch would begin anew", []string{r.Data.Train, r.Data.Valid}[i], in)
+			}
+		}
 		for _, name := range r.trainer.Inputs() {
 			if !d.Has(name) {
 				return fmt.Errorf("%s: has no array %q, which the model or the loss takes", []string{r.Data.Train, r.Data.Valid}[i], name)
@@ -217,7 +239,11 @@ func (r *tuning) wantsBest() bool {
 
 // note is what a checkpoint says of the batches, which a run that resumes must take as the first did.
 func (r *tuning) note() string {
-	return fmt.Sprintf("%d examples, batch_size %d, accumulate %d, shuffle %v, seed %d", r.train.Len(), r.Data.BatchSize, r.Accumulate, r.Data.Shuffle, r.Data.Seed)
+	text := fmt.Sprintf("%d examples, batch_size %d, accumulate %d, shuffle %v, seed %d", r.train.Len(), r.Data.BatchSize, r.Accumulate, r.Data.Shuffle, r.Data.Seed)
+	if r.Data.DropLast {
+		text += ", drop_last"
+	}
+	return text
 }
 
 func (r *tuning) resume() error {

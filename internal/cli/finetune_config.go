@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ type config struct {
 		Valid     string         `yaml:"valid"`
 		BatchAxis map[string]int `yaml:"batch_axis"`
 		BatchSize int            `yaml:"batch_size"`
+		DropLast  bool           `yaml:"drop_last"`
 		Shuffle   bool           `yaml:"shuffle"`
 		Seed      uint64         `yaml:"seed"`
 	} `yaml:"data"`
@@ -38,23 +40,23 @@ type config struct {
 		Delta          float64   `yaml:"delta"`
 	} `yaml:"loss"`
 	Optimizer struct {
-		Kind        string     `yaml:"kind"`
-		LR          float64    `yaml:"lr"`
-		Momentum    float64    `yaml:"momentum"`
-		Dampening   float64    `yaml:"dampening"`
-		Nesterov    bool       `yaml:"nesterov"`
-		WeightDecay *float64   `yaml:"weight_decay"`
-		Betas       [2]float64 `yaml:"betas"`
-		Eps         float64    `yaml:"eps"`
-		Alpha       float64    `yaml:"alpha"`
-		Centered    bool       `yaml:"centered"`
-		LRDecay     float64    `yaml:"lr_decay"`
-		Initial     float64    `yaml:"initial_accumulator_value"`
+		Kind        string    `yaml:"kind"`
+		LR          float64   `yaml:"lr"`
+		Momentum    float64   `yaml:"momentum"`
+		Dampening   float64   `yaml:"dampening"`
+		Nesterov    bool      `yaml:"nesterov"`
+		WeightDecay *float64  `yaml:"weight_decay"`
+		Betas       []float64 `yaml:"betas"`
+		Eps         float64   `yaml:"eps"`
+		Alpha       float64   `yaml:"alpha"`
+		Centered    bool      `yaml:"centered"`
+		LRDecay     float64   `yaml:"lr_decay"`
+		Initial     float64   `yaml:"initial_accumulator_value"`
 	} `yaml:"optimizer"`
 	Schedule        schedule           `yaml:"schedule"`
 	Mode            string             `yaml:"mode"`
 	Names           string             `yaml:"names"`
-	Trainable       []string           `yaml:"trainable"`
+	Trainable       globs              `yaml:"trainable"`
 	Untie           globs              `yaml:"untie"`
 	Tie             ties               `yaml:"tie"`
 	StraightThrough bool               `yaml:"straight_through"`
@@ -127,29 +129,29 @@ func (t ties) split() (of map[string]string, equal []string) {
 
 // schedule has the keys of PyTorch's schedulers, each kind those that it knows.
 type schedule struct {
-	Kind        string  `yaml:"kind"`
-	Per         string  `yaml:"per"`
-	Warmup      int     `yaml:"warmup"`
-	WarmupStart float64 `yaml:"warmup_start"`
-	StepSize    int     `yaml:"step_size"`
-	Gamma       float64 `yaml:"gamma"`
-	Milestones  []int   `yaml:"milestones"`
-	TMax        int     `yaml:"t_max"`
-	EtaMin      float64 `yaml:"eta_min"`
-	StartFactor float64 `yaml:"start_factor"`
-	EndFactor   float64 `yaml:"end_factor"`
-	TotalIters  int     `yaml:"total_iters"`
-	MaxLR       float64 `yaml:"max_lr"`
-	TotalSteps  int     `yaml:"total_steps"`
-	PctStart    float64 `yaml:"pct_start"`
-	DivFactor   float64 `yaml:"div_factor"`
-	FinalDiv    float64 `yaml:"final_div_factor"`
-	Factor      float64 `yaml:"factor"`
-	Patience    *int    `yaml:"patience"`
-	Threshold   float64 `yaml:"threshold"`
-	Cooldown    int     `yaml:"cooldown"`
-	MinLR       float64 `yaml:"min_lr"`
-	Eps         float64 `yaml:"eps"`
+	Kind        string   `yaml:"kind"`
+	Per         string   `yaml:"per"`
+	Warmup      int      `yaml:"warmup"`
+	WarmupStart float64  `yaml:"warmup_start"`
+	StepSize    int      `yaml:"step_size"`
+	Gamma       float64  `yaml:"gamma"`
+	Milestones  []int    `yaml:"milestones"`
+	TMax        int      `yaml:"t_max"`
+	EtaMin      float64  `yaml:"eta_min"`
+	StartFactor float64  `yaml:"start_factor"`
+	EndFactor   *float64 `yaml:"end_factor"`
+	TotalIters  int      `yaml:"total_iters"`
+	MaxLR       float64  `yaml:"max_lr"`
+	TotalSteps  int      `yaml:"total_steps"`
+	PctStart    float64  `yaml:"pct_start"`
+	DivFactor   float64  `yaml:"div_factor"`
+	FinalDiv    float64  `yaml:"final_div_factor"`
+	Factor      float64  `yaml:"factor"`
+	Patience    *int     `yaml:"patience"`
+	Threshold   *float64 `yaml:"threshold"`
+	Cooldown    int      `yaml:"cooldown"`
+	MinLR       float64  `yaml:"min_lr"`
+	Eps         float64  `yaml:"eps"`
 }
 
 // configKeys are the keys that flags can set, and what they mean.
@@ -157,7 +159,7 @@ var configKeys = map[string]string{
 	"model": "the ONNX model to tune", "out": "where the tuned model is written",
 	"data.train": ".npz of training arrays", "data.valid": ".npz of validation arrays",
 	"data.batch_axis": "axis of the examples, by array, where it is not the first: {x: 1}",
-	"data.batch_size": "examples a batch", "data.shuffle": "shuffle before each epoch", "data.seed": "seed of the shuffle",
+	"data.batch_size": "examples a batch", "data.drop_last": "leave out the examples at the end that fill no batch", "data.shuffle": "shuffle before each epoch", "data.seed": "seed of the shuffle",
 	"loss.kind": "cross_entropy, nll, mse, l1, huber or bce_with_logits", "loss.output": "the model output that the loss reads",
 	"loss.target": "the array that it should be", "loss.ignore_index": "targets that do not count",
 	"loss.weight": "a weight for each class", "loss.label_smoothing": "share of the target given to all classes", "loss.delta": "where huber turns linear",
@@ -201,7 +203,7 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 	for key, text := range set {
 		var v any
 		if err := yaml.Unmarshal([]byte(text), &v); err != nil {
-			if key != "untie" && key != "tie" {
+			if key != "untie" && key != "tie" && key != "trainable" {
 				return nil, fmt.Errorf("--%s: %w", key, err)
 			}
 			v = text // a glob, which may begin with what YAML has a meaning for
@@ -226,6 +228,9 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 	dec := yaml.NewDecoder(bytes.NewReader(text))
 	dec.KnownFields(true)
 	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return nil, ofKeys(err, string(text))
+	}
+	if err := checkKeys(tree); err != nil {
 		return nil, err
 	}
 	for _, need := range []struct{ key, value string }{
@@ -247,10 +252,16 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 		c.Accumulate = 1
 	}
 	for key, v := range map[string]int{"data.batch_size": c.Data.BatchSize, "epochs": c.Epochs, "steps": c.Steps, "accumulate": c.Accumulate,
-		"patience": c.Patience, "checkpoint_every": c.CheckpointEvery, "schedule.warmup": c.Schedule.Warmup} {
+		"patience": c.Patience, "checkpoint_every": c.CheckpointEvery, "schedule.warmup": c.Schedule.Warmup, "threads": c.Threads} {
 		if v < 0 {
-			return nil, fmt.Errorf("%s must be positive", key)
+			return nil, fmt.Errorf("%s must not be negative, got %d", key, v)
 		}
+	}
+	if n := len(c.Optimizer.Betas); n != 0 && n != 2 {
+		return nil, fmt.Errorf("optimizer.betas: two are wanted, got %d", n)
+	}
+	if c.Trainable != nil && len(c.Trainable) == 0 {
+		return nil, errors.New("trainable is empty: there is nothing to train")
 	}
 	if c.Data.Valid == "" && (c.Patience > 0 || c.RestoreBest != nil && *c.RestoreBest || c.Schedule.Kind == "reduce_on_plateau") {
 		return nil, errors.New("patience, restore_best and reduce_on_plateau go by a validation loss: key data.valid is missing")
@@ -262,6 +273,97 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 		c.Epochs = 1
 	}
 	return &c, nil
+}
+
+// keysOf is the keys of a section that only some of its kinds know, by kind.
+var keysOf = map[string]map[string]string{
+	"loss": {"cross_entropy": "ignore_index weight label_smoothing", "nll": "ignore_index weight", "huber": "delta"},
+	"optimizer": {"sgd": "momentum dampening nesterov", "adam": "betas eps", "adamw": "betas eps", "rmsprop": "alpha eps momentum centered",
+		"adagrad": "lr_decay eps initial_accumulator_value"},
+	"schedule": {"step": "step_size gamma", "multistep": "milestones gamma", "exponential": "gamma", "cosine": "t_max eta_min", "linear": "start_factor end_factor total_iters",
+		"one_cycle": "max_lr total_steps pct_start div_factor final_div_factor", "reduce_on_plateau": "factor patience threshold cooldown min_lr eps"},
+}
+
+// notZero are the keys of numbers of which there is one if they are left out, and to which 0 would be no other.
+var notZero = []string{"data.batch_size", "accumulate", "loss.delta", "optimizer.lr", "optimizer.eps", "optimizer.alpha", "schedule.gamma", "schedule.t_max", "schedule.start_factor",
+	"schedule.total_iters", "schedule.max_lr", "schedule.total_steps", "schedule.pct_start", "schedule.div_factor", "schedule.final_div_factor", "schedule.factor", "schedule.eps"}
+
+// checkKeys refuses what would be passed over in silence: keys that the kind of loss, optimizer or schedule does not know, and zeros that would be taken
+// for what holds where nothing is said.
+func checkKeys(tree map[string]any) error {
+	for _, section := range []string{"loss", "optimizer", "schedule"} {
+		set, _ := tree[section].(map[string]any)
+		kind, _ := set["kind"].(string)
+		for _, key := range slices.Sorted(maps.Keys(set)) {
+			some := false // it is of some kinds alone
+			for _, keys := range keysOf[section] {
+				some = some || slices.Contains(strings.Fields(keys), key)
+			}
+			known, ok := keysOf[section][kind]
+			if !some || slices.Contains(strings.Fields(known), key) || !ok && kind != "" && section != "loss" { // a kind that there is not is told later
+				continue
+			}
+			if kind == "" {
+				kind = "none"
+			}
+			return fmt.Errorf("%s.%s is no key of the kind %s", section, key, kind)
+		}
+	}
+	for _, path := range notZero {
+		section, key, ok := strings.Cut(path, ".")
+		at := tree
+		if !ok {
+			key = section
+		} else if at, ok = tree[section].(map[string]any); !ok {
+			continue
+		}
+		if v, ok := at[key]; ok && (v == 0 || v == 0.0) {
+			return fmt.Errorf("%s must not be 0", path)
+		}
+	}
+	return nil
+}
+
+// ofKeys says an error of decoding text, in which keys are one a line, by the keys rather than by lines that the reader does not have.
+func ofKeys(err error, text string) error {
+	var bad *yaml.TypeError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	lines := strings.Split(text, "\n")
+	var all []string
+	for _, e := range bad.Errors {
+		var line int
+		rest, ok := "", false
+		if _, scan := fmt.Sscanf(e, "line %d:", &line); scan == nil && line <= len(lines) {
+			_, rest, ok = strings.Cut(e, ": ")
+		}
+		if !ok {
+			all = append(all, e)
+			continue
+		}
+		// The key of the line, or the last one before it that is further left, and what it is in.
+		path, indent := []string{}, math.MaxInt
+		for i := line - 1; i >= 0; i-- {
+			key, _, isKey := strings.Cut(strings.TrimLeft(lines[i], " "), ":")
+			if d := len(lines[i]) - len(strings.TrimLeft(lines[i], " ")); isKey && !strings.HasPrefix(key, "- ") && d < indent {
+				path, indent = append([]string{key}, path...), d
+			}
+		}
+		what := strings.Join(path, ".")
+		switch {
+		case strings.HasPrefix(rest, "field "):
+			all = append(all, "there is no key "+what)
+		default:
+			value, to, _ := strings.Cut(strings.TrimPrefix(rest, "cannot unmarshal "), " into ")
+			if _, literal, ok := strings.Cut(value, " "); ok { // after its tag
+				value = literal
+			}
+			value = strings.NewReplacer("!!seq", "a list", "!!map", "a map").Replace(value)
+			all = append(all, fmt.Sprintf("%s: %s cannot be read as %s", what, value, to))
+		}
+	}
+	return errors.New(strings.Join(all, "; "))
 }
 
 // recompute reads "auto", a number of segments, or a budget in KiB, MiB or GiB.
@@ -308,6 +410,8 @@ func (c *config) loss() (finetune.Loss, error) {
 
 func (c *config) optimizer() (finetune.Optimizer, error) {
 	o := c.Optimizer
+	var betas [2]float64
+	copy(betas[:], o.Betas)
 	decay := 0.0
 	if o.WeightDecay != nil {
 		decay = *o.WeightDecay
@@ -316,9 +420,9 @@ func (c *config) optimizer() (finetune.Optimizer, error) {
 	case "sgd":
 		return finetune.SGD{LR: o.LR, Momentum: o.Momentum, Dampening: o.Dampening, Nesterov: o.Nesterov, WeightDecay: decay}, nil
 	case "adam":
-		return finetune.Adam{LR: o.LR, Betas: o.Betas, Eps: o.Eps, WeightDecay: decay}, nil
+		return finetune.Adam{LR: o.LR, Betas: betas, Eps: o.Eps, WeightDecay: decay}, nil
 	case "adamw":
-		return finetune.AdamW{LR: o.LR, Betas: o.Betas, Eps: o.Eps, WeightDecay: decay, NoDecay: o.WeightDecay != nil && decay == 0}, nil
+		return finetune.AdamW{LR: o.LR, Betas: betas, Eps: o.Eps, WeightDecay: decay, NoDecay: o.WeightDecay != nil && decay == 0}, nil
 	case "rmsprop":
 		return finetune.RMSprop{LR: o.LR, Alpha: o.Alpha, Eps: o.Eps, WeightDecay: decay, Momentum: o.Momentum, Centered: o.Centered}, nil
 	case "adagrad":

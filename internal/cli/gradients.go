@@ -15,7 +15,7 @@ import (
 func gradientsCommand() *cobra.Command {
 	var files []string
 	var loss, out, graph string
-	var threads int
+	var threads uint
 	var straight bool
 	cmd := &cobra.Command{
 		Use:   "gradients MODEL --input NAME=FILE… --loss OUTPUT[:sum|:mean] --out grads.npz [--graph FILE.onnx]",
@@ -30,7 +30,7 @@ func gradientsCommand() *cobra.Command {
 				name = strings.TrimSuffix(loss, ":mean")
 				mean = name != loss
 			}
-			m, s, err := open(args[0], runtime.Threads(threads))
+			m, s, err := open(args[0], runtime.Threads(int(threads)))
 			if err != nil {
 				return err
 			}
@@ -49,7 +49,7 @@ func gradientsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			grads, err := finetune.OutputGradients(cmd.Context(), m, ins, name, mean, straight, runtime.Threads(threads))
+			grads, err := finetune.OutputGradients(cmd.Context(), m, ins, name, mean, straight, runtime.Threads(int(threads)))
 			if err != nil {
 				return err
 			}
@@ -62,6 +62,6 @@ func gradientsCommand() *cobra.Command {
 	f.StringVar(&out, "out", "", "the .npz file for the gradients")
 	f.BoolVar(&straight, "straight-through", false, "let gradients through what rounds, by straight-through estimation")
 	f.StringVar(&graph, "graph", "", "a file for the model that computes the gradients, in standard operators; no inputs are needed for it")
-	f.IntVar(&threads, "threads", 0, "threads; 0 is all cores")
+	f.UintVar(&threads, "threads", 0, "threads; 0 is all cores")
 	return cmd
 }

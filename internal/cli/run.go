@@ -99,7 +99,18 @@ func inputs(s *runtime.Session, m *onnx.Model, files []string, random bool, seed
 		out[name] = v
 	}
 	if !random {
+		if len(dims) > 0 {
+			return nil, usageError{fmt.Errorf("--dim %s is for --random", dims[0])}
+		}
 		return out, nil
+	}
+	named := map[string]bool{}
+	for _, p := range s.Inputs() {
+		for _, d := range p.Info.Shape {
+			if name, ok := d.Name(); ok && !d.Known() {
+				named[name] = true
+			}
+		}
 	}
 	sizes := map[string]int{}
 	for _, d := range dims {
@@ -107,6 +118,9 @@ func inputs(s *runtime.Session, m *onnx.Model, files []string, random bool, seed
 		size, err := strconv.Atoi(n)
 		if !ok || err != nil || size < 0 {
 			return nil, usageError{fmt.Errorf("--dim %s: want NAME=N", d)}
+		}
+		if !named[name] {
+			return nil, usageError{fmt.Errorf("--dim %s: the dimensions of inputs that have names are %s", d, strings.Join(slices.Sorted(maps.Keys(named)), ", "))}
 		}
 		sizes[name] = size
 	}
@@ -201,7 +215,7 @@ func writeOutputs(w io.Writer, s *runtime.Session, outs map[string]tensor.Value,
 			continue
 		}
 		if dir != "" {
-			file := filepath.Join(dir, strings.ReplaceAll(p.Name, "/", "_")+".npy")
+			file := filepath.Join(dir, strings.NewReplacer("/", "_", `\`, "_").Replace(p.Name)+".npy")
 			if err := npy.Write(file, t); err != nil {
 				return err
 			}
@@ -217,7 +231,8 @@ func writeOutputs(w io.Writer, s *runtime.Session, outs map[string]tensor.Value,
 
 func benchCommand() *cobra.Command {
 	var dims []string
-	var threads, runs int
+	var threads uint
+	var runs int
 	var asJSON, profile bool
 	var trace string
 	cmd := &cobra.Command{
@@ -231,7 +246,7 @@ func benchCommand() *cobra.Command {
 			}
 			begin := time.Now()
 			prof := &runtime.Profile{Trace: trace != ""}
-			opts := []runtime.Option{runtime.Threads(threads)}
+			opts := []runtime.Option{runtime.Threads(int(threads))}
 			if profile || prof.Trace {
 				opts = append(opts, runtime.WithProfile(prof))
 			}
@@ -272,7 +287,7 @@ func benchCommand() *cobra.Command {
 			}
 			slices.Sort(times)
 			if threads == 0 {
-				threads = goruntime.GOMAXPROCS(0)
+				threads = uint(goruntime.GOMAXPROCS(0))
 			}
 			out := map[string]any{"median_ms": times[len(times)/2], "p90_ms": times[len(times)*9/10], "min_ms": times[0],
 				"load_ms": float64(load.Nanoseconds()) / 1e6, "peak_rss_bytes": peakRSS(), "runs": runs, "threads": threads}
@@ -289,7 +304,7 @@ func benchCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringArrayVar(&dims, "dim", nil, "NAME=N: size of a named dimension")
-	f.IntVar(&threads, "threads", 0, "threads of a run; 0 is all cores")
+	f.UintVar(&threads, "threads", 0, "threads of a run; 0 is all cores")
 	f.IntVar(&runs, "runs", 20, "timed runs")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	f.BoolVar(&profile, "profile", false, "print time, GFLOP/s and GB/s by operator")

@@ -203,7 +203,7 @@ func readSet(dir, prefix string, ports []*onnx.Value) ([]tensor.Value, error) {
 
 func verifyCommand() *cobra.Command {
 	var rtol, atol float64
-	var threads int
+	var threads uint
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "verify [--rtol R] [--atol A] [--threads N] [--json] PATH…",
@@ -224,7 +224,7 @@ func verifyCommand() *cobra.Command {
 			}
 			count := map[string]int{}
 			for _, d := range dirs {
-				r := Verify(cmd.Context(), d, tol, runtime.Threads(threads))
+				r := Verify(cmd.Context(), d, tol, runtime.Threads(int(threads)))
 				count[r.Status]++
 				report(cmd.OutOrStdout(), r, asJSON)
 			}
@@ -237,7 +237,7 @@ func verifyCommand() *cobra.Command {
 	}
 	cmd.Flags().Float64Var(&rtol, "rtol", 1e-3, "relative tolerance; by default that of the case")
 	cmd.Flags().Float64Var(&atol, "atol", 1e-7, "absolute tolerance; by default that of the case")
-	cmd.Flags().IntVar(&threads, "threads", 0, "threads of a run; 0 is all cores")
+	cmd.Flags().UintVar(&threads, "threads", 0, "threads of a run; 0 is all cores")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "a line of JSON for each case")
 	return cmd
 }
