@@ -66,6 +66,16 @@ func microsoftCases(add addCase) {
 	ms("FusedConv", "sum, relu", attrs{s("activation", "Relu"), is("kernel_shape", 3, 3), is("pads", 1, 1, 1, 1)}, signed(1, 2, 4, 4), signed(2, 2, 3, 3), signed(2), signed(1, 2, 4, 4))
 	ms("Trilu", "lower", attrs{i("upper", 0)}, signed(2, 3, 4))
 
+	withdrawn := func(op string, as attrs, in ...*gradInput) { ms(op, "withdrawn", as, in...).domain = "" }
+	withdrawn("Affine", attrs{f("alpha", 0.4), f("beta", 0.3)}, signed(2, 3))
+	withdrawn("Scale", attrs{f("scale", 0.4)}, signed(2, 3))
+	withdrawn("ScaledTanh", attrs{f("alpha", 0.4), f("beta", 0.3)}, signed(2, 3))
+	withdrawn("ParametricSoftplus", attrs{f("alpha", 0.4), f("beta", 0.3)}, signed(2, 3))
+	withdrawn("ImageScaler", attrs{f("scale", 0.4), floatsAttr("bias", 1, 2)}, signed(1, 2, 2, 2))
+	withdrawn("Crop", attrs{is("border", 1, 0, 1, 2), is("scale", 1, 2)}, signed(1, 2, 3, 4))
+	withdrawn("DynamicSlice", nil, signed(3, 4), ints(1, 0), ints(3, 3), ints(1, 0))
+	withdrawn("MeanVarianceNormalization", attrs{i("across_channels", 1)}, signed(1, 2, 2, 2))
+
 	ms("ExpandDims", "", nil, signed(2, 3), int32s([]int{}, 1))
 	ms("Range", "", nil, moving(tensor.Scalar(0.3)), moving(tensor.Scalar(2.51)), moving(tensor.Scalar(0.4)))
 	ms("GatherND", "", nil, signed(2, 3, 4), intsOf([]int{2, 2}, 1, 2, 0, 1))

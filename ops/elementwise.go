@@ -248,7 +248,7 @@ func init() {
 		}, func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
 			return where(g, g.Op("Greater", x, g.Like(x, 0)), dy, g.Mul(dy, g.Like(dy, attr(n, "alpha", 0.01))))
 		}),
-		unaryOp("ThresholdedRelu", []int{10, 22}, Floats, func(n *Node) floatKernels {
+		unaryOp("ThresholdedRelu", []int{1, 10, 22}, Floats, func(n *Node) floatKernels {
 			a := attr(n, "alpha", 1)
 			return scalars(func(x float64) float64 {
 				if x > a { // a NaN is not

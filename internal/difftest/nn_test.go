@@ -424,6 +424,13 @@ func init() {
 		g.node(1, g.rand(s...))
 	}
 	generators["MeanVarianceNormalization"] = func(g *gen) {
+		if g.since == 1 {
+			g.dtype, g.declared = tensor.Float32, true
+			g.maybe("across_channels", 0, 1)
+			g.maybe("normalize_variance", 0, 1)
+			g.node(1, g.rand(g.in(1, 2), g.in(2, 3), g.in(1, 4), g.in(2, 4)))
+			return
+		}
 		g.plain = true
 		s := g.full(4, 4)
 		if g.chance(2) {
