@@ -282,6 +282,38 @@ type axisTaps struct {
 	outside        []bool
 }
 
+// resizePlace is where the input has the i-th output of an axis, NaN if the transformation is not known.
+func resizePlace[T kernel.Float](d axisResize, coord string, i int) T {
+	o, in, scale, start, end := T(i), T(d.in), T(d.scale), T(d.start), T(d.end)
+	out := scale * in
+	switch coord {
+	case "tf_half_pixel_for_nn":
+		return (o + 0.5) / scale
+	case "half_pixel":
+		return (o+0.5)/scale - 0.5
+	case "pytorch_half_pixel":
+		if d.out <= 1 {
+			return 0
+		}
+		return (o+0.5)/scale - 0.5
+	case "align_corners":
+		if d.out <= 1 || out <= 1 {
+			return 0
+		}
+		return o * (in - 1) / (out - 1)
+	case "asymmetric":
+		return o / scale
+	case "tf_crop_and_resize":
+		if d.out <= 1 || out <= 1 {
+			return (start + end) * (in - 1) / 2
+		}
+		return start*(in-1) + o*(end-start)*(in-1)/(out-1)
+	case "half_pixel_symmetric":
+		return in/2*(1-T(d.out)/out) + (o+0.5)/scale - 0.5
+	}
+	return T(math.NaN())
+}
+
 func resizeTaps(n *Node, d axisResize) (*axisTaps, error) {
 	upsample, since := resizeForm(n)
 	mode, coord := n.Str("mode", "nearest"), n.Str("coordinate_transformation_mode", "half_pixel")
@@ -295,37 +327,9 @@ func resizeTaps(n *Node, d axisResize) (*axisTaps, error) {
 	if mode == "bilinear" {
 		mode = "linear"
 	}
-	in, outF := float64(d.in), d.scale*float64(d.in)
-	place := func(i int) float64 {
-		o := float64(i)
-		switch coord {
-		case "half_pixel", "tf_half_pixel_for_nn":
-			if coord == "tf_half_pixel_for_nn" {
-				return (o + 0.5) / d.scale
-			}
-			return (o+0.5)/d.scale - 0.5
-		case "pytorch_half_pixel":
-			if d.out <= 1 {
-				return 0
-			}
-			return (o+0.5)/d.scale - 0.5
-		case "align_corners":
-			if d.out <= 1 || outF <= 1 {
-				return 0
-			}
-			return o * (in - 1) / (outF - 1)
-		case "asymmetric":
-			return o / d.scale
-		case "tf_crop_and_resize":
-			if d.out <= 1 || outF <= 1 {
-				return (d.start + d.end) * (in - 1) / 2
-			}
-			return d.start*(in-1) + o*(d.end-d.start)*(in-1)/(outF-1)
-		case "half_pixel_symmetric":
-			adjust := float64(d.out) / outF
-			return in/2*(1-adjust) + (o+0.5)/d.scale - 0.5
-		}
-		return math.NaN()
+	place := func(i int) float64 { return resizePlace[float64](d, coord, i) }
+	if mode == "nearest" { // which of two pixels it is hangs on the last bit: scales are float32, and so does everyone compute
+		place = func(i int) float64 { return float64(resizePlace[float32](d, coord, i)) }
 	}
 	t := &axisTaps{in: d.in, out: d.out, width: 1}
 	if d.out == 0 || d.in == 0 {
@@ -363,7 +367,7 @@ func resizeTaps(n *Node, d axisResize) (*axisTaps, error) {
 	coeff, exclude := float64(n.Float("cubic_coeff_a", -0.75)), n.Int("exclude_outside", 0) != 0
 	for i := range d.out {
 		x := place(i)
-		t.outside[i] = coord == "tf_crop_and_resize" && (x < 0 || x > in-1)
+		t.outside[i] = coord == "tf_crop_and_resize" && (x < 0 || x > float64(d.in-1))
 		x = math.Max(-maxWindow, math.Min(maxWindow, x)) // whatever a roi says
 		at, w := t.at[i*t.width:(i+1)*t.width], t.w[i*t.width:(i+1)*t.width]
 		if mode == "nearest" {

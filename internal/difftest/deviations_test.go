@@ -35,6 +35,7 @@ var deviations = []deviation{
 		"zero_points are of the blocks that g_idx names: it takes them for the middle where there is a g_idx"},
 	{"Softmax LogSoftmax", func(c *testCase) bool { return !finite(c.in(0)) }, "", "Exp(x)/Sum(Exp(x)), each a NaN where the sum is one"},
 	{"Mod", func(c *testCase) bool { return c.in(0).DType().Size() == 8 }, "", "fmod of integers: it goes by way of float64"},
+	{"Sign", func(c *testCase) bool { return !finite(c.in(0)) }, "", "of NaNs nothing is said: Retune gives NaNs, as it does for float32 and float64; of smaller floats it gives zeros"},
 	{"Where", func(c *testCase) bool { return c.in(1).DType().IsFloat() }, "",
 		"an element of X or of Y: -0 is not 0"},
 	{"Cast CastLike", func(c *testCase) bool { return c.in(0).DType().IsFloat() }, "",
@@ -60,11 +61,11 @@ var deviations = []deviation{
 	}, "",
 		"the policy keeps the ratio of the axes listed: it counts those that are not"},
 	{"Resize", func(c *testCase) bool {
-		return c.node().Str("coordinate_transformation_mode", "") == "tf_crop_and_resize"
+		return strings.HasPrefix(c.node().Str("coordinate_transformation_mode", ""), "tf_")
 	}, "",
-		"x_original = start_x·(length_original-1) + …: it does not crop an axis whose scale is 1"},
+		"x_original = start_x·(length_original-1) + …, or (x_resized+0.5)/scale: it leaves an axis whose scale is 1 as it is"},
 	{"Resize", func(c *testCase) bool {
-		return c.node().Str("coordinate_transformation_mode", "") == "align_corners" && c.in(3) == nil
+		return c.node().Str("coordinate_transformation_mode", "") == "align_corners" && (c.in(3) == nil || c.node().Attr("keep_aspect_ratio_policy") != nil)
 	}, "",
 		"output_width, which can be a fractional number: as the standard's cases have it, Retune maps by it, and it by the length cut to an integer"},
 	{"Resize", nil, "Tensor type mis|ScalesValidation", "T1: any type; N-linear interpolation for N-D tensor"},
@@ -74,6 +75,8 @@ var deviations = []deviation{
 	{"Slice", func(c *testCase) bool { return c.in(4) != nil }, "",
 		"for negative stepping ends[i] is clamped to [-1, dims[axes[i]]-1]: it takes the greatest integers for -1"},
 	{"Pad", func(c *testCase) bool { return c.node().Str("mode", "") == "wrap" }, "", "negative pads with wrapping: it reads outside the tensor"},
+	{"Einsum", nil, "only subscript labels allowed", "one letter for each axis, upper or lower: without '->' it takes no upper ones"},
+	{"Pad", nil, "ParseData type mismatch", "Tind: int32, int64"},
 	{"Pad", nil, "Pad reflect|zero effective input extent", "negative pads with other modes than constant"},
 	{"Resize", func(c *testCase) bool { return c.node().Int("antialias", 0) == 1 && c.in(0).DType().IsInteger() }, "",
 		"a weighted average of neighborhood: with antialiasing its int8 has no negative numbers"},
@@ -97,7 +100,7 @@ var deviations = []deviation{
 		"output_shape[i] = ceil(input_shape[i] / strides[i]): where the stride skips elements there is nothing to pad, and it crops"},
 	{"InstanceNormalization", constantInstance, "", "y = scale·(x-mean)/sqrt(variance+epsilon) + B: of equal elements that is B, of which it loses the last bits"},
 	{"Mod", nil, "modulo by zero", "fmod and mod of each element: it refuses a 0 that divides none, where A is empty"},
-	{"ReduceProd", func(c *testCase) bool { return c.in(0).DType() == tensor.Int32 }, "", "the product of integers of 32 bits: it goes by way of floats"},
+	{"ReduceProd", func(c *testCase) bool { return c.in(0).DType().IsInteger() }, "", "the product of integers: it goes by way of floats"},
 	{"ConvTranspose", func(c *testCase) bool { return strings.HasPrefix(c.node().Str("auto_pad", ""), "SAME") }, "",
 		"output_shape[i] = input_shape[i] * strides[i]: where the kernel is less than the stride it gives less"},
 	{"Col2Im", func(c *testCase) bool { return c.in(1).Len() != 2 }, "", "any number of spatial dimensions: but for two it puts blocks elsewhere"},
@@ -158,7 +161,7 @@ var deviations = []deviation{
 	{"SplitToSequence", func(c *testCase) bool { return c.in(1) != nil && c.node().Attr("keepdims") != nil }, "",
 		"keepdims: if input 'split' is specified, this attribute is ignored"},
 	{"SplitToSequence", func(c *testCase) bool { return c.in(1) != nil }, "shape_.Size", "keepdims: if input 'split' is specified, this attribute is ignored"},
-	{"Attention", nil, "bound to different types", "T1: double, float16"},
+	{"Attention", nil, "bound to different types|does not match expected type", "T1: double, float16, bfloat16"},
 	{"Attention MultiHeadAttention", nil, "cannot have both past and attention_bias|shall have same shape", "past and attention_bias; values of another width than keys"},
 	{"Gemm", func(c *testCase) bool { return c.in(0).Len() == 0 }, "", "Y = alpha·A'·B' + beta·C: where the products are empty it leaves out beta"},
 	{"MatMul MatMulInteger", func(c *testCase) bool { return c.in(0).Len() == 0 }, "", "a sum of nothing is 0: it leaves the output as it was"},

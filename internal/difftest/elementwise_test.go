@@ -19,7 +19,14 @@ func each(names string, f func(*gen)) {
 
 func init() {
 	each(`Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Cos Cosh Erf Exp Floor HardSwish Identity IsNaN Log Mish Neg Not
-		Reciprocal Relu Round Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Tan Tanh Shape Size NonZero`, unary)
+		Reciprocal Relu Round Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Tan Tanh Size NonZero`, unary)
+	generators["Shape"] = func(g *gen) {
+		if g.since >= 15 {
+			g.maybe("start", 0, 1, -1, 2, -3, 7, -7)
+			g.maybe("end", 0, 1, -1, 2, -3, 7, -7)
+		}
+		unary(g)
+	}
 	each(`Add Sub Mul Div And Or Xor BitwiseAnd BitwiseOr BitwiseXor Equal Less Greater LessOrEqual GreaterOrEqual`, binary)
 	each(`Max Min Sum Mean`, variadic)
 	each(`Elu LeakyRelu ThresholdedRelu Celu Swish`, func(g *gen) {
@@ -89,7 +96,9 @@ func init() {
 	}
 	generators["Where"] = func(g *gen) {
 		s := g.shape(0, 4)
-		g.dtype = one(g, tensor.Float32, tensor.Float64, tensor.Int32, tensor.Int64, tensor.Uint8, tensor.String, tensor.Bool)
+		if !g.widen {
+			g.dtype = one(g, castTypes...)
+		}
 		g.node(1, g.feed(g.tensor(tensor.Bool, g.broadcasts(s)...)), g.rand(s...), g.rand(g.broadcasts(s)...))
 	}
 	generators["Clip"] = func(g *gen) {
@@ -117,15 +126,8 @@ func init() {
 	})
 	generators["Cast"] = func(g *gen) {
 		to := one(g, castTypes...)
-		if g.since >= 19 && g.chance(2) {
-			to = one(g, narrowTypes...)
-			g.widen()
-			if to != tensor.BFloat16 {
-				g.maybe("saturate", 0, 1)
-			}
-			if g.dtype == tensor.String {
-				g.dtype = tensor.Float32
-			}
+		if g.since >= 13 && g.chance(2) {
+			to = g.narrow()
 		}
 		g.int("to", int(to))
 		x := g.tensor(g.dtype, g.shape(0, 3)...)
@@ -134,6 +136,9 @@ func init() {
 	}
 	generators["CastLike"] = func(g *gen) {
 		to := one(g, castTypes...)
+		if g.chance(3) {
+			to = g.narrow()
+		}
 		x := g.tensor(g.dtype, g.shape(0, 3)...)
 		g.numerals(x, to)
 		g.node(1, g.feed(x), g.feed(g.tensor(to, g.shape(0, 2)...)))
@@ -143,8 +148,29 @@ func init() {
 var castTypes = []tensor.DType{tensor.Float32, tensor.Float64, tensor.Float16, tensor.Int8, tensor.Int16, tensor.Int32, tensor.Int64,
 	tensor.Uint8, tensor.Uint16, tensor.Uint32, tensor.Uint64, tensor.Bool, tensor.String}
 
-// narrowTypes come after opset 19's float8s.
-var narrowTypes = []tensor.DType{tensor.BFloat16, tensor.Float8E4M3FN, tensor.Float8E4M3FNUZ, tensor.Float8E5M2, tensor.Float8E5M2FNUZ}
+// narrowTypes are those that the peer has no tensors of, though models of it may hold them.
+var narrowTypes = []tensor.DType{tensor.BFloat16, tensor.Float8E4M3FN, tensor.Float8E4M3FNUZ, tensor.Float8E5M2, tensor.Float8E5M2FNUZ, tensor.Uint4, tensor.Int4,
+	tensor.Float4E2M1, tensor.Uint2, tensor.Int2}
+
+// narrowSince is the opset from which Cast takes them.
+var narrowSince = map[tensor.DType]int{tensor.BFloat16: 13, tensor.Float8E4M3FN: 19, tensor.Float8E4M3FNUZ: 19, tensor.Float8E5M2: 19, tensor.Float8E5M2FNUZ: 19,
+	tensor.Uint4: 21, tensor.Int4: 21, tensor.Float4E2M1: 23, tensor.Uint2: 25, tensor.Int2: 25}
+
+// narrow is a narrow type to cast to.
+func (g *gen) narrow() tensor.DType {
+	to := one(g, narrowTypes...)
+	if g.opset < narrowSince[to] {
+		to = tensor.BFloat16
+	}
+	g.widen = true
+	if g.since >= 19 && to != tensor.BFloat16 && !to.IsInteger() {
+		g.maybe("saturate", 0, 1)
+	}
+	if g.dtype == tensor.String {
+		g.dtype = tensor.Float32
+	}
+	return to
+}
 
 // numerals makes strings such that can be cast.
 func (g *gen) numerals(t *tensor.Tensor, to tensor.DType) {

@@ -21,6 +21,7 @@ type gen struct {
 	declared bool                            // inputs have their shapes declared
 	plain    bool                            // no NaN, infinity or extreme in the elements
 	then     func(y *onnx.Value) *onnx.Value // what is made of an output before it is one of the model
+	widen    bool                            // outputs are cast to float, since the peer has no tensors of their type
 	feeds    map[string]*tensor.Tensor
 	attrs    []*onnx.Attribute
 }
@@ -193,13 +194,6 @@ func (g *gen) input(t *tensor.Tensor) *onnx.Value {
 	return g.b.Input(name, t.DType(), dims...)
 }
 
-// widen casts outputs to float, since the peer has no tensors of their type.
-func (g *gen) widen() {
-	g.then = func(y *onnx.Value) *onnx.Value {
-		return g.b.Node("Cast", []*onnx.Value{y}, onnx.IntAttr("to", int64(tensor.Float32)))
-	}
-}
-
 // beside adds another operator of the tested one's domain.
 func (g *gen) beside(op string, inputs []*onnx.Value, attrs ...*onnx.Attribute) *onnx.Value {
 	n := onnx.NewNode(op, inputs)
@@ -208,8 +202,8 @@ func (g *gen) beside(op string, inputs []*onnx.Value, attrs ...*onnx.Attribute) 
 	return g.b.Add(n)[0]
 }
 
-// node adds the node, with that many outputs, and makes all of them outputs of the model.
-func (g *gen) node(outs int, inputs ...*onnx.Value) {
+// add adds the node, with that many outputs.
+func (g *gen) add(outs int, inputs ...*onnx.Value) []*onnx.Value {
 	for len(inputs) > 0 && inputs[len(inputs)-1] == nil {
 		inputs = inputs[:len(inputs)-1]
 	}
@@ -219,10 +213,24 @@ func (g *gen) node(outs int, inputs ...*onnx.Value) {
 		v := &onnx.Value{Name: fmt.Sprintf("y%d", i)}
 		n.AddOutput(v)
 	}
-	for _, v := range g.b.Add(n) {
+	return g.b.Add(n)
+}
+
+// node adds the node and makes all of its outputs outputs of the model.
+func (g *gen) node(outs int, inputs ...*onnx.Value) {
+	for _, v := range g.add(outs, inputs...) {
 		if g.then != nil {
 			v = g.then(v)
 		}
+		if g.widen {
+			v = g.b.Node("Cast", []*onnx.Value{v}, onnx.IntAttr("to", int64(tensor.Float32)))
+		}
 		g.b.OutputOf(v.Name, v, nil)
 	}
+}
+
+// joined has the peer show a sequence, which it cannot as such: how many elements it has, and them along their first axis.
+func (g *gen) joined(seq *onnx.Value) {
+	g.b.OutputOf("n", g.b.Op("SequenceLength", seq), nil)
+	g.b.OutputOf("y", g.b.Node("ConcatFromSequence", []*onnx.Value{seq}, onnx.IntAttr("axis", 0)), nil)
 }

@@ -303,7 +303,13 @@ func init() {
 			inputs[2] = g.rand()
 		}
 		if axes != nil {
-			inputs[3] = g.int64s(axes...)
+			if inputs[3] = g.int64s(axes...); g.chance(3) {
+				of := make([]int32, len(axes))
+				for i, a := range axes {
+					of[i] = int32(a)
+				}
+				inputs[3] = g.feed(tensor.New(of, len(of)))
+			}
 		}
 		g.node(1, inputs...)
 	}
@@ -418,7 +424,7 @@ func init() {
 		}
 		g.maybe("sorted", 0, 1)
 		g.plain = true // whether two NaNs are one the standard does not say
-		g.node(4, g.rand(s...))
+		g.node(g.in(1, 4), g.rand(s...))
 	}
 	generators["Compress"] = func(g *gen) {
 		s := g.full(1, 4)
@@ -523,6 +529,29 @@ func init() {
 			return
 		}
 		g.node(outs, x)
+	}
+	generators["Constant"] = func(g *gen) {
+		switch g.in(0, 6) {
+		case 0:
+			t := g.tensor(one(g, tensor.Float32, tensor.Int64, tensor.Float64), g.shape(0, 3)...)
+			g.attrs = append(g.attrs, &onnx.Attribute{Name: "value", Type: onnx.AttrTensor, T: t})
+		case 1:
+			g.int("value_int", g.in(-5, 5))
+		case 2:
+			g.float("value_float", g.Float32())
+		case 3:
+			g.floats("value_floats", 1, g.Float32())
+		case 4:
+			g.str("value_string", one(g, "", "a", "ü"))
+		case 5:
+			g.strs("value_strings", "a", one(g, "", "ü"))
+		default:
+			g.ints("value_ints", 1, int64(g.in(-9, 9)))
+		}
+		if g.since < 12 && g.attrs[0].Name != "value" {
+			g.attrs = []*onnx.Attribute{{Name: "value", Type: onnx.AttrTensor, T: g.tensor(tensor.Float32, g.full(0, 3)...)}}
+		}
+		g.node(1)
 	}
 }
 

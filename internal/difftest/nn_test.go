@@ -53,6 +53,9 @@ func (g *gen) window(n int, dilated bool) (w window) {
 		g.str("auto_pad", one(g, "SAME_UPPER", "SAME_LOWER", "VALID"))
 		w.auto = true
 	case g.chance(2):
+		if g.chance(4) {
+			g.str("auto_pad", "NOTSET")
+		}
 		g.ints("pads", pads...)
 	}
 	return w
@@ -71,7 +74,7 @@ func (g *gen) conv(transposed bool) (x, w []int, win window) {
 		g.int("group", group)
 	}
 	in, out := g.in(1, 3), g.in(1, 3)
-	x = []int{g.in(1, 2), group * in}
+	x = []int{g.batch(), group * in}
 	w = []int{group * out, in}
 	if transposed {
 		w = []int{group * in, out}
@@ -80,6 +83,14 @@ func (g *gen) conv(transposed bool) (x, w []int, win window) {
 		x = append(x, win.least(i)+g.in(0, 5))
 	}
 	return x, append(w, win.kernel...), win
+}
+
+// batch is how many examples there are: rarely none.
+func (g *gen) batch() int {
+	if g.chance(40) {
+		return 0
+	}
+	return g.in(1, 2)
 }
 
 func init() {
@@ -157,7 +168,7 @@ func init() {
 		case "LpPool":
 			g.maybe("p", 1, 2, 3)
 		}
-		x := []int{g.in(1, 2), g.in(1, 3)}
+		x := []int{g.batch(), g.in(1, 3)}
 		for i := range n {
 			x = append(x, win.least(i)+g.in(0, 6))
 		}
@@ -172,7 +183,6 @@ func init() {
 		g.node(1, g.rand(g.full(3, 5)...))
 	})
 	generators["MaxUnpool"] = func(g *gen) {
-		g.dtype = tensor.Float32
 		n := g.in(1, 3)
 		kernel, strides := []int64{}, []int64{}
 		x, out := []int{g.in(1, 2), g.in(1, 2)}, []int64{}
@@ -186,6 +196,25 @@ func init() {
 		}
 		g.ints("kernel_shape", kernel...)
 		g.ints("strides", strides...)
+		if g.chance(3) {
+			pads := make([]int64, 2*n)
+			for i := range pads {
+				pads[i] = int64(g.IntN(int(kernel[i%n])))
+			}
+			for i := range n { // something is to be left
+				if out[i] > pads[i]+pads[n+i] {
+					out[i] -= pads[i] + pads[n+i]
+				} else {
+					pads[i], pads[n+i] = 0, 0
+				}
+			}
+			if size = 1; slices.Max(pads) > 0 {
+				g.ints("pads", pads...)
+			}
+			for _, d := range out {
+				size *= int(d)
+			}
+		}
 		at := tensor.New(make([]int64, count(x)), x...)
 		plane := count(x[2:])
 		for c := range x[0] * x[1] {
@@ -225,7 +254,6 @@ func init() {
 		g.ints("strides", strides...)
 		g.ints("dilations", dilations...)
 		g.ints("pads", pads...)
-		g.dtype = one(g, tensor.Float32, tensor.Float64)
 		g.node(1, g.rand(g.in(1, 2), g.in(1, 2)*k, l), g.int64s(image...), g.int64s(block...))
 	}
 	generators["Resize"] = resize
@@ -271,8 +299,7 @@ func init() {
 			x, grid = append(x, g.in(1, 5)), append(grid, g.in(1, 4))
 		}
 		g.plain = true
-		g.dtype = tensor.Float32
-		at := g.tensor(g.dtype, append(grid, n)...)
+		at := g.tensor(one(g, tensor.Float32, tensor.Float64, tensor.Float16), append(grid, n)...)
 		for i := range at.Len() {
 			tensor.SetFloat64At(at, i, 2.4*g.Float64()-1.2)
 		}
@@ -290,7 +317,6 @@ func init() {
 	}
 	generators["RoiAlign"] = func(g *gen) {
 		g.plain = true
-		g.dtype = tensor.Float32
 		if g.since >= 16 {
 			if g.chance(2) {
 				g.str("coordinate_transformation_mode", one(g, "half_pixel", "output_half_pixel"))
@@ -319,7 +345,6 @@ func init() {
 	}
 	generators["MaxRoiPool"] = func(g *gen) {
 		g.plain = true
-		g.dtype = tensor.Float32
 		g.ints("pooled_shape", int64(g.in(1, 3)), int64(g.in(1, 3)))
 		g.maybeFloat("spatial_scale", 0.3, 1.5)
 		x := []int{g.in(1, 3), g.in(1, 2), g.in(3, 9), g.in(3, 9)}
@@ -345,7 +370,10 @@ func init() {
 		for i := range scores.Len() {
 			tensor.SetFloat64At(scores, i, float64(g.in(0, 20))/20)
 		}
-		inputs := []*onnx.Value{g.feed(boxes), g.feed(scores), g.int64s(int64(g.in(0, 5))), nil, nil}
+		inputs := []*onnx.Value{g.feed(boxes), g.feed(scores), nil, nil, nil}
+		if !g.chance(6) {
+			inputs[2] = g.int64s(int64(g.in(0, 5)))
+		}
 		if g.chance(2) {
 			inputs[3] = g.feed(tensor.New([]float32{g.Float32()}, 1))
 		}
@@ -361,6 +389,9 @@ func init() {
 		c := s[1]
 		g.maybeFloat("epsilon", 1e-5, 1e-2)
 		outs := 1
+		if g.since == 7 {
+			g.maybe("spatial", 1)
+		}
 		if g.since >= 14 && g.chance(3) {
 			g.int("training_mode", 1)
 			g.maybeFloat("momentum", 0.1, 0.9)
@@ -400,6 +431,9 @@ func init() {
 			g.int("axis", a)
 		}
 		g.maybeFloat("epsilon", 1e-5, 1e-2)
+		if g.chance(3) {
+			g.int("stash_type", 1)
+		}
 		w := s[(a+len(s))%len(s):]
 		if g.chance(4) {
 			w = w[g.IntN(len(w)+1):]
@@ -494,6 +528,9 @@ func init() {
 		g.plain = true
 		eq := one(g, "ij,jk->ik", "ij,jk", "bij,bjk->bik", "ii->i", "ii", "ij->ji", "ji", "...ij,...jk->...ik", "i,i", "i,j->ij", "ij->", "ijk,ik->jk",
 			"abc,cd,de->abe", "...ii->...i", "b...,b...->...", "bhid,bhjd->bhij", " i j , j k -> i k ", "ij,ij->ij", "...i->...", "iji->j", "a...a->...", "ij...,jk->...ik", "Aa,aB->AB", "ij,kl->ljik")
+		if g.chance(2) {
+			eq = g.equation()
+		}
 		dims := map[rune]int{}
 		terms := strings.Split(strings.Split(strings.ReplaceAll(eq, " ", ""), "->")[0], ",")
 		ell := g.full(0, 2)
@@ -618,10 +655,78 @@ func init() {
 		g.node(1, g.feed(n))
 	})
 	generators["MelWeightMatrix"] = func(g *gen) {
+		g.maybe("output_datatype", int(tensor.Float32), int(tensor.Float64), int(tensor.Float16), int(tensor.Int32))
 		lo := 50 * g.Float32()
 		g.node(1, g.feed(tensor.Scalar(int64(g.in(2, 8)))), g.feed(tensor.Scalar(int64(g.in(16, 64)))), g.feed(tensor.Scalar(int64(8192))),
 			g.feed(tensor.Scalar(lo)), g.feed(tensor.Scalar(lo+1000+2000*g.Float32())))
 	}
+	generators["DeformConv"] = func(g *gen) {
+		g.plain = true
+		group, offsets := g.in(1, 2), g.in(1, 2)
+		n, c, m, k := g.in(1, 2), 2*group*g.in(1, 2), group*g.in(1, 2), []int{g.in(1, 3), g.in(1, 3)}
+		in := []int{g.in(4, 6), g.in(4, 6)}
+		g.int("group", group)
+		g.int("offset_group", offsets)
+		stride, pad := g.in(1, 2), g.in(0, 1)
+		g.ints("strides", int64(stride), int64(stride))
+		g.ints("pads", int64(pad), int64(pad), int64(pad), int64(pad))
+		apart := 1
+		if g.chance(3) {
+			apart = 2
+			g.ints("dilations", 2, 2)
+		}
+		if g.chance(2) {
+			g.ints("kernel_shape", int64s(k)...)
+		}
+		out := []int{}
+		for i := range 2 {
+			in[i] = max(in[i], (k[i]-1)*apart+1)
+			out = append(out, (in[i]+2*pad-(k[i]-1)*apart-1)/stride+1)
+		}
+		inputs := []*onnx.Value{g.rand(n, c, in[0], in[1]), g.rand(m, c/group, k[0], k[1]), g.rand(n, offsets*k[0]*k[1]*2, out[0], out[1]), nil, nil}
+		if g.chance(2) {
+			inputs[3] = g.rand(m)
+		}
+		if g.chance(2) {
+			inputs[4] = g.rand(n, offsets*k[0]*k[1], out[0], out[1])
+		}
+		g.node(1, inputs...)
+	}
+}
+
+// equation is one of Einsum, of up to three operands, in which letters may be repeated.
+func (g *gen) equation() string {
+	var terms []string
+	seen := ""
+	for range g.in(1, 3) {
+		term := ""
+		for range g.in(0, 3) {
+			term += string("ijklB"[g.IntN(5)])
+		}
+		seen += term
+		if g.chance(4) {
+			at := g.IntN(len(term) + 1)
+			term = term[:at] + "..." + term[at:]
+		}
+		terms = append(terms, term)
+	}
+	eq := strings.Join(terms, ",")
+	if g.chance(3) {
+		return eq
+	}
+	out := ""
+	for _, c := range "ijklB" {
+		if strings.ContainsRune(seen, c) && g.chance(2) {
+			out += string(c)
+		}
+	}
+	letters := []byte(out)
+	g.Shuffle(len(letters), func(i, j int) { letters[i], letters[j] = letters[j], letters[i] })
+	if out = string(letters); strings.Contains(eq, "...") {
+		at := g.IntN(len(out) + 1)
+		out = out[:at] + "..." + out[at:]
+	}
+	return eq + "->" + out
 }
 
 // factors are two shapes that can be multiplied.
@@ -656,7 +761,9 @@ func (g *gen) factors() (a, b []int) {
 func resize(g *gen) {
 	s := g.full(1, 4)
 	g.plain = true
-	g.dtype = one(g, tensor.Float32, tensor.Float32, tensor.Float64, tensor.Int32, tensor.Uint8, tensor.Int8)
+	if !g.widen {
+		g.dtype = one(g, tensor.Float32, tensor.Float32, tensor.Float64, tensor.Int32, tensor.Uint8, tensor.Int8, tensor.Float16, tensor.Int64)
+	}
 	if g.since < 11 {
 		scales := make([]float32, len(s))
 		for i := range scales {
@@ -677,6 +784,9 @@ func resize(g *gen) {
 	transforms := []string{"half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize"}
 	if g.since >= 19 {
 		transforms = append(transforms, "half_pixel_symmetric")
+	}
+	if g.since < 13 {
+		transforms = append(transforms, "tf_half_pixel_for_nn")
 	}
 	transform := one(g, transforms...)
 	g.str("coordinate_transformation_mode", transform)
@@ -825,9 +935,9 @@ func recurrent(g *gen) {
 	if g.chance(2) {
 		inputs[5] = g.rand(state...)
 	}
-	outs := 2
+	outs := g.in(1, 2)
 	if name == "LSTM" {
-		outs = 3
+		outs = g.in(1, 3)
 		if g.chance(2) {
 			inputs[6] = g.rand(state...)
 		}

@@ -74,7 +74,7 @@ func init() {
 		} else if !g.chance(4) {
 			z := g.tensor(one(g, zeros...), grain...)
 			if z.DType().IsFloat() {
-				g.widen()
+				g.widen = true
 				z, _ = tensor.Zeros(z.DType(), grain...)
 				g.maybe("saturate", 0, 1)
 			} else if z.DType().Size() == 1 {
@@ -374,5 +374,27 @@ func init() {
 		inputs := []*onnx.Value{g.feed(g.bytes(tensor.Uint8, b, seq, in)), g.feed(g.bytes(w, in, 3*n)), g.rand(3 * n), small(), small(), nil,
 			g.feed(g.bytes(tensor.Uint8)), g.feed(g.bytes(w))}
 		g.node(1, inputs...)
+	})
+	each("com.microsoft.QLinearAveragePool", func(g *gen) {
+		g.declared = true
+		d := one(g, tensor.Uint8, tensor.Int8)
+		k := []int64{int64(g.in(1, 3)), int64(g.in(1, 3))}
+		g.ints("kernel_shape", k...)
+		if g.chance(2) {
+			g.ints("strides", int64(g.in(1, 2)), int64(g.in(1, 2)))
+		}
+		g.maybe("channels_last", 0, 1)
+		inputs := append([]*onnx.Value{g.feed(g.bytes(d, g.in(1, 2), g.in(3, 6), g.in(3, 6), g.in(3, 6)))}, grain(g, d)...)
+		g.node(1, append(inputs, grain(g, d)...)...)
+	})
+	each("com.microsoft.QLinearWhere", func(g *gen) {
+		d := one(g, tensor.Uint8, tensor.Int8)
+		s := g.full(1, 3)
+		grain := func() []*onnx.Value { // constants: ONNX Runtime falls over others
+			return []*onnx.Value{g.b.Const(tensor.Scalar(float32(0.01 + 0.1*g.Float64()))), g.b.Const(g.bytes(d))}
+		}
+		inputs := append([]*onnx.Value{g.feed(g.tensor(tensor.Bool, s...)), g.feed(g.bytes(d, s...))}, grain()...)
+		inputs = append(append(inputs, g.feed(g.bytes(d, s...))), grain()...)
+		g.node(1, append(inputs, grain()...)...)
 	})
 }
