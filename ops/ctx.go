@@ -153,6 +153,15 @@ func takeRoom[T kernel.Float](n int) (*[]T, *sync.Pool) {
 	return room, pool
 }
 
+// takeMetered is [takeRoom] within the run's memory limit.
+func takeMetered[T kernel.Float](c *Ctx, n int) (*[]T, *sync.Pool, error) {
+	if err := c.Mem.Take(int64(n) * int64(tensor.TypeOf[T]().Bits()/8)); err != nil {
+		return nil, nil, err
+	}
+	room, pool := takeRoom[T](n)
+	return room, pool, nil
+}
+
 // Body is the node's subgraph under that attribute.
 func (c *Ctx) Body(name string) Body { return c.Node.Bodies[name] }
 

@@ -73,11 +73,11 @@ func init() {
 		})
 	}
 	register(Op{
-		Domain: Internal, Name: "RNNGrad", Since: []int{1}, MinIn: 3, MaxIn: 12, MinOut: 7, MaxOut: 7,
-		Types: []TypeSet{Floats, Floats, Floats, Floats, Of(tensor.Int32), Floats},
+		Domain: Internal, Name: "RNNGrad", Since: []int{1}, MinIn: 3, MaxIn: 12, MinOut: 8, MaxOut: 8,
+		Types: []TypeSet{Floats, Floats, Floats, Floats, Of(tensor.Int32), Floats}, InPlace: []int{11},
 		Infer: func(n *Node) ([]Info, error) {
 			x := n.In[0].DType
-			out := []Info{n.In[0], n.In[1], n.In[2], n.Info(3), n.Info(5), n.Info(6), n.Info(7)}
+			out := []Info{n.Info(11), n.In[0], n.In[1], n.In[2], n.Info(3), n.Info(5), n.Info(6), n.Info(7)}
 			kind := n.Str("kind", "")
 			if _, err := inferRNNOf(n, kind); err != nil {
 				return nil, err
@@ -99,9 +99,9 @@ func init() {
 					batch = n.In[0].Shape[0]
 					state = []Dim{batch, dirs, h}
 				}
-				out[3] = Tensor(x, dirs, D(2*spec.gates*spec.hidden))
-				out[4], out[5] = Tensor(x, state...), Tensor(x, state...)
-				out[6] = Tensor(x, dirs, D(3*spec.hidden))
+				out[4] = Tensor(x, dirs, D(2*spec.gates*spec.hidden))
+				out[5], out[6] = Tensor(x, state...), Tensor(x, state...)
+				out[7] = Tensor(x, dirs, D(3*spec.hidden))
 			}
 			for i := range out {
 				out[i] = out[i].WithoutValue()
@@ -141,6 +141,7 @@ type rnnSpec struct {
 	inputForget bool
 	acts        [2][]activation // by direction: f, or f g, or f g h
 	defaultActs bool
+	hasLens     bool // rows may have lengths of their own
 }
 
 // activation is one of the functions that a recurrent node may name.
@@ -172,7 +173,7 @@ func rnnSpecOf(n *Node, kind string) (*rnnSpec, error) {
 	default:
 		return nil, fmt.Errorf("attribute direction %q is none of forward, reverse, bidirectional", dir)
 	}
-	s.batchFirst = n.Int("layout", 0) == 1
+	s.batchFirst, s.hasLens = n.Int("layout", 0) == 1, n.Has(4)
 	s.clip = float64(n.Float("clip", 0))
 	s.linearReset = n.Int("linear_before_reset", 0) != 0
 	s.inputForget = n.Int("input_forget", 0) != 0
@@ -392,13 +393,12 @@ func checkDims(what string, got Info, want ...Dim) error {
 // rnnTape is what one direction of a forward pass leaves for the backward pass. Rows are in the order of
 // steps: step s of row b is time s, or counted from the row's own end in reverse.
 type rnnTape[T kernel.Float] struct {
-	x     []T // [T,B,I] inputs by step
 	gates []T // [T,B,G·H] activated
 	h     []T // [T+1,B,H]
 	c     []T // [T+1,B,H], LSTM
-	hc    []T // [T,B,H] h(c), LSTM
 	rec   []T // [T,B,H] GRU: H·Rhᵀ+Rbh, or r⊙H
 	pre   []T // [T,B,G·H] before activation, only if clipped
+	x     []T // [T,B,I] inputs by step: X itself where it is in that order
 }
 
 // rnnProblem is one node's operands as slices.
@@ -479,20 +479,32 @@ func (q *rnnProblem[T]) stateAt(d, b int) int {
 	return (d*q.B + b) * q.hidden
 }
 
-// tapeSize is the elements of one direction's tape.
-func (q *rnnProblem[T]) tapeSize() int { return tapeSize(q.rnnSpec, q.T, q.B, q.I) }
+// takesX reports whether direction d's tape has inputs of its own, since X is not in the order of steps, or has what no step reads.
+func (s *rnnSpec) takesX(d int) bool { return s.reverse[d] || s.batchFirst || s.hasLens }
 
-func tapeSize(s *rnnSpec, steps, batch, in int) int {
+// tapeSize is the elements of direction d's tape.
+func (s *rnnSpec) tapeSize(d, steps, batch, in int) int {
 	h := batch * s.hidden
-	n := steps*batch*in + steps*h*s.gates + (steps+1)*h
+	n := steps*h*s.gates + (steps+1)*h
 	switch s.kind {
 	case "LSTM":
-		n += (2*steps + 1) * h
+		n += (steps + 1) * h
 	case "GRU":
 		n += steps * h
 	}
 	if s.clip > 0 {
 		n += steps * h * s.gates
+	}
+	if s.takesX(d) {
+		n += steps * batch * in
+	}
+	return n
+}
+
+// tapesSize is that of all directions.
+func (s *rnnSpec) tapesSize(steps, batch, in int) (n int) {
+	for d := range s.dirs {
+		n += s.tapeSize(d, steps, batch, in)
 	}
 	return n
 }
@@ -510,57 +522,97 @@ func inferTape(n *Node) Info {
 	if s.batchFirst {
 		steps, batch = batch, steps
 	}
-	out.Shape[0] = D(s.dirs * tapeSize(s, steps, batch, shape[2]))
+	out.Shape[0] = D(s.tapesSize(steps, batch, shape[2]))
 	return out
 }
 
-// tapeOf lays a tape out in buf.
-func (q *rnnProblem[T]) tapeOf(d int, buf []T) *rnnTape[T] {
+// tapes lays the tapes of all directions out in buf.
+func (q *rnnProblem[T]) tapes(buf []T) (tapes [2]rnnTape[T]) {
 	cut := func(n int) []T {
 		s := buf[:n:n]
 		buf = buf[n:]
 		return s
 	}
 	rows, h := q.T*q.B, q.B*q.hidden
-	tp := &rnnTape[T]{x: cut(rows * q.I), gates: cut(rows * q.gates * q.hidden), h: cut((q.T + 1) * h)}
-	switch q.kind {
-	case "LSTM":
-		tp.c, tp.hc = cut((q.T+1)*h), cut(q.T*h)
-	case "GRU":
-		tp.rec = cut(q.T * h)
+	for d := range q.dirs {
+		tp := &tapes[d]
+		tp.gates, tp.h, tp.x = cut(rows*q.gates*q.hidden), cut((q.T+1)*h), q.x
+		switch q.kind {
+		case "LSTM":
+			tp.c = cut((q.T + 1) * h)
+		case "GRU":
+			tp.rec = cut(q.T * h)
+		}
+		if q.clip > 0 {
+			tp.pre = cut(len(tp.gates))
+		}
+		if q.takesX(d) {
+			tp.x = cut(rows * q.I)
+		}
 	}
-	if q.clip > 0 {
-		tp.pre = cut(len(tp.gates))
-	}
-	return tp
+	return tapes
 }
 
-// forward runs direction d and fills a tape in buf.
-func (q *rnnProblem[T]) forward(d int, buf []T) *rnnTape[T] {
+// packR lays R of direction d, or its transpose, out in room as right factors: of a GRU, the part of its first two gates and, in late, that of the
+// third.
+func (q *rnnProblem[T]) packR(d int, trans bool, room []T) (r, late *kernel.PackedBOf[T]) {
+	H, G := q.hidden, q.gates
+	pack := func(gates int, r []T) *kernel.PackedBOf[T] {
+		k, n := gates*H, H
+		if trans {
+			k, n = n, k
+		}
+		pb := kernel.PackBInto(room, trans, k, n, r, H)
+		room = room[kernel.PackedBSize[T](k, n):]
+		return pb
+	}
+	all := q.r[d*G*H*H : (d+1)*G*H*H]
+	if q.kind == "GRU" {
+		return pack(2, all), pack(1, all[2*H*H:])
+	}
+	return pack(G, all), nil
+}
+
+// packedR is the room that packR takes.
+func (q *rnnProblem[T]) packedR() (n int) {
+	parts := []int{q.gates}
+	if q.kind == "GRU" {
+		parts = []int{2, 1}
+	}
+	for _, gates := range parts {
+		n += max(kernel.PackedBSize[T](gates*q.hidden, q.hidden), kernel.PackedBSize[T](q.hidden, gates*q.hidden))
+	}
+	return n
+}
+
+// forward runs direction d and fills its tape. room is for packR.
+func (q *rnnProblem[T]) forward(d int, tp *rnnTape[T], room []T) {
 	H, G, B, I := q.hidden, q.gates, q.B, q.I
 	GH := G * H
-	clear(buf)
-	tp := q.tapeOf(d, buf)
-	w, r := q.w[d*GH*I:(d+1)*GH*I], q.r[d*GH*H:(d+1)*GH*H]
-	acts := q.acts[d]
-	if q.dirs == 1 && !q.reverse[d] && !q.batchFirst {
-		copy(tp.x, q.x)
-	} else {
+	w, acts := q.w[d*GH*I:(d+1)*GH*I], q.acts[d]
+	if q.takesX(d) {
 		for s := range q.T {
 			for b := range B {
-				if s < q.lens[b] {
-					copy(tp.x[(s*B+b)*I:(s*B+b+1)*I], q.x[q.xAt(q.time(d, s, b), b):])
+				if x := tp.x[(s*B+b)*I:][:I]; s < q.lens[b] {
+					copy(x, q.x[q.xAt(q.time(d, s, b), b):])
+				} else {
+					clear(x)
 				}
 			}
 		}
 	}
-	for b := range B {
-		if q.h0 != nil {
-			copy(tp.h[b*H:(b+1)*H], q.h0[q.stateAt(d, b):])
+	start := func(to, from []T) {
+		for b := range B {
+			if row := to[b*H : (b+1)*H]; from != nil {
+				copy(row, from[q.stateAt(d, b):])
+			} else {
+				clear(row)
+			}
 		}
-		if q.c0 != nil {
-			copy(tp.c[b*H:(b+1)*H], q.c0[q.stateAt(d, b):])
-		}
+	}
+	start(tp.h, q.h0)
+	if tp.c != nil {
+		start(tp.c, q.c0)
 	}
 	// The input's share of all steps' gates is one product; biases ride along.
 	bias := make([]T, GH)
@@ -581,19 +633,16 @@ func (q *rnnProblem[T]) forward(d int, buf []T) *rnnTape[T] {
 	if q.p != nil {
 		peep = q.p[d*3*H : (d+1)*3*H]
 	}
-	var rp, rh *kernel.PackedBOf[T]
-	if q.kind == "GRU" {
-		rp, rh = kernel.PackB(true, H, 2*H, r, H), kernel.PackB(true, H, H, r[2*H*H:], H)
-	} else {
-		rp = kernel.PackB(true, H, GH, r, H)
-	}
+	r, late := q.packR(d, true, room)
+	hc := make([]T, H)
 	for s := range q.T {
 		if B == 0 {
 			break
 		}
+		product := productBy[T](s)
 		gates := tp.gates[s*B*GH : (s+1)*B*GH]
 		prev, next := tp.h[s*B*H:(s+1)*B*H], tp.h[(s+1)*B*H:(s+2)*B*H]
-		kernel.GemmPackedB(q.pool, false, B, 1, prev, H, rp, 1, gates, GH, nil)
+		product(q.pool, false, B, 1, prev, H, r, 1, gates, GH, nil)
 		if tp.pre != nil {
 			copy(tp.pre[s*B*GH:], gates)
 		}
@@ -606,36 +655,34 @@ func (q *rnnProblem[T]) forward(d int, buf []T) *rnnTape[T] {
 			for b := range B {
 				g := gates[b*GH : (b+1)*GH]
 				c, cn := tp.c[(s*B+b)*H:][:H], tp.c[((s+1)*B+b)*H:][:H]
-				q.lstm(g, peep, c, cn, next[b*H:(b+1)*H], tp.hc[(s*B+b)*H:][:H], acts, tp.pre, (s*B+b)*GH)
+				q.lstm(g, peep, c, cn, next[b*H:(b+1)*H], hc, acts, tp.pre, (s*B+b)*GH)
 			}
 		case "GRU":
 			rec := tp.rec[s*B*H : (s+1)*B*H]
-			for b := range B {
-				zr := gates[b*GH : b*GH+2*H]
-				apply(acts[0], zr, q.clip)
-				if !q.linearReset {
+			if q.linearReset {
+				product(q.pool, false, B, 1, prev, H, late, 0, rec, H, &kernel.EpilogueOf[T]{ColBias: recBias})
+			} else {
+				for b := range B {
+					zr := gates[b*GH : b*GH+2*H]
+					apply(acts[0], zr, q.clip)
 					kernel.Mul(rec[b*H:(b+1)*H], zr[H:], prev[b*H:(b+1)*H])
 				}
-			}
-			if q.linearReset {
-				kernel.GemmPackedB(q.pool, false, B, 1, prev, H, rh, 0, rec, H, &kernel.EpilogueOf[T]{ColBias: recBias})
-				for b := range B {
-					g := gates[b*GH : (b+1)*GH]
-					kernel.MulAdd(g[2*H:], g[H:2*H], rec[b*H:(b+1)*H], g[2*H:])
-				}
-			} else {
-				kernel.GemmPackedB(q.pool, false, B, 1, rec, H, rh, 1, gates[2*H:], GH, nil)
+				product(q.pool, false, B, 1, rec, H, late, 1, gates[2*H:], GH, nil)
 			}
 			for b := range B {
-				g := gates[b*GH : (b+1)*GH]
+				g, p, h := gates[b*GH:(b+1)*GH], prev[b*H:(b+1)*H], next[b*H:(b+1)*H]
+				if q.linearReset {
+					if q.defaultActs {
+						kernel.GRUCell(H, g, rec[b*H:(b+1)*H], p, h)
+						continue
+					}
+					apply(acts[0], g[:2*H], q.clip)
+					kernel.MulAdd(g[2*H:], g[H:2*H], rec[b*H:(b+1)*H], g[2*H:])
+				}
 				if tp.pre != nil {
 					copy(tp.pre[(s*B+b)*GH+2*H:][:H], g[2*H:])
 				}
-				apply(acts[1], g[2*H:], q.clip)
-				for j := range H {
-					z := g[j]
-					next[b*H+j] = (1-z)*g[2*H+j] + z*prev[b*H+j]
-				}
+				q.gruOutput(g, p, h, acts)
 			}
 		}
 		for b := range B {
@@ -647,7 +694,14 @@ func (q *rnnProblem[T]) forward(d int, buf []T) *rnnTape[T] {
 			}
 		}
 	}
-	return tp
+}
+
+// productBy is the product with a packed factor that every step multiplies by: of step s.
+func productBy[T kernel.Float](s int) func(p *kernel.Pool, transA bool, m int, alpha T, a []T, lda int, pb *kernel.PackedBOf[T], beta T, c []T, ldc int, ep *kernel.EpilogueOf[T]) {
+	if s%2 == 1 {
+		return kernel.GemmPackedBBack[T]
+	}
+	return kernel.GemmPackedB[T]
 }
 
 // lstm is the step of a row, or of a part of its units; g holds the pre-activations and gets the gates.
@@ -709,17 +763,29 @@ func runRNN[T kernel.Float](s *rnnSpec, weights *rnnWeights[T]) Kernel {
 		if !c.Wants(3) {
 			return q.run(c, weights, y, yh, yc)
 		}
-		clear(y)
-		H, size := q.hidden, q.tapeSize()
-		t, err := c.Alloc(3, tensor.TypeOf[T](), q.dirs*size)
+		t, err := c.Alloc(3, tensor.TypeOf[T](), q.tapesSize(q.T, q.B, q.I))
 		if err != nil {
 			return err
 		}
-		tape := tensor.Data[T](t)
-		for d := range q.dirs {
-			tp := q.forward(d, tape[d*size:(d+1)*size])
+		room, pool, err := takeMetered[T](c, q.packedR())
+		if err != nil {
+			return err
+		}
+		defer pool.Put(room)
+		if q.hasLens {
+			clear(y)
+		}
+		H := q.hidden
+		for d, tp := range q.tapes(tensor.Data[T](t)) {
+			if d == q.dirs {
+				break
+			}
+			q.forward(d, &tp, *room)
+			if y != nil && q.dirs == 1 && !q.takesX(d) {
+				copy(y, tp.h[q.B*H:])
+			}
 			for b := range q.B {
-				if y != nil {
+				if y != nil && (q.dirs > 1 || q.takesX(d)) {
 					for s := range q.lens[b] {
 						copy(y[q.yAt(q.time(d, s, b), d, b):][:H], tp.h[((s+1)*q.B+b)*H:])
 					}
@@ -748,14 +814,14 @@ func gradRNN(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	internalize(n.Node, 3)
 	in[11] = g.output(n.Node, "tape", inferTape(n))
 	attrs := append([]*onnx.Attribute{StringAttr("kind", n.Op)}, n.Attrs...)
-	d := g.Internal("RNNGrad", 7, in, attrs...)
+	d := g.Internal("RNNGrad", 8, in, attrs...)
 	out := make([]*onnx.Value, len(n.Inputs))
 	var unwanted []int
 	for i, of := range []int{0, 1, 2, 3, 5, 6, 7} {
 		if n.Has(of) && g.Moves(n.Inputs[of]) {
-			out[of] = d[i]
+			out[of] = d[1+i]
 		} else {
-			unwanted = append(unwanted, i)
+			unwanted = append(unwanted, 1+i)
 		}
 	}
 	leaveOut(d, unwanted...)
@@ -763,7 +829,8 @@ func gradRNN(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 }
 
 // runRNNGrad is back-propagation through time: inputs are those of the node, then the gradients
-// of its outputs, then the tape; outputs are the gradients of X, W, R, B, initial_h, initial_c and P.
+// of its outputs, then the tape; outputs are a tape of gradients, which may take the memory of the tape that was read, and the gradients of
+// X, W, R, B, initial_h, initial_c and P.
 func runRNNGrad[T kernel.Float](c *Ctx, s *rnnSpec) error {
 	q, err := newRNNProblem[T](c, s)
 	if err != nil {
@@ -776,35 +843,52 @@ func runRNNGrad[T kernel.Float](c *Ctx, s *rnnSpec) error {
 		return nil
 	}
 	dY, dYh, dYc, tape := in(8), in(9), in(10), in(11)
-	size, state := q.tapeSize(), q.dirs*q.B*q.hidden
-	if dY != nil && len(dY) != q.T*state || dYh != nil && len(dYh) != state || dYc != nil && len(dYc) != state || len(tape) != q.dirs*size {
+	size, state := q.tapesSize(q.T, q.B, q.I), q.dirs*q.B*q.hidden
+	if dY != nil && len(dY) != q.T*state || dYh != nil && len(dYh) != state || dYc != nil && len(dYc) != state || len(tape) != size {
 		return fmt.Errorf("the gradients and the tape are not those of a pass over %v", c.In(0).Shape())
 	}
+	out, err := c.Alloc(0, tensor.TypeOf[T](), size)
+	if err != nil {
+		return err
+	}
+	room, pool, err := takeMetered[T](c, q.packedR()+4*q.B*q.hidden+q.hidden)
+	if err != nil {
+		return err
+	}
+	defer pool.Put(room)
 	var o [7][]T
 	for i := range o {
-		if t := c.Out(i); t != nil {
+		if t := c.Out(1 + i); t != nil {
 			o[i] = tensor.Data[T](t)
-			clear(o[i])
 		}
 	}
+	for _, sum := range [][]T{o[3], o[6]} {
+		clear(sum)
+	}
+	if q.dirs > 1 || q.takesX(0) {
+		clear(o[0])
+	}
+	tapes, ds := q.tapes(tape), q.tapes(tensor.Data[T](out))
 	for d := range q.dirs {
-		q.backward(d, q.tapeOf(d, tape[d*size:(d+1)*size]), dY, dYh, dYc, o)
+		q.backward(d, &tapes[d], &ds[d], dY, dYh, dYc, o, *room)
 	}
 	return nil
 }
 
-func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][]T) {
+// backward goes back through direction d. dt has the places of the tape for gradients: of the gates, before activation, as the input's
+// products see them, and of rec, where the product with R is apart.
+func (q *rnnProblem[T]) backward(d int, tp, dt *rnnTape[T], dY, dYh, dYc []T, o [7][]T, room []T) {
 	H, G, B, I := q.hidden, q.gates, q.B, q.I
 	GH := G * H
-	w, r := q.w[d*GH*I:(d+1)*GH*I], q.r[d*GH*H:(d+1)*GH*H]
-	acts := q.acts[d]
-	dGates := make([]T, q.T*B*GH) // of the pre-activations, as the input's products see them
-	dRec := dGates                // as the recurrent products see them
-	if q.kind == "GRU" && q.linearReset {
-		dRec = make([]T, q.T*B*GH)
+	w, acts := q.w[d*GH*I:(d+1)*GH*I], q.acts[d]
+	cut := func(n int) []T {
+		s := room[:n:n]
+		room = room[n:]
+		clear(s)
+		return s
 	}
-	dh, dhPrev := make([]T, B*H), make([]T, B*H)
-	dc := make([]T, B*H)
+	dh, dhPrev, dc, drh, tanhC := cut(B*H), cut(B*H), cut(B*H), cut(B*H), cut(H)
+	r, late := q.packR(d, false, room)
 	for b := range B {
 		if dYh != nil {
 			copy(dh[b*H:(b+1)*H], dYh[q.stateAt(d, b):])
@@ -813,7 +897,7 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 			copy(dc[b*H:(b+1)*H], dYc[q.stateAt(d, b):])
 		}
 	}
-	var peep, dPeep []T
+	var peep, dPeep, dW, dR []T
 	if q.p != nil {
 		peep = q.p[d*3*H : (d+1)*3*H]
 		dPeep = make([]T, 3*H)
@@ -821,6 +905,10 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 			dPeep = o[6][d*3*H : (d+1)*3*H]
 		}
 	}
+	if o[3] != nil { // of the biases
+		dW, dR = o[3][d*2*GH:][:GH], o[3][d*2*GH+GH:][:GH]
+	}
+	linear := q.kind == "GRU" && q.linearReset
 	clipped := func(at int) bool {
 		return tp.pre != nil && (float64(tp.pre[at]) > q.clip || float64(tp.pre[at]) < -q.clip)
 	}
@@ -830,33 +918,25 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 		}
 		return dy * slope(a, tp.gates[at])
 	}
-	drh := make([]T, B*H)
-	rows := GH // of R that one product takes
-	var late *kernel.PackedBOf[T]
-	if q.kind == "GRU" && !q.linearReset {
-		rows, late = 2*H, kernel.PackB(false, H, H, r[2*H*H:], H)
-	}
-	back := kernel.PackB(false, rows, H, r, H)
 	for s := q.T - 1; s >= 0 && B > 0; s-- {
-		product := kernel.GemmPackedB[T]
-		if s%2 == 1 {
-			product = kernel.GemmPackedBBack[T]
-		}
-		dg := dGates[s*B*GH : (s+1)*B*GH]
-		dr := dRec[s*B*GH : (s+1)*B*GH]
+		dg := dt.gates[s*B*GH : (s+1)*B*GH]
 		for b := range B {
 			row := dh[b*H : (b+1)*H]
 			out := dhPrev[b*H : (b+1)*H]
+			at := (s*B + b) * GH
+			g := dg[b*GH : (b+1)*GH]
 			if s >= q.lens[b] {
 				copy(out, row)
+				clear(g)
+				if linear {
+					clear(dt.rec[(s*B+b)*H:][:H])
+				}
 				continue
 			}
 			if dY != nil {
 				kernel.Add(row, row, dY[q.yAt(q.time(d, s, b), d, b):][:H])
 			}
-			at := (s*B + b) * GH
 			gs := tp.gates[at : at+GH]
-			g := dg[b*GH : (b+1)*GH]
 			hp := tp.h[(s*B+b)*H:][:H]
 			switch q.kind {
 			case "RNN":
@@ -865,19 +945,21 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 				}
 				clear(out)
 			case "LSTM":
-				hc, cp, cn := tp.hc[(s*B+b)*H:][:H], tp.c[(s*B+b)*H:][:H], tp.c[((s+1)*B+b)*H:][:H]
+				cp, cn := tp.c[(s*B+b)*H:][:H], tp.c[((s+1)*B+b)*H:][:H]
 				dcr := dc[b*H : (b+1)*H]
 				clear(out)
 				if q.defaultActs && peep == nil {
-					kernel.LSTMCellGrad(H, gs, cp, hc, row, dcr, g)
-					continue
+					kernel.LSTMCellGrad(H, gs, cp, cn, row, dcr, g)
+					break
 				}
+				copy(tanhC, cn)
+				apply(acts[2], tanhC, q.clip)
 				for j := range H {
 					i, og, f, gg := gs[j], gs[H+j], gs[2*H+j], gs[3*H+j]
-					do := gate(acts[0], row[j]*hc[j], at+H+j)
+					do := gate(acts[0], row[j]*tanhC[j], at+H+j)
 					dct := dcr[j]
 					if !(q.clip > 0 && math.Abs(float64(cn[j])) > q.clip) {
-						dct += row[j] * og * slope(acts[2], hc[j])
+						dct += row[j] * og * slope(acts[2], tanhC[j])
 					}
 					if peep != nil {
 						dct += do * peep[H+j]
@@ -899,10 +981,10 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 					}
 				}
 			case "GRU":
-				rec := tp.rec[(s*B+b)*H:][:H]
-				if q.defaultActs && q.linearReset {
-					kernel.GRUCellGrad(H, gs, rec, hp, row, g, dr[b*GH:(b+1)*GH], out)
-					continue
+				rec, dRec := tp.rec[(s*B+b)*H:][:H], dt.rec[(s*B+b)*H:][:H]
+				if q.defaultActs && linear {
+					kernel.GRUCellGrad(H, gs, rec, hp, row, g, dRec, out)
+					break
 				}
 				for j := range H {
 					z, rr, n := gs[j], gs[H+j], gs[2*H+j]
@@ -910,64 +992,82 @@ func (q *rnnProblem[T]) backward(d int, tp *rnnTape[T], dY, dYh, dYc []T, o [7][
 					g[j] = gate(acts[0], row[j]*(hp[j]-n), at+j)
 					g[2*H+j] = dn
 					out[j] = row[j] * z
-					if q.linearReset {
+					if linear {
 						g[H+j] = gate(acts[0], dn*rec[j], at+H+j)
-						dr[b*GH+j], dr[b*GH+H+j], dr[b*GH+2*H+j] = g[j], g[H+j], dn*rr
+						dRec[j] = dn * rr
 					}
 				}
 			}
 		}
-		switch {
-		case q.kind != "GRU":
-			product(q.pool, false, B, 1, dg, GH, back, 1, dhPrev, H, nil)
-		case q.linearReset:
-			product(q.pool, false, B, 1, dr, GH, back, 1, dhPrev, H, nil)
-		default:
-			product(q.pool, false, B, 1, dg[2*H:], GH, late, 0, drh, H, nil)
-			for b := range B {
-				if s >= q.lens[b] {
-					continue
-				}
-				at := (s*B + b) * GH
-				for j := range H {
-					dg[b*GH+H+j] = gate(acts[0], drh[b*H+j]*tp.h[(s*B+b)*H+j], at+H+j)
-					dhPrev[b*H+j] += drh[b*H+j] * tp.gates[at+H+j]
+		product := productBy[T](s)
+		if q.kind == "GRU" {
+			if linear {
+				product(q.pool, false, B, 1, dt.rec[s*B*H:], H, late, 1, dhPrev, H, nil)
+			} else {
+				product(q.pool, false, B, 1, dg[2*H:], GH, late, 0, drh, H, nil)
+				for b := range B {
+					if s >= q.lens[b] {
+						continue
+					}
+					at := (s*B + b) * GH
+					for j := range H {
+						dr := drh[b*H+j]
+						dhPrev[b*H+j] += dr * tp.gates[at+H+j]
+						dg[b*GH+H+j] = gate(acts[0], dr*tp.h[(s*B+b)*H+j], at+H+j)
+					}
 				}
 			}
-			product(q.pool, false, B, 1, dg, GH, back, 1, dhPrev, H, nil)
+		}
+		product(q.pool, false, B, 1, dg, GH, r, 1, dhPrev, H, nil)
+		for b := range B {
+			if dW != nil {
+				kernel.Add(dW, dW, dg[b*GH:(b+1)*GH])
+			}
+			if dW != nil && linear {
+				kernel.Add(dR[2*H:], dR[2*H:], dt.rec[(s*B+b)*H:][:H])
+			}
 		}
 		dh, dhPrev = dhPrev, dh
 	}
-	n := q.T * B
-	if o[0] != nil {
-		dx := make([]T, n*I)
-		kernel.Gemm(q.pool, false, false, n, I, GH, 1, dGates, GH, w, I, 0, dx, I)
-		for s := range q.T {
-			for b := range B {
-				if s < q.lens[b] {
-					dst := o[0][q.xAt(q.time(d, s, b), b):][:I]
-					kernel.Add(dst, dst, dx[(s*B+b)*I:(s*B+b+1)*I])
-				}
-			}
-		}
+	if linear {
+		copy(dR, dW[:min(2*H, len(dW))])
+	} else {
+		copy(dR, dW)
 	}
+	n := q.T * B
 	if o[1] != nil {
-		kernel.Gemm(q.pool, true, false, GH, I, n, 1, dGates, GH, tp.x, I, 0, o[1][d*GH*I:(d+1)*GH*I], I)
+		kernel.Gemm(q.pool, true, false, GH, I, n, 1, dt.gates, GH, tp.x, I, 0, o[1][d*GH*I:(d+1)*GH*I], I)
 	}
 	if o[2] != nil {
 		dR := o[2][d*GH*H : (d+1)*GH*H]
-		if q.kind == "GRU" && !q.linearReset {
-			kernel.Gemm(q.pool, true, false, 2*H, H, n, 1, dGates, GH, tp.h, H, 0, dR, H)
-			kernel.Gemm(q.pool, true, false, H, H, n, 1, dGates[min(2*H, len(dGates)):], GH, tp.rec, H, 0, dR[2*H*H:], H)
-		} else {
-			kernel.Gemm(q.pool, true, false, GH, H, n, 1, dRec, GH, tp.h, H, 0, dR, H)
+		switch {
+		case q.kind != "GRU":
+			kernel.Gemm(q.pool, true, false, GH, H, n, 1, dt.gates, GH, tp.h, H, 0, dR, H)
+		case linear:
+			kernel.Gemm(q.pool, true, false, 2*H, H, n, 1, dt.gates, GH, tp.h, H, 0, dR, H)
+			kernel.Gemm(q.pool, true, false, H, H, n, 1, dt.rec, H, tp.h, H, 0, dR[2*H*H:], H)
+		default:
+			kernel.Gemm(q.pool, true, false, 2*H, H, n, 1, dt.gates, GH, tp.h, H, 0, dR, H)
+			kernel.Gemm(q.pool, true, false, H, H, n, 1, dt.gates[min(2*H, len(dt.gates)):], GH, tp.rec, H, 0, dR[2*H*H:], H)
 		}
 	}
-	if o[3] != nil {
-		dB := o[3][d*2*GH : (d+1)*2*GH]
-		for k := range n {
-			kernel.Add(dB[:GH], dB[:GH], dGates[k*GH:(k+1)*GH])
-			kernel.Add(dB[GH:], dB[GH:], dRec[k*GH:(k+1)*GH])
+	if o[0] != nil {
+		to, beta := o[0], T(0)
+		if q.takesX(d) { // the inputs by step have been read for the last time
+			to = dt.x
+		} else if d > 0 {
+			beta = 1
+		}
+		kernel.Gemm(q.pool, false, false, n, I, GH, 1, dt.gates, GH, w, I, beta, to, I)
+		if q.takesX(d) {
+			for s := range q.T {
+				for b := range B {
+					if s < q.lens[b] {
+						dst := o[0][q.xAt(q.time(d, s, b), b):][:I]
+						kernel.Add(dst, dst, to[(s*B+b)*I:(s*B+b+1)*I])
+					}
+				}
+			}
 		}
 	}
 	for b := range B {

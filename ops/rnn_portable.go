@@ -10,6 +10,7 @@ import (
 
 // portableRNNGrad differentiates the node written as a Scan over its steps.
 func portableRNNGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
+	n.SetOutput(0, nil) // the tape, that nothing reads
 	spec, err := rnnSpecOf(n, n.Str("kind", ""))
 	if err != nil {
 		return nil, err
@@ -18,11 +19,11 @@ func portableRNNGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 	var wrt, outs []int
 	for i, k := range []int{0, 1, 2, 3, 5, 6, 7} {
 		switch {
-		case n.Outputs[i] == nil:
+		case n.Outputs[1+i] == nil:
 		case in[k] == nil:
-			return nil, fmt.Errorf("output %d is the gradient of what is left out", i)
+			return nil, fmt.Errorf("output %d is the gradient of what is left out", 1+i)
 		default:
-			wrt, outs = append(wrt, k), append(outs, i)
+			wrt, outs = append(wrt, k), append(outs, 1+i)
 		}
 	}
 	ds, err := g.composed(in, n.Inputs[8:11], wrt, func(g *Grad, in []*onnx.Value) []*onnx.Value { return g.recurrent(spec, in) })

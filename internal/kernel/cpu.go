@@ -64,9 +64,12 @@ type vectorKernels struct {
 
 	deinterleave func(even, odd, src *float32, n int) // n a multiple of 8
 
-	dot4   func(dst, x, y *float32, ldy, n int) // ldy in bytes
-	gather func(dst, src *float32, rows *int32, n int, chunks *chunk, nchunks, stride int)
-	taps   func(dst, src *float32, n, rows, dstLD, srcLD int, offsets *int32, weights *float32, ntaps int, bias float32)
+	dot4 func(dst, x, y *float32, ldy, n int) // ldy in bytes
+
+	lstmCellGrad func(h int, gates, c, cNext, dh, dc, dGates *float32)
+	gruCellGrad  func(h int, gates, rec, prev, dh, dGates, dRec, dPrev *float32)
+	gather       func(dst, src *float32, rows *int32, n int, chunks *chunk, nchunks, stride int)
+	taps         func(dst, src *float32, n, rows, dstLD, srcLD int, offsets *int32, weights *float32, ntaps int, bias float32)
 
 	// Conversions of as many elements as fill whole vectors; the caller does the rest.
 	fromFloat16, fromBFloat16 func(dst []float32, x []uint16)

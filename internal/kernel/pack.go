@@ -125,10 +125,21 @@ type PackedB = PackedBOf[float32]
 
 // PackB packs op(B), k×n.
 func PackB[T Float](transB bool, k, n int, b []T, ldb int) *PackedBOf[T] {
+	return PackBInto(newPanels[T](PackedBSize[T](k, n)), transB, k, n, b, ldb)
+}
+
+// PackedBSize is the elements of room that [PackBInto] takes.
+func PackedBSize[T Float](k, n int) int {
+	kern := activeGemm[T]()
+	return ceilDiv(n, kern.cols) * kern.cols * k
+}
+
+// PackBInto packs op(B), k×n, into room, which it keeps.
+func PackBInto[T Float](room []T, transB bool, k, n int, b []T, ldb int) *PackedBOf[T] {
 	checkOperand("B", transB, k, n, b, ldb)
 	kern := activeGemm[T]()
 	c := cut{n, kern.cols, true}
-	pb := &PackedBOf[T]{k, n, kern, newPanels[T](c.panels() * kern.cols * k)}
+	pb := &PackedBOf[T]{k, n, kern, room[:PackedBSize[T](k, n)]}
 	kern.packAll(pb.panels, sideB(transB, b, ldb), c, k, 0, c.panels())
 	return pb
 }

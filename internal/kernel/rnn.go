@@ -1,5 +1,7 @@
 package kernel
 
+import "math"
+
 // Cells of recurrent networks for one row of a batch, after the products with
 // the weights. Slices of length h are one row; gates are overwritten with their
 // activated values, which training needs.
@@ -96,35 +98,46 @@ func gruBlend[T Float](z, n, prev, hidden []T) {
 }
 
 // LSTMCellGrad is the gradient of [LSTMCell] without peepholes: from dh, that of hidden, and dc, that of c', those of the pre-activations
-// (dGates, length 4h) and, in place of dc, that of c. gates and tanhC are what the cell left.
-func LSTMCellGrad[T Float](h int, gates, c, tanhC, dh, dc, dGates []T) {
+// (dGates, length 4h) and, in place of dc, that of c. gates, c and cNext are what the cell left; dGates may be gates.
+func LSTMCellGrad[T Float](h int, gates, c, cNext, dh, dc, dGates []T) {
 	i, o, f, g := gates[:h], gates[h:][:h], gates[2*h:][:h], gates[3*h:][:h]
 	di, do, df, dg := dGates[:h], dGates[h:][:h], dGates[2*h:][:h], dGates[3*h:][:h]
-	c, tanhC, dh, dc = c[:h], tanhC[:h], dh[:h], dc[:h]
+	c, cNext, dh, dc = c[:h], cNext[:h], dh[:h], dc[:h]
+	if is32[T]() && vector.lstmCellGrad != nil && h > 0 {
+		vector.lstmCellGrad(h, first(i), first(c), first(cNext), first(dh), first(dc), first(di))
+		return
+	}
 	for j, d := range dh {
-		t := tanhC[j]
-		do[j] = d * t * o[j] * (1 - o[j])
-		e := dc[j] + d*o[j]*(1-t*t)
-		di[j] = e * g[j] * i[j] * (1 - i[j])
-		df[j] = e * c[j] * f[j] * (1 - f[j])
-		dg[j] = e * i[j] * (1 - g[j]*g[j])
-		dc[j] = e * f[j]
+		t := T(math.Tanh(float64(cNext[j])))
+		vi, vo, vf, vg := i[j], o[j], f[j], g[j]
+		e := dc[j] + d*vo*(1-t*t)
+		do[j] = d * t * (vo * (1 - vo))
+		di[j] = e * vg * (vi * (1 - vi))
+		df[j] = e * c[j] * (vf * (1 - vf))
+		dg[j] = e * vi * (1 - vg*vg)
+		dc[j] = e * vf
 	}
 }
 
-// GRUCellGrad is the gradient of [GRUCell]: from dh, that of hidden, those of the input's share of the pre-activations (dGates) and of the
-// recurrent product's (dRec), 3h each, and what comes to prev directly. gates is what the cell left, rec what it was given.
+// GRUCellGrad is the gradient of [GRUCell]: from dh, that of hidden, those of the pre-activations (dGates, 3h), of the recurrent product of the
+// third gate (dRec), and what comes to prev directly. gates is what the cell left, rec what it was given; dGates may be gates, and dRec
+// rec.
 func GRUCellGrad[T Float](h int, gates, rec, prev, dh, dGates, dRec, dPrev []T) {
 	z, r, n := gates[:h], gates[h:][:h], gates[2*h:][:h]
 	dz, dr, dn := dGates[:h], dGates[h:][:h], dGates[2*h:][:h]
-	ez, er, en := dRec[:h], dRec[h:][:h], dRec[2*h:][:h]
-	rec, prev, dh, dPrev = rec[:h], prev[:h], dh[:h], dPrev[:h]
+	rec, prev, dh, dRec, dPrev = rec[:h], prev[:h], dh[:h], dRec[:h], dPrev[:h]
+	if is32[T]() && vector.gruCellGrad != nil && h > 0 {
+		vector.gruCellGrad(h, first(z), first(rec), first(prev), first(dh), first(dz), first(dRec), first(dPrev))
+		return
+	}
 	for j, d := range dh {
-		a := d * (1 - z[j]) * (1 - n[j]*n[j])
-		b := d * (prev[j] - n[j]) * z[j] * (1 - z[j])
-		e := a * rec[j] * r[j] * (1 - r[j])
-		dz[j], dr[j], dn[j] = b, e, a
-		ez[j], er[j], en[j] = b, e, a*r[j]
-		dPrev[j] = d * z[j]
+		vz, vr, vn := z[j], r[j], n[j]
+		a := d * (1 - vz) * (1 - vn*vn)
+		dz[j] = d * (prev[j] - vn) * (vz * (1 - vz))
+		dr[j] = a * rec[j] * (vr * (1 - vr))
+		dn[j], dRec[j] = a, a*vr
+		dPrev[j] = d * vz
 	}
 }
+
+func first[T Float](x []T) *float32 { return &f32(x)[0] }

@@ -76,6 +76,93 @@ func TestGRUCell(t *testing.T) {
 	})
 }
 
+// The gradients of cells are the Go twins' in float64, in memory of their own and in that of what they read; those are the derivatives.
+func TestCellGradients(t *testing.T) {
+	wide := func(x []float32) []float64 {
+		y := make([]float64, len(x))
+		for i, v := range x {
+			y[i] = float64(v)
+		}
+		return y
+	}
+	near := func(t *testing.T, what string, got []float32, want []float64) {
+		t.Helper()
+		for i, v := range want {
+			if math.Abs(float64(got[i])-v) > 1e-6*(1+math.Abs(v)) {
+				t.Fatalf("%s[%d] = %v, want %v", what, i, got[i], v)
+			}
+		}
+	}
+	eachLevel(t, func(t *testing.T) {
+		for _, h := range []int{1, 5, 8, 16, 33, 64} {
+			gates, c, dh, dc := random[float32](4*h), random[float32](h), random[float32](h), random[float32](h)
+			next, hidden := make([]float32, h), make([]float32, h)
+			LSTMCell(h, gates, nil, c, next, hidden, nil)
+			wantGates, wantC := make([]float64, 4*h), wide(dc)
+			LSTMCellGrad(h, wide(gates), wide(c), wide(next), wide(dh), wantC, wantGates)
+			for _, out := range [][]float32{make([]float32, 4*h), gates} {
+				gotC := append([]float32(nil), dc...)
+				LSTMCellGrad(h, gates, c, next, dh, gotC, out)
+				near(t, "LSTM: dGates", out, wantGates)
+				near(t, "LSTM: dc", gotC, wantC)
+			}
+
+			gates, rec, prev := random[float32](3*h), random[float32](h), random[float32](h)
+			GRUCell(h, gates, rec, prev, hidden)
+			wantGates, wantRec, wantPrev := make([]float64, 3*h), make([]float64, h), make([]float64, h)
+			GRUCellGrad(h, wide(gates), wide(rec), wide(prev), wide(dh), wantGates, wantRec, wantPrev)
+			for _, out := range [][2][]float32{{make([]float32, 3*h), make([]float32, h)}, {gates, rec}} {
+				gotPrev := make([]float32, h)
+				GRUCellGrad(h, gates, rec, prev, dh, out[0], out[1], gotPrev)
+				near(t, "GRU: dGates", out[0], wantGates)
+				near(t, "GRU: dRec", out[1], wantRec)
+				near(t, "GRU: dPrev", gotPrev, wantPrev)
+			}
+		}
+	})
+	// Derivatives of Σ dh·hidden + dc·c' by differences.
+	const h = 3
+	in, c, dh, dc := random[float64](4*h), random[float64](h), random[float64](h), random[float64](h)
+	lstm := func(x []float64) float64 {
+		gates, next, hidden := append([]float64(nil), x[:4*h]...), make([]float64, h), make([]float64, h)
+		LSTMCell(h, gates, nil, x[4*h:], next, hidden, nil)
+		return Dot(dh, hidden) + Dot(dc, next)
+	}
+	gates, next, hidden := append([]float64(nil), in...), make([]float64, h), make([]float64, h)
+	LSTMCell(h, gates, nil, c, next, hidden, nil)
+	got := append(make([]float64, 4*h), dc...)
+	LSTMCellGrad(h, gates, c, next, dh, got[4*h:], got[:4*h])
+	differences(t, "LSTM", lstm, append(append([]float64(nil), in...), c...), got)
+
+	in, rec, prev := random[float64](3*h), random[float64](h), random[float64](h)
+	gru := func(x []float64) float64 {
+		gates, hidden := append([]float64(nil), x[:3*h]...), make([]float64, h)
+		GRUCell(h, gates, x[3*h:4*h], x[4*h:], hidden)
+		return Dot(dh, hidden)
+	}
+	gates = append([]float64(nil), in...)
+	GRUCell(h, gates, rec, prev, hidden)
+	got = make([]float64, 5*h)
+	GRUCellGrad(h, gates, rec, prev, dh, got[:3*h], got[3*h:4*h], got[4*h:])
+	differences(t, "GRU", gru, append(append(append([]float64(nil), in...), rec...), prev...), got)
+}
+
+// differences holds a gradient of f at x against central differences.
+func differences(t *testing.T, what string, f func(x []float64) float64, x, grad []float64) {
+	t.Helper()
+	const eps = 1e-5
+	for i, v := range x {
+		x[i] = v + eps
+		up := f(x)
+		x[i] = v - eps
+		want := (up - f(x)) / (2 * eps)
+		x[i] = v
+		if math.Abs(grad[i]-want) > 1e-8 {
+			t.Errorf("%s: derivative %d is %v, by differences %v", what, i, grad[i], want)
+		}
+	}
+}
+
 func BenchmarkLSTMCell(b *testing.B) {
 	const h = 256
 	gates, c, hidden := random[float32](4*h), random[float32](h), make([]float32, h)

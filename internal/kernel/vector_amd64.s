@@ -3641,6 +3641,264 @@ done:
 	VZEROUPPER
 	RET
 
+// func lstmCellGradAVX512(h int, gates *float32, c *float32, cNext *float32, dh *float32, dc *float32, dGates *float32)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·lstmCellGradAVX512(SB), NOSPLIT, $0-56
+	MOVQ gates+8(FP), AX
+	MOVQ c+16(FP), CX
+	MOVQ cNext+24(FP), DX
+	MOVQ dh+32(FP), BX
+	MOVQ dc+40(FP), SI
+	MOVQ dGates+48(FP), DI
+	MOVQ h+0(FP), R8
+	MOVQ R8, R9
+	SHLQ $0x02, R9
+	LEAQ (R9)(R9*2), R10
+	SUBQ $+16, R8
+	JL   tail
+
+loop:
+	VMOVUPS      const_3f800000<>+0(SB), Z0
+	VMOVUPS      (AX), Z1
+	VMOVUPS      (AX)(R9*1), Z2
+	VMOVUPS      (AX)(R9*2), Z3
+	VMOVUPS      (AX)(R10*1), Z4
+	VMOVUPS      (BX), Z5
+	VMOVUPS      (DX), Z6
+	VANDPS       const_7fffffff<>+0(SB), Z6, Z7
+	VMOVUPS      const_41200000<>+0(SB), Z8
+	VMINPS       Z7, Z8, Z7
+	VADDPS       Z7, Z7, Z7
+	VMULPS       const_3fb8aa3b<>+0(SB), Z7, Z8
+	VRNDSCALEPS  $0x00, Z8, Z8
+	VMOVUPS      Z7, Z7
+	VFNMADD231PS const_3f318000<>+0(SB), Z8, Z7
+	VMOVUPS      Z7, Z7
+	VFNMADD231PS const_b95e8083<>+0(SB), Z8, Z7
+	VMOVUPS      const_3ab56439<>+0(SB), Z9
+	VFMADD213PS  const_3c091609<>+0(SB), Z7, Z9
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z7, Z9
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z7, Z9
+	VFMADD213PS  const_3effffff<>+0(SB), Z7, Z9
+	VMULPS       Z7, Z7, Z10
+	VMOVUPS      Z7, Z7
+	VFMADD231PS  Z9, Z10, Z7
+	VMOVUPS      const_3f800000<>+0(SB), Z9
+	VSCALEFPS    Z8, Z9, Z8
+	VSUBPS       const_3f800000<>+0(SB), Z8, Z9
+	VMOVUPS      Z9, Z9
+	VFMADD231PS  Z7, Z8, Z9
+	VADDPS       const_40000000<>+0(SB), Z9, Z7
+	VDIVPS       Z7, Z9, Z7
+	VANDPS       const_80000000<>+0(SB), Z6, Z6
+	VORPS        Z6, Z7, Z6
+	VMULPS       Z2, Z5, Z7
+	VMOVUPS      Z0, Z8
+	VFNMADD231PS Z6, Z6, Z8
+	VMOVUPS      (SI), Z9
+	VMOVUPS      Z9, Z9
+	VFMADD231PS  Z8, Z7, Z9
+	VMULPS       Z6, Z5, Z5
+	VSUBPS       Z2, Z0, Z6
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z2, Z5, Z2
+	VMULPS       Z4, Z9, Z5
+	VSUBPS       Z1, Z0, Z6
+	VMULPS       Z6, Z1, Z6
+	VMULPS       Z6, Z5, Z5
+	VMOVUPS      (CX), Z6
+	VMULPS       Z6, Z9, Z6
+	VSUBPS       Z3, Z0, Z7
+	VMULPS       Z7, Z3, Z7
+	VMULPS       Z7, Z6, Z6
+	VMULPS       Z1, Z9, Z1
+	VMOVUPS      Z0, Z0
+	VFNMADD231PS Z4, Z4, Z0
+	VMULPS       Z0, Z1, Z0
+	VMOVUPS      Z5, (DI)
+	VMOVUPS      Z2, (DI)(R9*1)
+	VMOVUPS      Z6, (DI)(R9*2)
+	VMOVUPS      Z0, (DI)(R10*1)
+	VMULPS       Z3, Z9, Z0
+	VMOVUPS      Z0, (SI)
+	ADDQ         $+64, AX
+	ADDQ         $+64, CX
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+64, SI
+	ADDQ         $+64, DI
+	SUBQ         $+16, R8
+	JGE          loop
+
+tail:
+	ADDQ         $+16, R8
+	JZ           done
+	MOVQ         $0x00000001, R11
+	SHLXQ        R8, R11, R11
+	DECQ         R11
+	KMOVW        R11, K1
+	VMOVUPS      const_3f800000<>+0(SB), Z0
+	VMOVUPS.Z    (AX), K1, Z1
+	VMOVUPS.Z    (AX)(R9*1), K1, Z2
+	VMOVUPS.Z    (AX)(R9*2), K1, Z3
+	VMOVUPS.Z    (AX)(R10*1), K1, Z4
+	VMOVUPS.Z    (BX), K1, Z5
+	VMOVUPS.Z    (DX), K1, Z6
+	VANDPS       const_7fffffff<>+0(SB), Z6, Z7
+	VMOVUPS      const_41200000<>+0(SB), Z8
+	VMINPS       Z7, Z8, Z7
+	VADDPS       Z7, Z7, Z7
+	VMULPS       const_3fb8aa3b<>+0(SB), Z7, Z8
+	VRNDSCALEPS  $0x00, Z8, Z8
+	VMOVUPS      Z7, Z7
+	VFNMADD231PS const_3f318000<>+0(SB), Z8, Z7
+	VMOVUPS      Z7, Z7
+	VFNMADD231PS const_b95e8083<>+0(SB), Z8, Z7
+	VMOVUPS      const_3ab56439<>+0(SB), Z9
+	VFMADD213PS  const_3c091609<>+0(SB), Z7, Z9
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z7, Z9
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z7, Z9
+	VFMADD213PS  const_3effffff<>+0(SB), Z7, Z9
+	VMULPS       Z7, Z7, Z10
+	VMOVUPS      Z7, Z7
+	VFMADD231PS  Z9, Z10, Z7
+	VMOVUPS      const_3f800000<>+0(SB), Z9
+	VSCALEFPS    Z8, Z9, Z8
+	VSUBPS       const_3f800000<>+0(SB), Z8, Z9
+	VMOVUPS      Z9, Z9
+	VFMADD231PS  Z7, Z8, Z9
+	VADDPS       const_40000000<>+0(SB), Z9, Z7
+	VDIVPS       Z7, Z9, Z7
+	VANDPS       const_80000000<>+0(SB), Z6, Z6
+	VORPS        Z6, Z7, Z6
+	VMULPS       Z2, Z5, Z7
+	VMOVUPS      Z0, Z8
+	VFNMADD231PS Z6, Z6, Z8
+	VMOVUPS.Z    (SI), K1, Z9
+	VMOVUPS      Z9, Z9
+	VFMADD231PS  Z8, Z7, Z9
+	VMULPS       Z6, Z5, Z5
+	VSUBPS       Z2, Z0, Z6
+	VMULPS       Z6, Z2, Z2
+	VMULPS       Z2, Z5, Z2
+	VMULPS       Z4, Z9, Z5
+	VSUBPS       Z1, Z0, Z6
+	VMULPS       Z6, Z1, Z6
+	VMULPS       Z6, Z5, Z5
+	VMOVUPS.Z    (CX), K1, Z6
+	VMULPS       Z6, Z9, Z6
+	VSUBPS       Z3, Z0, Z7
+	VMULPS       Z7, Z3, Z7
+	VMULPS       Z7, Z6, Z6
+	VMULPS       Z1, Z9, Z1
+	VMOVUPS      Z0, Z0
+	VFNMADD231PS Z4, Z4, Z0
+	VMULPS       Z0, Z1, Z0
+	VMOVUPS      Z5, K1, (DI)
+	VMOVUPS      Z2, K1, (DI)(R9*1)
+	VMOVUPS      Z6, K1, (DI)(R9*2)
+	VMOVUPS      Z0, K1, (DI)(R10*1)
+	VMULPS       Z3, Z9, Z0
+	VMOVUPS      Z0, K1, (SI)
+
+done:
+	VZEROUPPER
+	RET
+
+// func gruCellGradAVX512(h int, gates *float32, rec *float32, prev *float32, dh *float32, dGates *float32, dRec *float32, dPrev *float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·gruCellGradAVX512(SB), NOSPLIT, $0-64
+	MOVQ gates+8(FP), AX
+	MOVQ rec+16(FP), CX
+	MOVQ prev+24(FP), DX
+	MOVQ dh+32(FP), BX
+	MOVQ dGates+40(FP), SI
+	MOVQ dRec+48(FP), DI
+	MOVQ dPrev+56(FP), R8
+	MOVQ h+0(FP), R9
+	MOVQ R9, R10
+	SHLQ $0x02, R10
+	LEAQ (R10)(R10*2), R11
+	SUBQ $+16, R9
+	JL   tail
+
+loop:
+	VMOVUPS      const_3f800000<>+0(SB), Z0
+	VMOVUPS      (AX), Z1
+	VMOVUPS      (AX)(R10*1), Z2
+	VMOVUPS      (AX)(R10*2), Z3
+	VMOVUPS      (BX), Z4
+	VSUBPS       Z1, Z0, Z5
+	VMULPS       Z5, Z4, Z6
+	VMOVUPS      Z0, Z7
+	VFNMADD231PS Z3, Z3, Z7
+	VMULPS       Z7, Z6, Z6
+	VMOVUPS      (DX), Z7
+	VSUBPS       Z3, Z7, Z3
+	VMULPS       Z3, Z4, Z3
+	VMULPS       Z5, Z1, Z5
+	VMULPS       Z5, Z3, Z3
+	VMOVUPS      (CX), Z5
+	VMULPS       Z5, Z6, Z5
+	VSUBPS       Z2, Z0, Z0
+	VMULPS       Z0, Z2, Z0
+	VMULPS       Z0, Z5, Z0
+	VMOVUPS      Z3, (SI)
+	VMOVUPS      Z0, (SI)(R10*1)
+	VMOVUPS      Z6, (SI)(R10*2)
+	VMULPS       Z2, Z6, Z0
+	VMOVUPS      Z0, (DI)
+	VMULPS       Z1, Z4, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         $+64, AX
+	ADDQ         $+64, CX
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+64, SI
+	ADDQ         $+64, DI
+	ADDQ         $+64, R8
+	SUBQ         $+16, R9
+	JGE          loop
+
+tail:
+	ADDQ         $+16, R9
+	JZ           done
+	MOVQ         $0x00000001, R11
+	SHLXQ        R9, R11, R11
+	DECQ         R11
+	KMOVW        R11, K1
+	VMOVUPS      const_3f800000<>+0(SB), Z0
+	VMOVUPS.Z    (AX), K1, Z1
+	VMOVUPS.Z    (AX)(R10*1), K1, Z2
+	VMOVUPS.Z    (AX)(R10*2), K1, Z3
+	VMOVUPS.Z    (BX), K1, Z4
+	VSUBPS       Z1, Z0, Z5
+	VMULPS       Z5, Z4, Z6
+	VMOVUPS      Z0, Z7
+	VFNMADD231PS Z3, Z3, Z7
+	VMULPS       Z7, Z6, Z6
+	VMOVUPS.Z    (DX), K1, Z7
+	VSUBPS       Z3, Z7, Z3
+	VMULPS       Z3, Z4, Z3
+	VMULPS       Z5, Z1, Z5
+	VMULPS       Z5, Z3, Z3
+	VMOVUPS.Z    (CX), K1, Z5
+	VMULPS       Z5, Z6, Z5
+	VSUBPS       Z2, Z0, Z0
+	VMULPS       Z0, Z2, Z0
+	VMULPS       Z0, Z5, Z0
+	VMOVUPS      Z3, K1, (SI)
+	VMOVUPS      Z0, K1, (SI)(R10*1)
+	VMOVUPS      Z6, K1, (SI)(R10*2)
+	VMULPS       Z2, Z6, Z0
+	VMOVUPS      Z0, K1, (DI)
+	VMULPS       Z1, Z4, Z0
+	VMOVUPS      Z0, K1, (R8)
+
+done:
+	VZEROUPPER
+	RET
+
 // func fromFloat16AVX512(dst []float32, x []uint16)
 // Requires: AVX, AVX512F
 TEXT ·fromFloat16AVX512(SB), NOSPLIT, $0-48
@@ -6841,6 +7099,280 @@ done:
 	VPERMILPS    $0xb1, X1, X0
 	VADDPS       X0, X1, X1
 	VMOVSS       X1, 12(AX)
+	VZEROUPPER
+	RET
+
+// func lstmCellGradAVX2(h int, gates *float32, c *float32, cNext *float32, dh *float32, dc *float32, dGates *float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·lstmCellGradAVX2(SB), NOSPLIT, $0-56
+	MOVQ gates+8(FP), AX
+	MOVQ c+16(FP), CX
+	MOVQ cNext+24(FP), DX
+	MOVQ dh+32(FP), BX
+	MOVQ dc+40(FP), SI
+	MOVQ dGates+48(FP), DI
+	MOVQ h+0(FP), R8
+	MOVQ R8, R9
+	SHLQ $0x02, R9
+	LEAQ (R9)(R9*2), R10
+	SUBQ $+8, R8
+	JL   tail
+
+loop:
+	VMOVUPS      const_3f800000<>+0(SB), Y0
+	VMOVUPS      (AX), Y1
+	VMOVUPS      (AX)(R9*1), Y2
+	VMOVUPS      (AX)(R9*2), Y3
+	VMOVUPS      (AX)(R10*1), Y4
+	VMOVUPS      (BX), Y5
+	VMOVUPS      (DX), Y6
+	VANDPS       const_7fffffff<>+0(SB), Y6, Y7
+	VMOVUPS      const_41200000<>+0(SB), Y8
+	VMINPS       Y7, Y8, Y7
+	VADDPS       Y7, Y7, Y7
+	VMULPS       const_3fb8aa3b<>+0(SB), Y7, Y8
+	VROUNDPS     $0x00, Y8, Y8
+	VMOVUPS      Y7, Y7
+	VFNMADD231PS const_3f318000<>+0(SB), Y8, Y7
+	VMOVUPS      Y7, Y7
+	VFNMADD231PS const_b95e8083<>+0(SB), Y8, Y7
+	VMOVUPS      const_3ab56439<>+0(SB), Y9
+	VFMADD213PS  const_3c091609<>+0(SB), Y7, Y9
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y7, Y9
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y7, Y9
+	VFMADD213PS  const_3effffff<>+0(SB), Y7, Y9
+	VMULPS       Y7, Y7, Y10
+	VMOVUPS      Y7, Y7
+	VFMADD231PS  Y9, Y10, Y7
+	VMOVUPS      const_3f800000<>+0(SB), Y9
+	VCVTPS2DQ    Y8, Y8
+	VPSRAD       $0x01, Y8, Y10
+	VPSUBD       Y10, Y8, Y8
+	VPADDD       const_0000007f<>+0(SB), Y10, Y10
+	VPSLLD       $0x17, Y10, Y10
+	VPADDD       const_0000007f<>+0(SB), Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VMULPS       Y10, Y9, Y9
+	VMULPS       Y8, Y9, Y8
+	VSUBPS       const_3f800000<>+0(SB), Y8, Y9
+	VMOVUPS      Y9, Y9
+	VFMADD231PS  Y7, Y8, Y9
+	VADDPS       const_40000000<>+0(SB), Y9, Y7
+	VDIVPS       Y7, Y9, Y7
+	VANDPS       const_80000000<>+0(SB), Y6, Y6
+	VORPS        Y6, Y7, Y6
+	VMULPS       Y2, Y5, Y7
+	VMOVUPS      Y0, Y8
+	VFNMADD231PS Y6, Y6, Y8
+	VMOVUPS      (SI), Y9
+	VMOVUPS      Y9, Y9
+	VFMADD231PS  Y8, Y7, Y9
+	VMULPS       Y6, Y5, Y5
+	VSUBPS       Y2, Y0, Y6
+	VMULPS       Y6, Y2, Y2
+	VMULPS       Y2, Y5, Y2
+	VMULPS       Y4, Y9, Y5
+	VSUBPS       Y1, Y0, Y6
+	VMULPS       Y6, Y1, Y6
+	VMULPS       Y6, Y5, Y5
+	VMOVUPS      (CX), Y6
+	VMULPS       Y6, Y9, Y6
+	VSUBPS       Y3, Y0, Y7
+	VMULPS       Y7, Y3, Y7
+	VMULPS       Y7, Y6, Y6
+	VMULPS       Y1, Y9, Y1
+	VMOVUPS      Y0, Y0
+	VFNMADD231PS Y4, Y4, Y0
+	VMULPS       Y0, Y1, Y0
+	VMOVUPS      Y5, (DI)
+	VMOVUPS      Y2, (DI)(R9*1)
+	VMOVUPS      Y6, (DI)(R9*2)
+	VMOVUPS      Y0, (DI)(R10*1)
+	VMULPS       Y3, Y9, Y0
+	VMOVUPS      Y0, (SI)
+	ADDQ         $+32, AX
+	ADDQ         $+32, CX
+	ADDQ         $+32, DX
+	ADDQ         $+32, BX
+	ADDQ         $+32, SI
+	ADDQ         $+32, DI
+	SUBQ         $+8, R8
+	JGE          loop
+
+tail:
+	ADDQ         $+8, R8
+	JZ           done
+	LEAQ         tailMask<>+32(SB), R11
+	SHLQ         $0x02, R8
+	SUBQ         R8, R11
+	VMOVUPS      (R11), Y0
+	VMOVUPS      const_3f800000<>+0(SB), Y1
+	VMASKMOVPS   (AX), Y0, Y2
+	VMASKMOVPS   (AX)(R9*1), Y0, Y3
+	VMASKMOVPS   (AX)(R9*2), Y0, Y4
+	VMASKMOVPS   (AX)(R10*1), Y0, Y5
+	VMASKMOVPS   (BX), Y0, Y6
+	VMASKMOVPS   (DX), Y0, Y7
+	VANDPS       const_7fffffff<>+0(SB), Y7, Y8
+	VMOVUPS      const_41200000<>+0(SB), Y9
+	VMINPS       Y8, Y9, Y8
+	VADDPS       Y8, Y8, Y8
+	VMULPS       const_3fb8aa3b<>+0(SB), Y8, Y9
+	VROUNDPS     $0x00, Y9, Y9
+	VMOVUPS      Y8, Y8
+	VFNMADD231PS const_3f318000<>+0(SB), Y9, Y8
+	VMOVUPS      Y8, Y8
+	VFNMADD231PS const_b95e8083<>+0(SB), Y9, Y8
+	VMOVUPS      const_3ab56439<>+0(SB), Y10
+	VFMADD213PS  const_3c091609<>+0(SB), Y8, Y10
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y8, Y10
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y8, Y10
+	VFMADD213PS  const_3effffff<>+0(SB), Y8, Y10
+	VMULPS       Y8, Y8, Y11
+	VMOVUPS      Y8, Y8
+	VFMADD231PS  Y10, Y11, Y8
+	VMOVUPS      const_3f800000<>+0(SB), Y10
+	VCVTPS2DQ    Y9, Y9
+	VPSRAD       $0x01, Y9, Y11
+	VPSUBD       Y11, Y9, Y9
+	VPADDD       const_0000007f<>+0(SB), Y11, Y11
+	VPSLLD       $0x17, Y11, Y11
+	VPADDD       const_0000007f<>+0(SB), Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VMULPS       Y11, Y10, Y10
+	VMULPS       Y9, Y10, Y9
+	VSUBPS       const_3f800000<>+0(SB), Y9, Y10
+	VMOVUPS      Y10, Y10
+	VFMADD231PS  Y8, Y9, Y10
+	VADDPS       const_40000000<>+0(SB), Y10, Y8
+	VDIVPS       Y8, Y10, Y8
+	VANDPS       const_80000000<>+0(SB), Y7, Y7
+	VORPS        Y7, Y8, Y7
+	VMULPS       Y3, Y6, Y8
+	VMOVUPS      Y1, Y9
+	VFNMADD231PS Y7, Y7, Y9
+	VMASKMOVPS   (SI), Y0, Y10
+	VMOVUPS      Y10, Y10
+	VFMADD231PS  Y9, Y8, Y10
+	VMULPS       Y7, Y6, Y6
+	VSUBPS       Y3, Y1, Y7
+	VMULPS       Y7, Y3, Y3
+	VMULPS       Y3, Y6, Y3
+	VMULPS       Y5, Y10, Y6
+	VSUBPS       Y2, Y1, Y7
+	VMULPS       Y7, Y2, Y7
+	VMULPS       Y7, Y6, Y6
+	VMASKMOVPS   (CX), Y0, Y7
+	VMULPS       Y7, Y10, Y7
+	VSUBPS       Y4, Y1, Y8
+	VMULPS       Y8, Y4, Y8
+	VMULPS       Y8, Y7, Y7
+	VMULPS       Y2, Y10, Y2
+	VMOVUPS      Y1, Y1
+	VFNMADD231PS Y5, Y5, Y1
+	VMULPS       Y1, Y2, Y1
+	VMASKMOVPS   Y6, Y0, (DI)
+	VMASKMOVPS   Y3, Y0, (DI)(R9*1)
+	VMASKMOVPS   Y7, Y0, (DI)(R9*2)
+	VMASKMOVPS   Y1, Y0, (DI)(R10*1)
+	VMULPS       Y4, Y10, Y1
+	VMASKMOVPS   Y1, Y0, (SI)
+
+done:
+	VZEROUPPER
+	RET
+
+// func gruCellGradAVX2(h int, gates *float32, rec *float32, prev *float32, dh *float32, dGates *float32, dRec *float32, dPrev *float32)
+// Requires: AVX, FMA3
+TEXT ·gruCellGradAVX2(SB), NOSPLIT, $0-64
+	MOVQ gates+8(FP), AX
+	MOVQ rec+16(FP), CX
+	MOVQ prev+24(FP), DX
+	MOVQ dh+32(FP), BX
+	MOVQ dGates+40(FP), SI
+	MOVQ dRec+48(FP), DI
+	MOVQ dPrev+56(FP), R8
+	MOVQ h+0(FP), R9
+	MOVQ R9, R10
+	SHLQ $0x02, R10
+	LEAQ (R10)(R10*2), R11
+	SUBQ $+8, R9
+	JL   tail
+
+loop:
+	VMOVUPS      const_3f800000<>+0(SB), Y0
+	VMOVUPS      (AX), Y1
+	VMOVUPS      (AX)(R10*1), Y2
+	VMOVUPS      (AX)(R10*2), Y3
+	VMOVUPS      (BX), Y4
+	VSUBPS       Y1, Y0, Y5
+	VMULPS       Y5, Y4, Y6
+	VMOVUPS      Y0, Y7
+	VFNMADD231PS Y3, Y3, Y7
+	VMULPS       Y7, Y6, Y6
+	VMOVUPS      (DX), Y7
+	VSUBPS       Y3, Y7, Y3
+	VMULPS       Y3, Y4, Y3
+	VMULPS       Y5, Y1, Y5
+	VMULPS       Y5, Y3, Y3
+	VMOVUPS      (CX), Y5
+	VMULPS       Y5, Y6, Y5
+	VSUBPS       Y2, Y0, Y0
+	VMULPS       Y0, Y2, Y0
+	VMULPS       Y0, Y5, Y0
+	VMOVUPS      Y3, (SI)
+	VMOVUPS      Y0, (SI)(R10*1)
+	VMOVUPS      Y6, (SI)(R10*2)
+	VMULPS       Y2, Y6, Y0
+	VMOVUPS      Y0, (DI)
+	VMULPS       Y1, Y4, Y0
+	VMOVUPS      Y0, (R8)
+	ADDQ         $+32, AX
+	ADDQ         $+32, CX
+	ADDQ         $+32, DX
+	ADDQ         $+32, BX
+	ADDQ         $+32, SI
+	ADDQ         $+32, DI
+	ADDQ         $+32, R8
+	SUBQ         $+8, R9
+	JGE          loop
+
+tail:
+	ADDQ         $+8, R9
+	JZ           done
+	LEAQ         tailMask<>+32(SB), R11
+	SHLQ         $0x02, R9
+	SUBQ         R9, R11
+	VMOVUPS      (R11), Y0
+	VMOVUPS      const_3f800000<>+0(SB), Y1
+	VMASKMOVPS   (AX), Y0, Y2
+	VMASKMOVPS   (AX)(R10*1), Y0, Y3
+	VMASKMOVPS   (AX)(R10*2), Y0, Y4
+	VMASKMOVPS   (BX), Y0, Y5
+	VSUBPS       Y2, Y1, Y6
+	VMULPS       Y6, Y5, Y7
+	VMOVUPS      Y1, Y8
+	VFNMADD231PS Y4, Y4, Y8
+	VMULPS       Y8, Y7, Y7
+	VMASKMOVPS   (DX), Y0, Y8
+	VSUBPS       Y4, Y8, Y4
+	VMULPS       Y4, Y5, Y4
+	VMULPS       Y6, Y2, Y6
+	VMULPS       Y6, Y4, Y4
+	VMASKMOVPS   (CX), Y0, Y6
+	VMULPS       Y6, Y7, Y6
+	VSUBPS       Y3, Y1, Y1
+	VMULPS       Y1, Y3, Y1
+	VMULPS       Y1, Y6, Y1
+	VMASKMOVPS   Y4, Y0, (SI)
+	VMASKMOVPS   Y1, Y0, (SI)(R10*1)
+	VMASKMOVPS   Y7, Y0, (SI)(R10*2)
+	VMULPS       Y3, Y7, Y1
+	VMASKMOVPS   Y1, Y0, (DI)
+	VMULPS       Y2, Y5, Y1
+	VMASKMOVPS   Y1, Y0, (R8)
+
+done:
 	VZEROUPPER
 	RET
 

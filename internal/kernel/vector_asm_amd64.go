@@ -239,6 +239,16 @@ func expSumAVX512(dst, x []float32, shift float32) float32
 //go:noescape
 func dot4AVX512(dst, x, y *float32, ldy, n int)
 
+// lstmCellGradAVX512 is LSTMCellGrad.
+//
+//go:noescape
+func lstmCellGradAVX512(h int, gates, c, cNext, dh, dc, dGates *float32)
+
+// gruCellGradAVX512 is GRUCellGrad.
+//
+//go:noescape
+func gruCellGradAVX512(h int, gates, rec, prev, dh, dGates, dRec, dPrev *float32)
+
 // fromFloat16AVX512 converts the first len(x) - len(x) mod 16 elements.
 //
 //go:noescape
@@ -348,6 +358,8 @@ var vectorAVX512 = vectorKernels{
 	minReduce:         minReduceAVX512,
 	expSum:            expSumAVX512,
 	dot4:              dot4AVX512,
+	lstmCellGrad:      lstmCellGradAVX512,
+	gruCellGrad:       gruCellGradAVX512,
 	fromFloat16:       fromFloat16AVX512,
 	toFloat16:         toFloat16AVX512,
 	fromBFloat16:      fromBFloat16AVX512,
@@ -599,6 +611,16 @@ func expSumAVX2(dst, x []float32, shift float32) float32
 //go:noescape
 func dot4AVX2(dst, x, y *float32, ldy, n int)
 
+// lstmCellGradAVX2 is LSTMCellGrad.
+//
+//go:noescape
+func lstmCellGradAVX2(h int, gates, c, cNext, dh, dc, dGates *float32)
+
+// gruCellGradAVX2 is GRUCellGrad.
+//
+//go:noescape
+func gruCellGradAVX2(h int, gates, rec, prev, dh, dGates, dRec, dPrev *float32)
+
 // fromFloat16AVX2 converts the first len(x) - len(x) mod 8 elements.
 //
 //go:noescape
@@ -708,6 +730,8 @@ var vectorAVX2 = vectorKernels{
 	minReduce:         minReduceAVX2,
 	expSum:            expSumAVX2,
 	dot4:              dot4AVX2,
+	lstmCellGrad:      lstmCellGradAVX2,
+	gruCellGrad:       gruCellGradAVX2,
 	fromFloat16:       fromFloat16AVX2,
 	toFloat16:         toFloat16AVX2,
 	fromBFloat16:      fromBFloat16AVX2,

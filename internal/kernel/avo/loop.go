@@ -122,22 +122,29 @@ func (v vec) loop(name, dst string, in, params []string, body func(in, p []V) V)
 		for i := range in {
 			x[i] = v.loadAt(src[i], t)
 		}
-		y := body(x, p)
-		if t == nil {
-			v.VMOVUPS(y, operand.Mem{Base: out})
-		} else {
-			t.store(y, operand.Mem{Base: out})
-		}
+		v.storeTo(body(x, p), operand.Mem{Base: out}, t)
 	})
 	v.VZEROUPPER()
 	v.RET()
 }
 
-func (v vec) loadAt(p reg.GPVirtual, t *tail) V {
+func (v vec) loadAt(p reg.GPVirtual, t *tail) V { return v.loadFrom(operand.Mem{Base: p}, t) }
+
+func (v vec) loadFrom(m operand.Mem, t *tail) V {
 	if t == nil {
-		return v.load(operand.Mem{Base: p})
+		r := v.new()
+		v.VMOVUPS(m, r)
+		return r
 	}
-	return t.load(operand.Mem{Base: p})
+	return t.load(m)
+}
+
+func (v vec) storeTo(x V, m operand.Mem, t *tail) {
+	if t == nil {
+		v.VMOVUPS(x, m)
+	} else {
+		t.store(x, m)
+	}
 }
 
 // each runs body on whole vectors and then, with a tail, on what is left of n. It moves the
@@ -221,6 +228,8 @@ var reductions = []struct {
 	{"minReduce", func(v vec, name string) { v.extreme(name, v.VMINPS, posInf) }},
 	{"expSum", vec.expSum},
 	{"dot4", vec.dot4},
+	{"lstmCellGrad", vec.lstmCellGrad},
+	{"gruCellGrad", vec.gruCellGrad},
 }
 
 // sum writes a sum over vectors, in four sets of lanes.
@@ -367,4 +376,74 @@ func (v vec) dot4(name string) {
 	}
 	v.VZEROUPPER()
 	v.RET()
+}
+
+// lstmCellGrad writes the gradient of a cell for one row, all gates of an element at once.
+func (v vec) lstmCellGrad(name string) {
+	v.fn(name, "(h int, gates, c, cNext, dh, dc, dGates *float32)", name+" is LSTMCellGrad.")
+	gates, c, cNext, dh, dc, dGates := v.gp("gates"), v.gp("c"), v.gp("cNext"), v.gp("dh"), v.gp("dc"), v.gp("dGates")
+	n, row := v.gates("h")
+	v.each(n, []reg.GPVirtual{gates, c, cNext, dh, dc, dGates}, func(t *tail) {
+		one := v.load(v.c(1))
+		get := func(p reg.GPVirtual) V { return v.loadAt(p, t) }
+		i, o, f, g := v.loadFrom(row(gates, 0), t), v.loadFrom(row(gates, 1), t), v.loadFrom(row(gates, 2), t), v.loadFrom(row(gates, 3), t)
+		d, th := get(dh), v.tanh(get(cNext))
+		slope := func(x V) V { return v.mul(x, v.sub(one, x)) } // of a sigmoid
+		hump := func(x V) V { return v.fnma(x, x, one) }        // of tanh
+		e := v.fma(v.mul(d, o), hump(th), get(dc))
+		do := v.mul(v.mul(d, th), slope(o))
+		di := v.mul(v.mul(e, g), slope(i))
+		df := v.mul(v.mul(e, get(c)), slope(f))
+		dg := v.mul(v.mul(e, i), hump(g))
+		v.storeTo(di, row(dGates, 0), t)
+		v.storeTo(do, row(dGates, 1), t)
+		v.storeTo(df, row(dGates, 2), t)
+		v.storeTo(dg, row(dGates, 3), t)
+		v.storeTo(v.mul(e, f), operand.Mem{Base: dc}, t)
+	})
+	v.VZEROUPPER()
+	v.RET()
+}
+
+// gruCellGrad likewise.
+func (v vec) gruCellGrad(name string) {
+	v.fn(name, "(h int, gates, rec, prev, dh, dGates, dRec, dPrev *float32)", name+" is GRUCellGrad.")
+	gates, rec, prev, dh, dGates, dRec, dPrev := v.gp("gates"), v.gp("rec"), v.gp("prev"), v.gp("dh"), v.gp("dGates"), v.gp("dRec"), v.gp("dPrev")
+	n, row := v.gates("h")
+	v.each(n, []reg.GPVirtual{gates, rec, prev, dh, dGates, dRec, dPrev}, func(t *tail) {
+		one := v.load(v.c(1))
+		get := func(p reg.GPVirtual) V { return v.loadAt(p, t) }
+		z, r, h := v.loadFrom(row(gates, 0), t), v.loadFrom(row(gates, 1), t), v.loadFrom(row(gates, 2), t)
+		d := get(dh)
+		rest := v.sub(one, z)
+		a := v.mul(v.mul(d, rest), v.fnma(h, h, one))
+		dz := v.mul(v.mul(d, v.sub(get(prev), h)), v.mul(z, rest))
+		dr := v.mul(v.mul(a, get(rec)), v.mul(r, v.sub(one, r)))
+		v.storeTo(dz, row(dGates, 0), t)
+		v.storeTo(dr, row(dGates, 1), t)
+		v.storeTo(a, row(dGates, 2), t)
+		v.storeTo(v.mul(a, r), operand.Mem{Base: dRec}, t)
+		v.storeTo(v.mul(d, z), operand.Mem{Base: dPrev}, t)
+	})
+	v.VZEROUPPER()
+	v.RET()
+}
+
+// gates is a cell's size, and where a row has the element at hand of its gates, which are that far apart.
+func (v vec) gates(size string) (n reg.GPVirtual, row func(base reg.GPVirtual, gate int) operand.Mem) {
+	n = v.gp(size)
+	one, three := v.GP64(), v.GP64()
+	v.MOVQ(n, one)
+	v.SHLQ(operand.Imm(2), one)
+	v.LEAQ(operand.Mem{Base: one, Index: one, Scale: 2}, three)
+	return n, func(base reg.GPVirtual, gate int) operand.Mem {
+		m := operand.Mem{Base: base}
+		switch gate {
+		case 1, 2:
+			m = m.Idx(one, uint8(gate))
+		case 3:
+			m = m.Idx(three, 1)
+		}
+		return m
+	}
 }
