@@ -131,6 +131,11 @@ class Decoder(nn.Module):
 export("decoder", Decoder(), {"token": tokens(1, 1), "past": torch.randn(6, 2, 1, 6, 127, 64)}, {"decoder 6x384, token after 127": {}},
        {"past": {4: "past"}})
 
+# Of 500 MB, of which the time from the file to the first output is taken.
+export("decoder_10x1024", Decoder(10, 1024, 16), {"token": tokens(1, 1), "past": torch.randn(10, 2, 1, 16, 127, 64)}, {"load of 500 MB to the first output": {}},
+       {"past": {4: "past"}})
+rows[-1]["load"] = True
+
 
 class UNet(nn.Module):
     def __init__(self):
