@@ -16,6 +16,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -152,9 +153,30 @@ func quartiles(ms []float64) times {
 	return times{at(0.5), at(0.25), at(0.75), len(ms)}
 }
 
-// pause is long enough for the workers of one side to fall asleep, which look for work for a while after a run: on more than one thread
-// they would take the other side's processors, so that sides run in turns as long, after one run that is not counted.
-const pause = 20 * time.Millisecond
+// On more than one thread a side's workers, which look for work for a while after a run, would take the other side's processors. Sides run
+// in turns of this length then, each after all threads of the process have come to rest and one run that is not counted.
+const turnTime = 50 * time.Millisecond
+
+// rest waits until this process takes hardly any time of processors. ONNX Runtime's workers look for work for some 30 ms.
+func rest() {
+	const look = 5 * time.Millisecond
+	for range 100 {
+		before := spent()
+		time.Sleep(look)
+		if spent()-before < look/4 {
+			return
+		}
+	}
+}
+
+// spent is the processor time of this process.
+func spent() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
 
 // compare runs two sides by turns for span, after a warm-up of each.
 func compare(ours, theirs func() error, threads int, span time.Duration) (a, b times, others float64, err error) {
@@ -174,7 +196,7 @@ func compare(ours, theirs func() error, threads int, span time.Duration) (a, b t
 		for k := range sides {
 			i := (n + k) % 2
 			if threads > 1 {
-				time.Sleep(pause)
+				rest()
 				if err := sides[i](); err != nil {
 					return a, b, 0, err
 				}
@@ -185,7 +207,7 @@ func compare(ours, theirs func() error, threads int, span time.Duration) (a, b t
 					return a, b, 0, err
 				}
 				ms[i] = append(ms[i], float64(time.Since(start).Nanoseconds())/1e6)
-				if threads == 1 || time.Since(turn) > pause {
+				if threads == 1 || time.Since(turn) > turnTime {
 					break
 				}
 			}
