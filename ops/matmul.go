@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/internal/pages"
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
 )
@@ -108,7 +110,7 @@ func inferLinear(n *Node) ([]Info, error) {
 	return []Info{Tensor(a.DType, append(slices.Clone(a.Shape[:last]), cols)...)}, nil
 }
 
-func linear[T kernel.Float](packed func() *kernel.PackedBOf[T], e ending) Kernel {
+func linear[T kernel.Float](packed *panels[T], e ending) Kernel {
 	return func(c *Ctx) error {
 		ta, tb, y := c.In(0), c.In(1), tensor.Data[T](c.Out(0))
 		trans := c.Node.Int("transB", 0) != 0
@@ -132,7 +134,7 @@ func linear[T kernel.Float](packed func() *kernel.PackedBOf[T], e ending) Kernel
 		}
 		ep, rows, a := epilogue(c, e, nil, bias, residual, n), len(y)/n, tensor.Data[T](ta)
 		if packed != nil {
-			kernel.GemmPackedB(c.Pool, false, rows, 1, a, k, packed(), 0, y, n, ep)
+			packed.gemm(c, false, rows, 1, a, k, 0, y, ep)
 		} else {
 			kernel.GemmEpilogue(c.Pool, false, trans, rows, n, k, 1, a, k, tensor.Data[T](tb), ld, 0, y, n, ep)
 		}
@@ -186,18 +188,50 @@ func inferMatMul(n *Node) ([]Info, error) {
 	return []Info{Tensor(a.DType, out...)}, nil
 }
 
-// constPanels packs a constant matrix B, transposed if trans, once, when it is first used; it is nil if B is not constant.
-func constPanels[T kernel.Float](n *Node, trans bool) func() *kernel.PackedBOf[T] {
+// panels is a constant right operand, packed for products.
+type panels[T kernel.Float] struct {
+	trans bool
+	k, n  int
+	b     *tensor.Tensor
+
+	once sync.Once
+	seen atomic.Bool // a product was made of it
+	made atomic.Pointer[kernel.PackedBOf[T]]
+}
+
+// usedOnce is the bytes of a matrix from which on it is not packed for a first product of few rows, which would take less time than the packing.
+const usedOnce = 1 << 20
+
+// constPanels are of a constant matrix B, transposed if trans; they are nil if B is not constant.
+func constPanels[T kernel.Float](n *Node, trans bool) *panels[T] {
 	b := n.Info(1).Const
 	if b == nil || b.DType() != tensor.TypeOf[T]() || b.Rank() != 2 || b.Len() == 0 {
 		return nil
 	}
 	k, cols := b.Shape()[0], b.Shape()[1]
-	ld := cols
 	if trans {
 		k, cols = cols, k
 	}
-	return sync.OnceValue(func() *kernel.PackedBOf[T] { return kernel.PackB(trans, k, cols, tensor.Data[T](b), ld) })
+	return &panels[T]{trans: trans, k: k, n: cols, b: b}
+}
+
+// gemm is C = alpha·op(A)·B + beta·C of m rows, followed by ep.
+func (ps *panels[T]) gemm(c *Ctx, transA bool, m int, alpha T, a []T, lda int, beta T, y []T, ep *kernel.EpilogueOf[T]) {
+	packed := ps.made.Load()
+	if packed == nil {
+		b := tensor.Data[T](ps.b)
+		ld := ps.b.Shape()[1]
+		if len(ps.b.Bytes()) >= usedOnce && kernel.SamePacked[T](m, ps.n, ps.trans) && !ps.seen.Swap(true) {
+			kernel.GemmEpilogue(c.Pool, transA, ps.trans, m, ps.n, ps.k, alpha, a, lda, b, ld, beta, y, ps.n, ep)
+			return
+		}
+		ps.once.Do(func() {
+			ps.made.Store(kernel.PackWeights(c.Pool, ps.trans, ps.k, ps.n, b, ld))
+			pages.Drop(ps.b.Bytes())
+		})
+		packed = ps.made.Load()
+	}
+	kernel.GemmPackedB(c.Pool, transA, m, alpha, a, lda, packed, beta, y, ps.n, ep)
 }
 
 // batches walks the pairs of matrices of a broadcast product.
@@ -248,7 +282,7 @@ func matrices(a, b *tensor.Tensor) (m, n, k int, ba, bb []int) {
 	return sa[len(sa)-2], sb[len(sb)-1], sa[len(sa)-1], sa[:len(sa)-2], sb[:len(sb)-2]
 }
 
-func matMul[T kernel.Float](packed func() *kernel.PackedBOf[T]) Kernel {
+func matMul[T kernel.Float](packed *panels[T]) Kernel {
 	return func(c *Ctx) error {
 		ta, tb := c.In(0), c.In(1)
 		a, b, y := tensor.Data[T](ta), tensor.Data[T](tb), tensor.Data[T](c.Out(0))
@@ -259,7 +293,7 @@ func matMul[T kernel.Float](packed func() *kernel.PackedBOf[T]) Kernel {
 		if len(bb) == 0 { // one matrix on the right: the batch is just more rows
 			rows := len(y) / n
 			if packed != nil {
-				kernel.GemmPackedB(c.Pool, false, rows, 1, a, k, packed(), 0, y, n, nil)
+				packed.gemm(c, false, rows, 1, a, k, 0, y, nil)
 			} else {
 				kernel.Gemm(c.Pool, false, false, rows, n, k, 1, a, k, b, n, 0, y, n)
 			}
@@ -427,7 +461,7 @@ func broadcastC[T float32 | float64 | int32 | int64 | uint32 | uint64](y, c []T,
 	}
 }
 
-func gemm[T kernel.Float](packed func() *kernel.PackedBOf[T], s gemmSpec) Kernel {
+func gemm[T kernel.Float](packed *panels[T], s gemmSpec) Kernel {
 	return func(c *Ctx) error {
 		ta, tb := c.In(0), c.In(1)
 		a, b, y := tensor.Data[T](ta), tensor.Data[T](tb), tensor.Data[T](c.Out(0))
@@ -445,7 +479,7 @@ func gemm[T kernel.Float](packed func() *kernel.PackedBOf[T], s gemmSpec) Kernel
 			return nil
 		}
 		if packed != nil {
-			kernel.GemmPackedB(c.Pool, s.transA, m, T(s.alpha), a, ta.Shape()[1], packed(), beta, y, n, nil)
+			packed.gemm(c, s.transA, m, T(s.alpha), a, ta.Shape()[1], beta, y, nil)
 		} else {
 			kernel.Gemm(c.Pool, s.transA, s.transB, m, n, k, T(s.alpha), a, ta.Shape()[1], b, tb.Shape()[1], beta, y, n)
 		}

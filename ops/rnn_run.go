@@ -78,7 +78,14 @@ func newRNNWeights[T kernel.Float](n *Node) *rnnWeights[T] {
 		c := n.Info(i).Const
 		return c != nil && c.DType() == tensor.TypeOf[T]()
 	}
-	return &rnnWeights[T]{constant: constant(1) && constant(2), make: packRNN[T]}
+	if constant(1) && constant(2) {
+		return &rnnWeights[T]{constant: true, make: func(_ *Ctx, q *rnnProblem[T], u rnnUnits) (rnnFactors[T], error) {
+			return packRNN(q, u, func(k, n int, b []T) *kernel.PackedBOf[T] { return kernel.PackWeights(nil, true, k, n, b, k) }), nil
+		}}
+	}
+	return &rnnWeights[T]{make: func(_ *Ctx, q *rnnProblem[T], u rnnUnits) (rnnFactors[T], error) {
+		return packRNN(q, u, func(k, n int, b []T) *kernel.PackedBOf[T] { return kernel.PackB(true, k, n, b, k) }), nil
+	}}
 }
 
 // of gives the factors of all parts.
@@ -100,17 +107,17 @@ func (ws *rnnWeights[T]) of(c *Ctx, q *rnnProblem[T]) ([]rnnFactors[T], error) {
 	return ws.factors, ws.err
 }
 
-func packRNN[T kernel.Float](_ *Ctx, q *rnnProblem[T], u rnnUnits) (rnnFactors[T], error) {
+func packRNN[T kernel.Float](q *rnnProblem[T], u rnnUnits, packed func(k, n int, b []T) *kernel.PackedBOf[T]) rnnFactors[T] {
 	H, I := q.hidden, q.I
 	w, r := gather[T](nil, q.w, u, q.gates, H, I), gather[T](nil, q.r, u, q.gates, H, H)
-	pack := func(k, n int, b []T) rnnFactor[T] { return rnnPanels[T]{kernel.PackB(true, k, n, b, k)} }
+	pack := func(k, n int, b []T) rnnFactor[T] { return rnnPanels[T]{packed(k, n, b)} }
 	f := rnnFactors[T]{w: pack(I, q.gates*u.n, w)}
 	if q.kind == "GRU" && !q.linearReset {
 		f.r, f.late = pack(H, 2*u.n, r), pack(H, u.n, r[2*u.n*H:])
 	} else {
 		f.r = pack(H, q.gates*u.n, r)
 	}
-	return f, nil
+	return f
 }
 
 // rnnTurn is a part's way through the steps, and operands of all rows in the step at hand, with how far apart those of one row and

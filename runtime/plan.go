@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/retune-go/retune/internal/kernel"
+	"github.com/retune-go/retune/internal/pages"
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/ops"
 	"github.com/retune-go/retune/tensor"
@@ -490,6 +491,7 @@ func (pl *plan) newFrame() *frame {
 	f := &frame{prog: pl.prog, plan: pl, vals: make([]tensor.Value, len(pl.known)), bytes: make([]int64, len(pl.known)),
 		arena: tensor.AlignedBytes(pl.arena), ctxs: make([]ops.Ctx, len(pl.steps)), seen: make([]repeat, len(pl.steps)),
 		given: make([]*tensor.Tensor, len(pl.known))}
+	pages.Huge(f.arena)
 	// Tensors in the arena are the same in every run of this frame.
 	for i := range pl.steps {
 		st := &pl.steps[i]

@@ -50,7 +50,7 @@ func PackBlocks(cv Conv2D, w, bias []float32) *BlockWeights {
 	copy(bw.bias, bias)
 	ntaps := cv.KH * cv.KW
 	if cv.depthwiseBlocks() {
-		bw.taps = make([]float32, len(bw.bias)*ntaps)
+		bw.taps = kept[float32](len(bw.bias) * ntaps)
 		for i, v := range w[:cv.M*ntaps] {
 			m, k := i/ntaps, i%ntaps
 			bw.taps[(m/b*ntaps+k)*b+m%b] = v
@@ -60,7 +60,7 @@ func PackBlocks(cv Conv2D, w, bias []float32) *BlockWeights {
 	// Blocks of outputs, of inputs of a group, taps, inputs in a block, outputs in a block.
 	pack := func(chans, taps int, at func(m, c, k int) float32) []float32 {
 		per := cv.C / cv.Group
-		out := newPanels[float32](len(bw.bias) * per * taps)
+		out := kept[float32](len(bw.bias) * per * taps)
 		i := 0
 		for m0 := 0; m0 < cv.M; m0 += b {
 			for c0 := 0; c0 < per; c0 += chans {

@@ -89,7 +89,7 @@ func PackConvS8(cv Conv3D, w, zero []int8) *PackedConvS8 {
 	}
 	pw.perGroup = ceilDiv(rows, kern.cols)
 	groups := cv.M / max(1, rows)
-	pw.panels = newPanels[uint32](groups * pw.perGroup * pw.panel())
+	pw.panels = kept[uint32](groups * pw.perGroup * pw.panel())
 	pw.colSum = make([]int32, groups*pw.perGroup*kern.cols)
 	for m := range cv.M {
 		col := m/rows*pw.perGroup*kern.cols + m%rows

@@ -137,7 +137,7 @@ func PackS8(transB bool, k, n int, b []int8, ldb int) *PackedS8 {
 	per := kern.perDword()
 	pb := &PackedS8{k: k, n: n, kern: kern, steps: ceilDiv(k, per)}
 	q := ceilDiv(n, kern.cols)
-	pb.panels, pb.colSum = newPanels[uint32](q*kern.cols*pb.steps), make([]int32, q*kern.cols)
+	pb.panels, pb.colSum = kept[uint32](q*kern.cols*pb.steps), make([]int32, q*kern.cols)
 	for j := range n {
 		panel := pb.panels[j/kern.cols*kern.cols*pb.steps:]
 		for p := range k {

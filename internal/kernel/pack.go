@@ -125,7 +125,7 @@ type PackedB = PackedBOf[float32]
 
 // PackB packs op(B), k×n.
 func PackB[T Float](transB bool, k, n int, b []T, ldb int) *PackedBOf[T] {
-	return PackBInto(newPanels[T](PackedBSize[T](k, n)), transB, k, n, b, ldb)
+	return PackBInto(make([]T, PackedBSize[T](k, n)), transB, k, n, b, ldb)
 }
 
 // PackedBSize is the elements of room that [PackBInto] takes.
@@ -136,12 +136,22 @@ func PackedBSize[T Float](k, n int) int {
 
 // PackBInto packs op(B), k×n, into room, which it keeps.
 func PackBInto[T Float](room []T, transB bool, k, n int, b []T, ldb int) *PackedBOf[T] {
-	checkOperand("B", transB, k, n, b, ldb)
-	kern := activeGemm[T]()
-	c := cut{n, kern.cols, true}
-	pb := &PackedBOf[T]{k, n, kern, room[:PackedBSize[T](k, n)]}
-	kern.packAll(pb.panels, sideB(transB, b, ldb), c, k, 0, c.panels())
+	pb := &PackedBOf[T]{k, n, activeGemm[T](), room[:PackedBSize[T](k, n)]}
+	pb.pack(nil, sideB(transB, b, ldb))
 	return pb
+}
+
+// PackWeights is [PackB] for a B that many products will use; p's goroutines pack it.
+func PackWeights[T Float](p *Pool, transB bool, k, n int, b []T, ldb int) *PackedBOf[T] {
+	pb := &PackedBOf[T]{k, n, activeGemm[T](), kept[T](PackedBSize[T](k, n))}
+	pb.pack(p, sideB(transB, b, ldb))
+	return pb
+}
+
+func (pb *PackedBOf[T]) pack(p *Pool, b side[T]) {
+	checkOperand("B", !b.across, pb.k, pb.n, b.data, b.ld)
+	c := cut{pb.n, pb.kern.cols, true}
+	p.For(c.panels(), max(1, serialWork/(pb.kern.cols*max(1, pb.k))), func(lo, hi int) { pb.kern.packAll(pb.panels, b, c, pb.k, lo, hi) })
 }
 
 // Dims returns the rows and columns of op(B).
@@ -162,7 +172,7 @@ type PackedA = PackedAOf[float32]
 func PackA[T Float](transA bool, m, k int, a []T, lda int) *PackedAOf[T] {
 	checkOperand("A", transA, m, k, a, lda)
 	kern := activeGemm[T]()
-	pa := &PackedAOf[T]{m, k, kern, newPanels[T](m * k)}
+	pa := &PackedAOf[T]{m, k, kern, make([]T, m*k)}
 	c := cut{m, kern.rows, false}
 	kern.packAll(pa.panels, sideA(transA, a, lda), c, k, 0, c.panels())
 	return pa
@@ -170,3 +180,8 @@ func PackA[T Float](transA bool, m, k int, a []T, lda int) *PackedAOf[T] {
 
 // Dims returns the rows and columns of op(A).
 func (pa *PackedAOf[T]) Dims() (m, k int) { return pa.m, pa.k }
+
+// SamePacked reports whether a product of m rows and n columns reads op(B) where it lies, with the very result that it has by the packed matrix.
+func SamePacked[T Float](m, n int, transB bool) bool {
+	return !transB && n > narrowest && m <= activeGemm[T]().rows
+}
