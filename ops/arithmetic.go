@@ -1029,11 +1029,19 @@ func sumToT[T kernel.Float](c *Ctx) error {
 	if !fits {
 		return fmt.Errorf("%v does not sum to %v", from, to)
 	}
+	r := planRuns(from, from, to)
+	if r.step[1] != 0 && r.n < fewColumns {
+		mask := make([]bool, len(from))
+		for i := range from {
+			k := i - len(from) + len(to)
+			mask[i] = k < 0 || to[k] == 1
+		}
+		return reduceInto(c, floatReduction[T]("ReduceSum"), out, c.In(0), from, mask)
+	}
 	x, y := tensor.Data[T](c.In(0)), tensor.Data[T](out)
 	clear(y)
-	r := planRuns(from, from, to)
 	if r.step[1] == 0 && r.n > 1 {
-		r.walk(0, r.count, func(o int, at [3]int) { y[at[1]] += kernel.Sum(x[o : o+r.n]) })
+		r.walk(0, r.count, func(o int, at [3]int) { y[at[1]] += sum(x[o : o+r.n]) })
 		return nil
 	}
 	// Each worker takes some columns of every run.

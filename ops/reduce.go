@@ -360,77 +360,83 @@ func reduceKernel[T arith](r reduction[T]) Kernel {
 		if err != nil {
 			return err
 		}
-		keep := c.Node.Int("keepdims", 1) != 0
-		shape := []int{}
-		type group struct {
-			n      int
-			reduce bool
-		}
-		var gs []group // neighbours of one kind merged, dimensions of 1 dropped
+		keep, shape := c.Node.Int("keepdims", 1) != 0, []int{}
 		for i, d := range x.Shape() {
 			if !mask[i] {
 				shape = append(shape, d)
 			} else if keep {
 				shape = append(shape, 1)
 			}
-			if d == 1 {
-				continue
-			}
-			if k := len(gs) - 1; k >= 0 && gs[k].reduce == mask[i] {
-				gs[k].n *= d
-			} else {
-				gs = append(gs, group{d, mask[i]})
-			}
 		}
 		y, err := c.Alloc(0, x.DType(), shape...)
 		if err != nil {
 			return err
 		}
-		src, dst := tensor.View[T](x), tensor.View[T](y)
-		if len(dst) == 0 {
-			return nil
+		return reduceInto(c, r, y, x, x.Shape(), mask)
+	}
+}
+
+// reduceInto reduces the axes of x, which is of that shape, that mask tells.
+func reduceInto[T arith](c *Ctx, r reduction[T], y, x *tensor.Tensor, shape []int, mask []bool) error {
+	type group struct {
+		n      int
+		reduce bool
+	}
+	var gs []group // neighbours of one kind merged, dimensions of 1 dropped
+	for i, d := range shape {
+		if d == 1 {
+			continue
 		}
-		if len(src) == 0 {
-			fill(dst, r.row(nil))
-			return nil
+		if k := len(gs) - 1; k >= 0 && gs[k].reduce == mask[i] {
+			gs[k].n *= d
+		} else {
+			gs = append(gs, group{d, mask[i]})
 		}
-		per := len(src) / len(dst)
-		last := len(gs) - 1
-		switch {
-		case last < 0 || last <= 1 && gs[last].reduce || last == 0: // rows
-		case r.step != nil && last <= 2 && gs[last-1].reduce && (gs[last].n >= fewColumns || !x.DType().IsFloat()):
-			reduceColumns(c.Pool, r, dst, src, per, gs[last].n)
-			return nil
-		case last <= 2 && gs[last-1].reduce && per <= longColumn:
-			reduceFewColumns(c.Pool, r, dst, src, per, gs[last].n)
-			return nil
-		default: // bring the reduced axes last
-			var tshape, kept, reduced, ks, rs []int
-			st := rowMajor(x.Shape())
-			for i, d := range x.Shape() {
-				if mask[i] {
-					reduced, rs = append(reduced, d), append(rs, st[i])
-				} else {
-					kept, ks = append(kept, d), append(ks, st[i])
-				}
-			}
-			tshape = append(kept, reduced...)
-			t, err := c.New(x.DType(), tshape...)
-			if err != nil {
-				return err
-			}
-			if err := strided(c.Pool, t, x, tshape, rowMajor(tshape), 0, append(ks, rs...), 0); err != nil {
-				return err
-			}
-			src = tensor.View[T](t)
-		}
-		c.Pool.For(len(dst), max(1, moveGrain/per), func(lo, hi int) {
-			for i := lo; i < hi; i++ {
-				dst[i] = r.row(src[i*per : (i+1)*per])
-			}
-		})
+	}
+	src, dst := tensor.View[T](x), tensor.View[T](y)
+	if len(dst) == 0 {
 		return nil
 	}
+	if len(src) == 0 {
+		fill(dst, r.row(nil))
+		return nil
+	}
+	per := len(src) / len(dst)
+	last := len(gs) - 1
+	switch {
+	case last < 0 || last <= 1 && gs[last].reduce || last == 0: // rows
+	case r.step != nil && last <= 2 && gs[last-1].reduce && (gs[last].n >= fewColumns || !x.DType().IsFloat()):
+		reduceColumns(c.Pool, r, dst, src, per, gs[last].n)
+		return nil
+	case last <= 2 && gs[last-1].reduce && per <= longColumn:
+		reduceFewColumns(c.Pool, r, dst, src, per, gs[last].n)
+		return nil
+	default: // bring the reduced axes last
+		var kept, reduced, ks, rs []int
+		st := rowMajor(shape)
+		for i, d := range shape {
+			if mask[i] {
+				reduced, rs = append(reduced, d), append(rs, st[i])
+			} else {
+				kept, ks = append(kept, d), append(ks, st[i])
+			}
+		}
+		tshape := append(kept, reduced...)
+		t, err := c.New(x.DType(), tshape...)
+		if err != nil {
+			return err
+		}
+		if err := strided(c.Pool, t, x, tshape, rowMajor(tshape), 0, append(ks, rs...), 0); err != nil {
+			return err
+		}
+		src = tensor.View[T](t)
+	}
+	c.Pool.For(len(dst), max(1, moveGrain/per), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			dst[i] = r.row(src[i*per : (i+1)*per])
+		}
+	})
+	return nil
 }
 
 // reduceColumns reduces the middle of [outer, n, cols]. Rows are accumulated in blocks, so that
