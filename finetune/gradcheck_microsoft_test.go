@@ -54,6 +54,8 @@ func microsoftCases(add addCase) {
 		}
 	}
 	named(ms("SkipLayerNormalization", "sum", attrs{f("epsilon", 0.01)}, signed(2, 3, 4), signed(2, 3, 4), signed(4), signed(4), signed(4)), "out", "", "", "sum")
+	named(ms("SkipLayerNormalization", "statistics", attrs{f("epsilon", 0.01)}, signed(2, 3, 4), signed(3, 4), signed(4)), "out", "mean", "inverse", "sum")
+	named(ms("SkipSimplifiedLayerNormalization", "statistics", attrs{f("epsilon", 0.01)}, signed(2, 3, 4), signed(2, 3, 4), signed(4)), "out", "", "inverse", "sum")
 	named(ms("SkipSimplifiedLayerNormalization", "sum", attrs{f("epsilon", 0.01)}, signed(2, 3, 4), signed(2, 3, 4), signed(4), signed(4)), "out", "", "", "sum")
 	ms("SimplifiedLayerNormalization", "", attrs{f("epsilon", 0.01)}, signed(2, 3, 4), signed(4)).domain = ""
 	named(ms("EmbedLayerNormalization", "sum", attrs{f("epsilon", 0.01)}, int32s([]int{2, 3}, 1, 0, 3, 2, 1, 1), int32s([]int{2, 3}, 0, 0, 1, 1, 0, 1),
@@ -93,6 +95,22 @@ func microsoftCases(add addCase) {
 	ms("Attention", "lengths", attrs{heads}, signed(2, 3, 4), signed(4, 12), signed(12), int32s([]int{2}, 3, 2))
 	ms("Attention", "causal, past and present", attrs{heads, i("unidirectional", 1)}, signed(2, 3, 4), signed(4, 12), signed(12), nil, signed(2, 2, 2, 2, 2)).outs = 2
 	ms("Attention", "mask, added bias", attrs{heads}, signed(1, 3, 4), signed(4, 12), signed(12), int32s([]int{1, 3}, 1, 0, 1), nil, signed(1, 2, 3, 3))
+	ms("Attention", "a buffer, rotary", attrs{heads, i("past_present_share_buffer", 1), i("do_rotary", 1), i("unidirectional", 1)}, signed(2, 2, 4), signed(4, 12), signed(12), nil,
+		signed(2, 2, 2, 5, 2), nil, int32s([]int{1}, 2)).outs = 2
+	square := int32s([]int{1, 1, 4, 4}, 1, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 1, 1, 0, 1)
+	ms("Attention", "a mask of all", attrs{heads}, signed(1, 2, 4), signed(4, 12), signed(12), square, signed(2, 1, 2, 1, 2)).outs = 2
+	ms("MultiHeadAttention", "packed", attrs{heads}, signed(2, 3, 2, 3, 2), nil, nil, signed(12)).outs = 3
+	ms("MultiHeadAttention", "packed in columns", attrs{heads}, signed(2, 3, 12))
+	ms("MultiHeadAttention", "packed keys and values", attrs{heads}, signed(2, 3, 4), signed(2, 4, 2, 2, 2))
+	ms("MultiHeadAttention", "scores", attrs{heads}, signed(1, 3, 4), signed(1, 5, 4), signed(1, 5, 4), nil, nil, signed(1, 2, 3, 5)).outs = 4
+	past := []*gradInput{signed(2, 2, 5, 2), signed(2, 2, 5, 2)}
+	beams := int32s([]int{1, 2, 5}, 1, 0, 1, 0, 0, 0, 1, 1, 0, 0)
+	ms("MultiHeadAttention", "a buffer of beams", attrs{heads}, signed(2, 1, 4), signed(2, 1, 4), signed(2, 1, 4), signed(12), nil, nil, past[0], past[1], int32s([]int{1}, 3), beams).outs = 3
+	ms("DecoderMaskedMultiHeadAttention", "a buffer", attrs{heads, i("past_present_share_buffer", 1)}, signed(2, 1, 4), signed(2, 1, 4), signed(2, 1, 4), int32s([]int{2, 4}, 1, 0, 1, 1, 0, 1, 1, 1),
+		signed(1, 2, 1, 4), past[0], past[1], int32s([]int{1}, 3), nil, nil, signed(12)).outs = 4
+	ms("DecoderMaskedMultiHeadAttention", "beams", attrs{heads, i("past_present_share_buffer", 1)}, signed(2, 1, 4), signed(2, 1, 4), signed(2, 1, 4), nil, nil, past[0], past[1],
+		int32s([]int{1}, 3), int32s([]int{1}, 2), beams)
+	ms("DecoderMaskedMultiHeadAttention", "keys of another sequence", attrs{heads}, signed(2, 1, 4), signed(2, 2, 3, 2), signed(2, 2, 3, 2))
 	ms("MultiHeadAttention", "bias", attrs{heads}, signed(2, 3, 4), signed(2, 5, 4), signed(2, 5, 4), signed(12))
 	ms("MultiHeadAttention", "mask, added bias", attrs{heads, f("scale", 0.4)}, signed(1, 3, 4), signed(1, 5, 4), signed(1, 5, 4), nil, int32s([]int{1, 5}, 1, 1, 0, 1, 1), signed(1, 2, 3, 5))
 	ms("MultiHeadAttention", "past and present", attrs{heads, i("unidirectional", 1)}, signed(1, 2, 4), signed(1, 2, 4), signed(1, 2, 4), nil, nil, nil, signed(1, 2, 3, 2), signed(1, 2, 3, 2)).outs = 3
@@ -103,6 +121,11 @@ func microsoftCases(add addCase) {
 		signed(2, 1, 8), signed(2, 1, 4), signed(2, 1, 4), signed(2, 2, 4, 2), signed(2, 2, 4, 2), int32s([]int{2}, 3, 2), int32s([]int{}, 4)).outs = 3
 	ms("GroupQueryAttention", "packed, rotary", attrs{i("num_heads", 2), i("kv_num_heads", 1), i("do_rotary", 1)},
 		signed(2, 3, 16), nil, nil, nil, nil, lens, total, signed(4, 2), signed(4, 2))
+	ms("GroupQueryAttention", "norms, part of a rotation, bias, scores", attrs{i("num_heads", 2), i("kv_num_heads", 1), i("do_rotary", 1), i("qk_output", 1)},
+		signed(2, 3, 8), signed(2, 3, 4), signed(2, 3, 4), nil, nil, lens, total, signed(4, 1), signed(4, 1), nil, signed(1, 2, 3, 3), nil, nil, nil, signed(4), signed(4)).outs = 4
+	ms("GroupQueryAttention", "not causal, probabilities", attrs{i("num_heads", 2), i("kv_num_heads", 2), i("causal", 0), i("qk_output", 2)},
+		signed(1, 3, 4), signed(1, 3, 4), signed(1, 3, 4), nil, nil, int32s([]int{1}, 2), total).outs = 4
+	ms("RotaryEmbedding", "part of each head", attrs{i("num_heads", 2), i("rotary_embedding_dim", 2)}, signed(2, 2, 3, 4), intsOf([]int{2, 3}, 0, 1, 2, 3, 1, 0), signed(4, 1), signed(4, 1))
 	ms("RotaryEmbedding", "", attrs{i("num_heads", 2)}, signed(2, 3, 8), intsOf([]int{2, 3}, 0, 1, 2, 3, 1, 0), signed(4, 2), signed(4, 2))
 	ms("RotaryEmbedding", "one position, interleaved", attrs{i("interleaved", 1)}, signed(2, 2, 3, 4), ints(1), signed(5, 2), signed(5, 2))
 
@@ -169,5 +192,9 @@ func microsoftCases(add addCase) {
 			return b.Add(d)
 		}
 	}
+	cache := fixed(tensor.New(make([]int8, 32), 1, 1, 4, 8))
+	refused(ms("GroupQueryAttention", "a cache of bytes", attrs{i("num_heads", 1), i("kv_num_heads", 1), s("k_quant_type", "PER_TENSOR"), s("v_quant_type", "PER_TENSOR")},
+		single(signed(1, 1, 8)), single(signed(1, 1, 8)), single(signed(1, 1, 8)), cache, cache, int32s([]int{1}, 2), int32s([]int{}, 3), nil, nil, nil, nil, nil,
+		fixed(tensor.New([]float32{0.1}, 1)), fixed(tensor.New([]float32{0.1}, 1))))
 	refused(ms("DynamicQuantizeMatMul", "refused", nil, single(signed(2, 3)), uint8s([]int{3, 2}, bytes(6)...), single(signed(1))))
 }

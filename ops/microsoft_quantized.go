@@ -296,5 +296,5 @@ func qAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 	scale := g.Mul(n.Inputs[3], n.Inputs[4])
 	sums := g.At(10, "MatMulInteger", 1, []*onnx.Value{n.Inputs[0], n.Inputs[1], n.Input(6), n.Input(7)})[0]
 	x := g.Mul(g.With("Cast", []*onnx.Attribute{IntAttr("to", int64(tensor.Float32))}, sums), scale)
-	return g.packedAttention(n, g.Add(x, n.Inputs[2]), n.In[1], n.Input(5), n.Input(8), nil)
+	return g.packedAttention(n, g.Add(x, n.Inputs[2]), n.In[1], n.Input(5), n.Input(8), nil, nil)
 }

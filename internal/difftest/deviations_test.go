@@ -28,6 +28,8 @@ type deviation struct {
 }
 
 var deviations = []deviation{
+	{"DecoderMaskedMultiHeadAttention", func(c *testCase) bool { return c.in(7) != nil && tensor.Data[int32](c.in(7))[0] == 0 }, "",
+		"past_sequence_length could be 0: it takes the whole buffer for past then"},
 	{"Clip", func(c *testCase) bool { return c.in(1) == nil || c.in(2) == nil }, "",
 		"the operator's function body does not touch the side whose bound is left out: it clips -∞ and ∞ to the greatest numbers there"},
 	{"Clip", nil, "min_ <= max_ was false", "where min is greater than max, every element becomes max"},

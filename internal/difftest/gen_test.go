@@ -22,6 +22,8 @@ type gen struct {
 	plain    bool                            // no NaN, infinity or extreme in the elements
 	then     func(y *onnx.Value) *onnx.Value // what is made of an output before it is one of the model
 	widen    bool                            // outputs are cast to float, since the peer has no tensors of their type
+	typed    map[int]tensor.DType            // outputs whose types are not to be inferred
+	shared   map[string]string               // outputs that the peer must write into inputs
 	feeds    map[string]*tensor.Tensor
 	attrs    []*onnx.Attribute
 }
@@ -218,14 +220,18 @@ func (g *gen) add(outs int, inputs ...*onnx.Value) []*onnx.Value {
 
 // node adds the node and makes all of its outputs outputs of the model.
 func (g *gen) node(outs int, inputs ...*onnx.Value) {
-	for _, v := range g.add(outs, inputs...) {
+	for i, v := range g.add(outs, inputs...) {
 		if g.then != nil {
 			v = g.then(v)
 		}
 		if g.widen {
 			v = g.b.Node("Cast", []*onnx.Value{v}, onnx.IntAttr("to", int64(tensor.Float32)))
 		}
-		g.b.OutputOf(v.Name, v, nil)
+		var t *onnx.Type
+		if d, ok := g.typed[i]; ok {
+			t = &onnx.Type{Elem: d}
+		}
+		g.b.OutputOf(v.Name, v, t)
 	}
 }
 

@@ -234,7 +234,7 @@ func TestRandomGraphs(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := &testCase{model: m, data: data, feeds: w.feeds}
-		theirs, refusal := p.run(data, w.feeds)
+		theirs, refusal := p.run(data, w.feeds, nil)
 		ours, err := c.run()
 		if refusal != nil {
 			t.Errorf("graph %d: ONNX Runtime: %v", n, refusal)

@@ -41,7 +41,7 @@ func init() {
 			inputs[4] = g.rand(n)
 		}
 		g.float("epsilon", 1e-5+g.Float32()/100)
-		g.node(1, inputs...)
+		g.node(one(g, 1, 4), inputs...)
 	})
 	ms("com.microsoft.ExpandDims", func(g *gen) {
 		s := g.full(0, 3)
@@ -207,12 +207,33 @@ func init() {
 			tensor.Data[int64](ids)[i] = int64(g.IntN(most))
 		}
 		g.maybe("interleaved", 0, 1)
-		x := []int{b, seq, n * 2 * half}
-		if g.chance(2) {
-			x = []int{b, n, seq, 2 * half}
+		size := 2 * half
+		switch {
+		case g.chance(3):
+			size += g.in(0, 3)
+			g.int("num_heads", n)
+			g.int("rotary_embedding_dim", 2*half)
+		case g.chance(3):
+			g.int("num_heads", n)
 		}
-		if g.chance(3) {
+		x := []int{b, seq, n * size}
+		if g.chance(2) {
+			x = []int{b, n, seq, size}
+		}
+		switch {
+		case g.chance(4):
 			ids = tensor.New([]int64{int64(g.IntN(most - seq))}, 1)
+		case g.chance(4):
+			ids = tensor.Scalar(int64(g.IntN(most - seq)))
+		case g.chance(3): // more tokens than there are positions
+			g.int("is_packed_batching", 1)
+			most = g.in(1, seq)
+			for i := range ids.Len() {
+				tensor.Data[int64](ids)[i] = int64(g.IntN(most))
+			}
+		}
+		if g.chance(4) {
+			g.float("scale", 2)
 		}
 		g.node(1, g.rand(x...), g.feed(ids), g.rand(most, half), g.rand(most, half))
 	})
@@ -244,21 +265,28 @@ func init() {
 			inputs[8] = index(seq + 2)
 		}
 		g.maybeFloat("epsilon", 1e-5, 1e-2)
-		g.node(2, inputs...)
+		g.node(g.in(2, 3), inputs...)
 	})
 	mask := func(g *gen, b, q, total int) *onnx.Value {
 		shape := one(g, []int{b}, []int{b, total}, []int{b, q, total})
-		if g.def.Name == "Attention" && g.chance(5) {
+		switch name := g.def.Name; {
+		case name == "Attention" && g.chance(5):
 			shape = []int{2 * b}
+		case name == "Attention" && g.chance(5): // the same for all keys
+			shape = []int{one(g, 1, b), 1}
+		case name == "MultiHeadAttention" && g.chance(5):
+			shape = []int{3*b + 2}
 		}
 		t, _ := tensor.Zeros(tensor.Int32, shape...)
 		for i := range t.Len() {
 			v := g.IntN(2)
-			if len(shape) == 1 && i >= b {
+			if len(shape) == 1 && i >= 2*b {
+				v = 0
+			} else if len(shape) == 1 && i >= b {
 				v = g.in(0, int(tensor.Data[int32](t)[i-b])-1)
 			} else if len(shape) == 1 {
 				v = g.in(1, total)
-			} else if i%total == 0 {
+			} else if i%total == 0 || shape[1] == 1 {
 				v = 1
 			}
 			tensor.Data[int32](t)[i] = int32(v)
@@ -298,17 +326,41 @@ func init() {
 		}
 		attend(g, outs, inputs, 3, b, heads, seq, total)
 	})
+	// beams are where the tokens of each beam's past come from.
+	beams := func(g *gen, batch, beams, most int) *onnx.Value {
+		t, _ := tensor.Zeros(tensor.Int32, batch, beams, most)
+		for i := range t.Len() {
+			tensor.Data[int32](t)[i] = int32(g.IntN(beams))
+		}
+		return g.feed(t)
+	}
+	whole := func(g *gen, n int) *onnx.Value { return g.feed(tensor.New([]int32{int32(n)}, 1)) }
 	ms("com.microsoft.MultiHeadAttention", func(g *gen) {
 		g.dtype = tensor.Float32
 		b, seq, kv, heads, h := g.in(1, 2), g.in(1, 4), g.in(1, 4), g.in(1, 3), g.in(1, 4)
 		n, v := heads*h, heads*one(g, h, g.in(1, 4))
 		g.int("num_heads", heads)
-		if g.chance(2) {
+		if g.chance(5) { // a buffer, of several beams
+			wide, past := g.in(1, 3), g.in(1, 3)
+			most := past + g.in(1, 3)
+			if g.chance(3) {
+				g.float("scale", 0.2+g.Float32())
+			}
+			inputs := []*onnx.Value{g.rand(b*wide, 1, n), g.rand(b*wide, 1, n), g.rand(b*wide, 1, n), nil, nil, nil, g.rand(b*wide, heads, most, h), g.rand(b*wide, heads, most, h),
+				whole(g, past), beams(g, b, wide, most)}
+			if g.chance(2) {
+				inputs[3] = g.rand(3 * n)
+			}
+			g.node(3, inputs...)
+			return
+		}
+		causal := g.chance(2)
+		if causal {
 			g.int("unidirectional", 1)
 			kv = seq
 		}
 		inputs := []*onnx.Value{g.rand(b, seq, n), g.rand(b, kv, n), g.rand(b, kv, v), nil, nil, nil, nil, nil}
-		total, outs := kv, 1
+		total, outs := kv, one(g, 1, 3)
 		if v == n && g.chance(3) {
 			past := g.in(1, 3)
 			total += past
@@ -316,10 +368,65 @@ func init() {
 			inputs[6], inputs[7] = g.rand(b, heads, past, h), g.rand(b, heads, past, h)
 		} else if g.chance(3) {
 			inputs[1], inputs[2] = g.rand(b, heads, kv, h), g.rand(b, heads, kv, v/heads)
-		} else if g.chance(3) {
+		}
+		if g.chance(3) {
 			inputs[3] = g.rand(2*n + v)
 		}
+		if outs == 3 && !causal && g.chance(2) {
+			outs, g.typed = 4, map[int]tensor.DType{3: tensor.Float32}
+		}
 		attend(g, outs, inputs, 4, b, heads, seq, total)
+	})
+	ms("com.microsoft.DecoderMaskedMultiHeadAttention", func(g *gen) {
+		g.dtype = tensor.Float32
+		b, wide, heads, h, past := g.in(1, 2), 1, g.in(1, 3), g.in(1, 4), g.in(0, 3)
+		n, total, most := heads*h, past+1, past+g.in(1, 3)
+		indirect := g.chance(3)
+		if indirect {
+			wide = g.in(1, 3)
+		}
+		b *= wide
+		g.int("num_heads", heads)
+		if g.chance(3) {
+			g.float("scale", 0.2+g.Float32())
+		}
+		inputs := make([]*onnx.Value, 11)
+		inputs[0] = g.rand(b, 1, n)
+		cross := !indirect && g.chance(3)
+		outs := 1
+		if cross {
+			total = g.in(1, 4)
+			inputs[1], inputs[2] = g.rand(b, heads, total, h), g.rand(b, heads, total, h)
+		} else {
+			g.int("past_present_share_buffer", 1)
+			outs = 3
+			inputs[1], inputs[2], inputs[5], inputs[6] = g.rand(b, 1, n), g.rand(b, 1, n), g.rand(b, heads, most, h), g.rand(b, heads, most, h)
+			inputs[7] = whole(g, past)
+			if g.chance(3) {
+				inputs[4] = g.rand(1, heads, 1, total)
+			}
+		}
+		if g.chance(3) {
+			t, _ := tensor.Zeros(tensor.Int32, b, total)
+			for i := range t.Len() {
+				tensor.Data[int32](t)[i] = int32(g.IntN(2))
+				if i%total == 0 {
+					tensor.Data[int32](t)[i] = 1
+				}
+			}
+			inputs[3] = g.feed(t)
+		}
+		if indirect {
+			inputs[8], inputs[9] = whole(g, wide), beams(g, b/wide, wide, most)
+		}
+		if g.chance(3) {
+			inputs[10] = g.rand(3 * n)
+		}
+		if outs == 3 && !indirect && g.chance(3) {
+			outs, g.typed = 4, map[int]tensor.DType{3: tensor.Float32}
+			g.int("output_qk", 1)
+		}
+		g.node(outs, inputs...)
 	})
 	ms("com.microsoft.GroupQueryAttention", func(g *gen) {
 		g.dtype = tensor.Float32
@@ -327,10 +434,15 @@ func init() {
 		heads, past := kv*g.in(1, 3), 0
 		g.int("num_heads", heads)
 		g.int("kv_num_heads", kv)
-		if g.chance(2) {
+		switch {
+		case g.chance(2):
 			past, seq = g.in(1, 4), 1
+		case g.chance(3): // a second prompt
+			past, b = g.in(1, 4), 1
 		}
-		if g.chance(3) {
+		if g.chance(4) {
+			g.int("causal", 0)
+		} else if g.chance(3) {
 			g.int("local_window_size", g.in(1, 4))
 		}
 		if g.chance(3) {
@@ -344,27 +456,82 @@ func init() {
 		for i := range b {
 			tensor.Data[int32](lens)[i] = int32(total - 1)
 		}
-		inputs := []*onnx.Value{g.rand(b, seq, heads*h), g.rand(b, seq, kv*h), g.rand(b, seq, kv*h), nil, nil, g.feed(lens), g.feed(tensor.Scalar(int32(total))), nil, nil}
+		inputs := []*onnx.Value{g.rand(b, seq, heads*h), g.rand(b, seq, kv*h), g.rand(b, seq, kv*h), nil, nil, g.feed(lens), g.feed(tensor.Scalar(int32(total))), nil, nil, nil, nil, nil, nil, nil}
 		if g.chance(3) {
 			inputs[0], inputs[1], inputs[2] = g.rand(b, seq, (heads+2*kv)*h), nil, nil
 		}
-		if past > 0 {
-			inputs[3], inputs[4] = g.rand(b, kv, past, h), g.rand(b, kv, past, h)
+		room := past // of the cache; what is beyond the past is 0, of which ONNX Runtime makes 0 if it has another buffer for the present
+		if past > 0 && g.chance(3) {
+			room += g.in(1, 4)
+		}
+		switch {
+		case past > 0 && g.chance(3): // quantized, in whole bytes or halves
+			kind, bits := one(g, "PER_TENSOR", "PER_CHANNEL"), one(g, 8, 4)
+			g.str("k_quant_type", kind)
+			g.str("v_quant_type", kind)
+			g.int("kv_cache_bit_width", bits)
+			width, d := h, tensor.Int8
+			if bits == 4 {
+				width, d = h/2, tensor.Uint8
+			}
+			for i := range 2 {
+				cache, _ := tensor.Zeros(d, b, kv, room, width)
+				for k := range cache.Bytes() {
+					if k/width%room < past {
+						cache.Bytes()[k] = byte(g.IntN(256))
+					}
+				}
+				scale := tensor.New([]float32{1}, 1)
+				if kind == "PER_CHANNEL" {
+					scale, _ = tensor.Zeros(tensor.Float32, 1, kv, 1, h)
+				}
+				for k := range tensor.Data[float32](scale) {
+					tensor.Data[float32](scale)[k] = (0.5 + g.Float32()) * 4 / float32(int(1)<<(bits-1))
+				}
+				inputs[3+i], inputs[12+i] = g.feed(cache), g.feed(scale)
+			}
+		case past > 0:
+			for i := range 2 {
+				cache := g.tensor(g.dtype, b, kv, room, h)
+				for k := range tensor.Data[float32](cache) {
+					if k/h%room >= past {
+						tensor.Data[float32](cache)[k] = 0
+					}
+				}
+				inputs[3+i] = g.feed(cache)
+			}
 		}
 		if g.chance(2) {
 			g.int("do_rotary", 1)
 			g.maybe("rotary_interleaved", 0, 1)
-			inputs[7], inputs[8] = g.rand(total+2, h/2), g.rand(total+2, h/2)
+			half := 8 * g.in(1, h/16)
+			inputs[7], inputs[8] = g.rand(total+2, half), g.rand(total+2, half)
+			if g.chance(2) {
+				ids, _ := tensor.Zeros(tensor.Int64, b, seq)
+				for i := range ids.Len() {
+					tensor.Data[int64](ids)[i] = int64(g.IntN(total + 3))
+					if past == 0 { // counted on from the first
+						tensor.Data[int64](ids)[i] = int64(g.IntN(3))
+					}
+				}
+				inputs[9] = g.feed(ids)
+			}
 		}
 		switch {
 		case g.chance(4):
 			g.int("smooth_softmax", 1)
 		case g.chance(3):
-			inputs = append(inputs, nil, nil, g.rand(heads))
-		case g.chance(3):
-			inputs = append(inputs, nil, g.rand(one(g, 1, b), one(g, 1, heads), seq, total))
+			inputs[11] = g.rand(heads)
 		}
-		g.node(3, inputs...)
+		if g.chance(3) {
+			inputs[10] = g.rand(one(g, 1, b), one(g, 1, heads), seq, total)
+		}
+		outs := 3
+		if g.chance(4) {
+			outs = 4
+			g.int("qk_output", g.in(1, 2))
+		}
+		g.node(outs, inputs...)
 	})
 	ms("com.microsoft.Trilu", func(g *gen) {
 		g.maybe("upper", 0, 1)

@@ -72,8 +72,8 @@ var wireTypes = map[tensor.DType]string{
 	tensor.Uint8: "uint8", tensor.Uint16: "uint16", tensor.Uint32: "uint32", tensor.Uint64: "uint64",
 }
 
-// run gives the outputs of a model. A process that ends without an answer is started again.
-func (p *peer) run(model []byte, inputs map[string]*tensor.Tensor) (outputs map[string]*tensor.Tensor, err error) {
+// run gives the outputs of a model, of which those in shared are written into inputs. A process that ends without an answer is started again.
+func (p *peer) run(model []byte, inputs map[string]*tensor.Tensor, shared map[string]string) (outputs map[string]*tensor.Tensor, err error) {
 	ins := map[string]wireTensor{}
 	for name, t := range inputs {
 		w := wireTensor{Type: wireTypes[t.DType()], Dims: t.Shape()}
@@ -87,7 +87,7 @@ func (p *peer) run(model []byte, inputs map[string]*tensor.Tensor) (outputs map[
 		}
 		ins[name] = w
 	}
-	ask, err := json.Marshal(map[string]any{"model": model, "inputs": ins})
+	ask, err := json.Marshal(map[string]any{"model": model, "inputs": ins, "shared": shared})
 	if err != nil {
 		return nil, err
 	}

@@ -103,7 +103,7 @@ func trainBeside(t *testing.T, p *peer, dir string, optimizer finetune.Optimizer
 		for name, v := range next {
 			in[name] = v
 		}
-		out, err := p.run(file, in)
+		out, err := p.run(file, in, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

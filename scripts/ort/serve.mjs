@@ -1,4 +1,5 @@
-// Runs models in ONNX Runtime for internal/difftest: a JSON object a line comes in, {model, inputs}, and one goes out,
+// Runs models in ONNX Runtime for internal/difftest: a JSON object a line comes in, {model, inputs, shared}, where shared
+// names the inputs that outputs are written into, and one goes out,
 // {outputs} or {error}. Models and elements are base64, strings are themselves.
 //   npm install --prefix scripts/ort && node scripts/ort/serve.mjs
 import readline from "node:readline";
@@ -19,11 +20,13 @@ const each = (object, f) => Object.fromEntries(Object.entries(object).map(([k, v
 
 const options = { graphOptimizationLevel: "disabled", intraOpNumThreads: 1, interOpNumThreads: 1, logSeverityLevel: 4 };
 for await (const line of readline.createInterface({ input: process.stdin })) {
-  const { model, inputs } = JSON.parse(line);
+  const { model, inputs, shared } = JSON.parse(line);
   let answer;
   try {
     const session = await ort.InferenceSession.create(decode(model), options);
-    answer = { outputs: each(await session.run(each(inputs, tensor), { logSeverityLevel: 4 }), encode) };
+    const feeds = each(inputs, tensor);
+    const fetches = Object.fromEntries(session.outputNames.map((name) => [name, feeds[shared?.[name]] ?? null]));
+    answer = { outputs: each(await session.run(feeds, fetches, { logSeverityLevel: 4 }), encode) };
     await session.release();
   } catch (e) {
     answer = { error: String(e.message ?? e) };
