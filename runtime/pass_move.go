@@ -81,7 +81,8 @@ func forget(g *onnx.Graph) {
 // views are the operators whose result has the elements of what they get, in their order.
 var views = []string{"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 
-// moves removes what gives a tensor as it was before, and joins transpositions, those with operators on single elements between them too.
+// moves removes what gives a tensor as it was before, joins transpositions, those with operators on single elements between them too, and
+// picks before it transposes, or transposes the numbers of what is picked.
 func moves(r *rewriter) {
 	for _, n := range slices.Clone(r.graph.Nodes) {
 		if r.graphOf[n] != r.graph || len(n.Outputs) != 1 || n.Outputs[0] == nil || len(n.Inputs) == 0 || n.Inputs[0] == nil {
@@ -96,7 +97,76 @@ func moves(r *rewriter) {
 		if perm := r.permOf(n); perm != nil {
 			r.joinTransposes(n, perm)
 		}
+		if r.graphOf[n] == r.graph {
+			r.pickFirst(n)
+			r.turnNumbers(n)
+		}
 	}
+}
+
+// pickFirst takes an element of an axis of x rather than of x transposed.
+func (r *rewriter) pickFirst(n *onnx.Node) {
+	if !is(n, "Gather") || r.infos[n.Inputs[1]].Rank() != 0 || r.infos[n.Inputs[1]].Kind != onnx.TensorType {
+		return
+	}
+	turned := n.Inputs[0].Def()
+	if turned == nil || r.graphOf[turned] != r.graph || !r.once(n.Inputs[0]) {
+		return
+	}
+	perm := r.permOf(turned)
+	axis, err := ops.NormAxis(n.Int("axis", 0), len(perm))
+	if perm == nil || err != nil {
+		return
+	}
+	from, x := perm[axis], turned.Inputs[0]
+	rest := slices.Delete(slices.Clone(perm), axis, axis+1)
+	for i, p := range rest {
+		if p > from {
+			rest[i]--
+		}
+	}
+	pick := node(13, "Gather", []*onnx.Value{x, n.Inputs[1]}, onnx.IntAttr("axis", from))
+	if slices.Equal(rest, identityPerm(len(rest))) {
+		r.put(pick, n, n)
+		return
+	}
+	info := r.infos[x]
+	part := r.before(n, pick, n, ops.Tensor(info.DType, slices.Delete(slices.Clone(info.Shape), int(from), int(from)+1)...))
+	r.put(node(13, "Transpose", []*onnx.Value{part}, onnx.IntsAttr("perm", rest...)), n, turned)
+}
+
+// turnNumbers transposes the numbers of rows that a Gather takes rather than the rows.
+func (r *rewriter) turnNumbers(n *onnx.Node) {
+	perm := r.permOf(n)
+	if perm == nil || !r.once(n.Inputs[0]) {
+		return
+	}
+	rows := n.Inputs[0].Def()
+	if !is(rows, "Gather") || r.graphOf[rows] != r.graph || rows.Int("axis", 0) != 0 {
+		return
+	}
+	numbers := rows.Inputs[1]
+	info := r.infos[numbers]
+	rank := info.Rank()
+	if rank < 2 || !slices.Equal(perm[rank:], identityPerm(len(perm))[rank:]) {
+		return
+	}
+	shape := make([]ops.Dim, rank)
+	for i, p := range perm[:rank] {
+		shape[i] = info.Shape[p]
+	}
+	turned := r.before(n, node(13, "Transpose", []*onnx.Value{numbers}, onnx.IntsAttr("perm", perm[:rank]...)), n, ops.Tensor(info.DType, shape...))
+	r.put(node(13, "Gather", []*onnx.Value{rows.Inputs[0], turned}, onnx.IntAttr("axis", 0)), n, rows)
+}
+
+// before puts fresh before n, under the name of another, and returns its result.
+func (r *rewriter) before(n, fresh, named *onnx.Node, info ops.Info) *onnx.Value {
+	fresh.Name = named.Name
+	v := &onnx.Value{Name: named.Outputs[0].Name}
+	fresh.SetOutput(0, v)
+	r.infos[v] = info
+	r.insert(fresh, n)
+	return v
 }
 
 // unmoved is a value that n's result is sure to be, nil if none is found.
@@ -222,12 +292,7 @@ func (r *rewriter) joined(n *onnx.Node, between []*onnx.Node, first *onnx.Node, 
 	}
 	if !same {
 		moved := node(13, "Transpose", []*onnx.Value{x}, onnx.IntsAttr("perm", perm...))
-		moved.Name = n.Name
-		x = &onnx.Value{Name: n.Outputs[0].Name}
-		moved.SetOutput(0, x)
-		r.infos[x] = r.infos[n.Outputs[0]]
-		r.graphOf[moved] = r.graph
-		r.graph.Nodes = slices.Insert(r.graph.Nodes, slices.Index(r.graph.Nodes, between[len(between)-1]), moved)
+		x = r.before(between[len(between)-1], moved, n, r.infos[n.Outputs[0]])
 	}
 	was := between[len(between)-1].Inputs[0]
 	between[len(between)-1].SetInput(0, x)

@@ -37,6 +37,23 @@ func TestMovesAreFound(t *testing.T) {
 			y := b.Op("Squeeze", b.Op("Unsqueeze", x, ints(b, 1)), ints(b, 1))
 			return b.Op("Sin", b.Op("Reshape", b.Op("Reshape", y, ints(b, -1)), ints(b, 2, 3, 4)))
 		}, "Sin"},
+		"an element of an axis of what is transposed": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return b.Op("Sin", b.Node("Gather", []*onnx.Value{perm(b, x, 1, 0, 2), b.Const(tensor.Scalar(int64(-1)))}, onnx.IntAttr("axis", 1)))
+		}, "Gather Sin"},
+		"an element of an axis, and then a transposition": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return b.Op("Sin", b.Node("Gather", []*onnx.Value{perm(b, x, 2, 0, 1), b.Const(tensor.Scalar(int64(1)))}, onnx.IntAttr("axis", 1)))
+		}, "Gather Sin Transpose"},
+		"several elements of what is transposed": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return b.Op("Sin", b.Node("Gather", []*onnx.Value{perm(b, x, 1, 0, 2), ints(b, 1, 0)}, onnx.IntAttr("axis", 1)))
+		}, "Gather Sin Transpose"},
+		"rows that are transposed, and not their elements": {13, []int{2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			numbers := b.Node("Cast", []*onnx.Value{b.Op("Sign", x)}, onnx.IntAttr("to", int64(tensor.Int64)))
+			return perm(b, b.Op("Gather", b.Const(random(4, 5, 6)), numbers), 1, 0, 2, 3)
+		}, "Cast Gather Sign Transpose"},
+		"elements of rows that are transposed": {13, []int{2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			numbers := b.Node("Cast", []*onnx.Value{b.Op("Sign", x)}, onnx.IntAttr("to", int64(tensor.Int64)))
+			return perm(b, b.Op("Gather", b.Const(random(4, 5)), numbers), 1, 2, 0)
+		}, "Cast Gather Sign Transpose"},
 		"slices of everything, expansion by nothing": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			y := b.Op("Slice", x, ints(b, 0, 0), ints(b, 1<<31-1, 3), ints(b, 2, 1))
 			return b.Op("Sin", b.Op("Expand", y, ints(b, 1, 4)))
