@@ -142,6 +142,7 @@ type rnnSpec struct {
 	acts        [2][]activation // by direction: f, or f g, or f g h
 	defaultActs bool
 	hasLens     bool // rows may have lengths of their own
+	lookup      bool // X is rows of a table
 }
 
 // activation is one of the functions that a recurrent node may name.
@@ -408,6 +409,7 @@ type rnnProblem[T kernel.Float] struct {
 	T, B, I               int
 	x, w, r, b, h0, c0, p []T
 	lens                  []int
+	rows                  []int // of a table, in place of x; then I is 1
 
 	// Of a run without a tape.
 	parts     int // of each direction
@@ -418,11 +420,16 @@ type rnnProblem[T kernel.Float] struct {
 
 func newRNNProblem[T kernel.Float](c *Ctx, s *rnnSpec) (*rnnProblem[T], error) {
 	x, q := c.In(0), Scratch[rnnProblem[T]](c)
-	*q = rnnProblem[T]{rnnSpec: s, pool: c.Pool, x: tensor.Data[T](x), lens: q.lens[:0], units: q.units[:0], turns: q.turns[:0]}
+	*q = rnnProblem[T]{rnnSpec: s, pool: c.Pool, lens: q.lens[:0], units: q.units[:0], turns: q.turns[:0], rows: q.rows[:0]}
 	if c.In(1).DType() == tensor.TypeOf[T]() { // DynamicQuantizeLSTM's are bytes
 		q.w, q.r = tensor.Data[T](c.In(1)), tensor.Data[T](c.In(2))
 	}
-	q.T, q.B, q.I = x.Shape()[0], x.Shape()[1], x.Shape()[2]
+	q.T, q.B, q.I = x.Shape()[0], x.Shape()[1], 1
+	if !s.lookup {
+		q.I, q.x = x.Shape()[2], tensor.Data[T](x)
+	} else if err := q.lookUp(x, c.In(rnnTable)); err != nil {
+		return nil, err
+	}
 	if s.batchFirst {
 		q.T, q.B = q.B, q.T
 	}

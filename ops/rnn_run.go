@@ -54,8 +54,11 @@ func gather[E any](dst, src []E, u rnnUnits, gates, hidden, row int) []E {
 }
 
 // rnnFactors: w is W transposed, I×GH; r is R transposed, H×GH, or its first two gates where the third's product comes
-// later, which is then in late.
-type rnnFactors[T kernel.Float] struct{ w, r, late rnnFactor[T] }
+// later, which is then in late. rows, in place of w, is the input's share of the gates for each row of a table.
+type rnnFactors[T kernel.Float] struct {
+	w, r, late rnnFactor[T]
+	rows       []T
+}
 
 // rnnFactor is the right side F of a product: times sets y = x·F + beta·y of that many rows. back tells that it is every second
 // product by F.
@@ -78,14 +81,13 @@ func newRNNWeights[T kernel.Float](n *Node) *rnnWeights[T] {
 		c := n.Info(i).Const
 		return c != nil && c.DType() == tensor.TypeOf[T]()
 	}
-	if constant(1) && constant(2) {
-		return &rnnWeights[T]{constant: true, make: func(_ *Ctx, q *rnnProblem[T], u rnnUnits) (rnnFactors[T], error) {
-			return packRNN(q, u, func(k, n int, b []T) *kernel.PackedBOf[T] { return kernel.PackWeights(nil, true, k, n, b, k) }), nil
-		}}
+	ws := &rnnWeights[T]{constant: constant(1) && constant(2)}
+	ws.make = func(_ *Ctx, q *rnnProblem[T], u rnnUnits) (rnnFactors[T], error) {
+		f := packRecurrent(q, u, ws.constant)
+		f.w = packed(q.I, q.gates*u.n, gather[T](nil, q.w, u, q.gates, q.hidden, q.I), ws.constant)
+		return f, nil
 	}
-	return &rnnWeights[T]{make: func(_ *Ctx, q *rnnProblem[T], u rnnUnits) (rnnFactors[T], error) {
-		return packRNN(q, u, func(k, n int, b []T) *kernel.PackedBOf[T] { return kernel.PackB(true, k, n, b, k) }), nil
-	}}
+	return ws
 }
 
 // of gives the factors of all parts.
@@ -107,15 +109,21 @@ func (ws *rnnWeights[T]) of(c *Ctx, q *rnnProblem[T]) ([]rnnFactors[T], error) {
 	return ws.factors, ws.err
 }
 
-func packRNN[T kernel.Float](q *rnnProblem[T], u rnnUnits, packed func(k, n int, b []T) *kernel.PackedBOf[T]) rnnFactors[T] {
-	H, I := q.hidden, q.I
-	w, r := gather[T](nil, q.w, u, q.gates, H, I), gather[T](nil, q.r, u, q.gates, H, H)
-	pack := func(k, n int, b []T) rnnFactor[T] { return rnnPanels[T]{packed(k, n, b)} }
-	f := rnnFactors[T]{w: pack(I, q.gates*u.n, w)}
+// packed is B transposed, k×n; keep tells that it will be used for long.
+func packed[T kernel.Float](k, n int, b []T, keep bool) rnnFactor[T] {
+	if keep {
+		return rnnPanels[T]{kernel.PackWeights(nil, true, k, n, b, k)}
+	}
+	return rnnPanels[T]{kernel.PackB(true, k, n, b, k)}
+}
+
+func packRecurrent[T kernel.Float](q *rnnProblem[T], u rnnUnits, keep bool) (f rnnFactors[T]) {
+	H := q.hidden
+	r := gather[T](nil, q.r, u, q.gates, H, H)
 	if q.kind == "GRU" && !q.linearReset {
-		f.r, f.late = pack(H, 2*u.n, r), pack(H, u.n, r[2*u.n*H:])
+		f.r, f.late = packed(H, 2*u.n, r, keep), packed(H, u.n, r[2*u.n*H:], keep)
 	} else {
-		f.r = pack(H, q.gates*u.n, r)
+		f.r = packed(H, q.gates*u.n, r, keep)
 	}
 	return f
 }
@@ -127,7 +135,7 @@ type rnnTurn[T kernel.Float] struct {
 	rnnUnits
 	by    rnnFactors[T]
 	pool  *kernel.Pool
-	all   []T    // the gates of all steps
+	all   []T    // the gates of all steps; of the one at hand where the input's share is looked up
 	state [2][]T // of all units of the direction
 	bias  []T
 	ep    kernel.EpilogueOf[T]
@@ -147,8 +155,12 @@ func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
 	}
 	H, B := q.hidden, q.B
 	GH := q.gates * H
-	// Room for the gates of all steps, two states, a cell state, h(c), the products of one step, a bias and peepholes.
-	steps, err := tensor.NumElements([]int{q.T, B, GH})
+	ahead := q.T // steps whose gates are computed ahead
+	if factors[0].rows != nil {
+		ahead = 1
+	}
+	// Room for the gates of these, two states, a cell state, h(c), the products of one step, a bias and peepholes.
+	steps, err := tensor.NumElements([]int{ahead, B, GH})
 	if err != nil {
 		return err
 	}
@@ -172,7 +184,7 @@ func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
 	q.turns = grown(q.turns, len(q.units))
 	for i, u := range q.units {
 		gh, t := q.gates*u.n, &q.turns[i]
-		*t = rnnTurn[T]{rnnProblem: q, rnnUnits: u, by: factors[i], acts: q.acts[u.d], all: cut(q.T * B * gh), cell: cut(B * u.n),
+		*t = rnnTurn[T]{rnnProblem: q, rnnUnits: u, by: factors[i], acts: q.acts[u.d], all: cut(ahead * B * gh), cell: cut(B * u.n),
 			rec: cut(B * gh), bias: cut(gh), peep: cut(3 * u.n)[:0]}
 		if u.first > 0 {
 			t.state, t.hc = q.turns[i-1].state, q.turns[i-1].hc
@@ -247,32 +259,41 @@ func (q *rnnProblem[T]) phases() int {
 	return 1
 }
 
+// biases sets bias to the sum of W's and R's for the gates of u, but for a share of R's that is added elsewhere, and is returned.
+func (q *rnnProblem[T]) biases(u rnnUnits, bias []T) (recBias []T) {
+	clear(bias)
+	if q.b == nil {
+		return nil
+	}
+	// B is the gates of W and then those of R.
+	both := rnnUnits{2 * u.d, u.first, u.n}
+	gather(bias[:0], q.b, both, q.gates, q.hidden, 1)
+	both.d++
+	n := len(bias)
+	if q.kind == "GRU" && q.linearReset {
+		n, recBias = 2*u.n, q.b[(both.d*3+2)*q.hidden+u.first:][:u.n]
+	}
+	for g := range n / u.n {
+		for i, v := range q.b[(both.d*q.gates+g)*q.hidden+u.first:][:u.n] {
+			bias[g*u.n+i] += v
+		}
+	}
+	return recBias
+}
+
 // begin computes the input's share of all steps' gates, which is one product, in the order of X, and sets the states.
 func (u *rnnTurn[T]) begin() {
 	q, bias := u.rnnProblem, u.bias
-	clear(bias)
-	if q.b != nil {
-		// B is the gates of W and then those of R.
-		both := rnnUnits{2 * u.d, u.first, u.n}
-		gather(bias[:0], q.b, both, q.gates, q.hidden, 1)
-		both.d++
-		n := len(bias)
-		if q.kind == "GRU" && q.linearReset {
-			n, u.recBias = 2*u.n, q.b[(both.d*3+2)*q.hidden+u.first:][:u.n]
-		}
-		for g := range n / u.n {
-			for i, v := range q.b[(both.d*q.gates+g)*q.hidden+u.first:][:u.n] {
-				bias[g*u.n+i] += v
-			}
-		}
-	}
+	u.recBias = q.biases(u.rnnUnits, bias)
 	if q.p != nil {
 		u.peep = gather(u.peep, q.p, u.rnnUnits, 3, q.hidden, 1)
 	} else {
 		u.peep = nil
 	}
-	u.ep = kernel.EpilogueOf[T]{ColBias: bias}
-	u.by.w.times(u.pool, false, q.T*q.B, q.x, q.I, 0, u.all, len(bias), &u.ep)
+	if u.by.rows == nil {
+		u.ep = kernel.EpilogueOf[T]{ColBias: bias}
+		u.by.w.times(u.pool, false, q.T*q.B, q.x, q.I, 0, u.all, len(bias), &u.ep)
+	}
 	u.prev, u.prevLD = u.state[0], q.hidden
 	for b := range q.B {
 		u.start(b)
@@ -304,9 +325,16 @@ func (u *rnnTurn[T]) step(s, phase int) {
 	back := s%2 == 1
 	if phase == 0 {
 		// Row b's gates, and where its state goes: into Y, or one of two buffers by turns.
-		u.gates, u.gatesLD = u.all[t*B*gh:], gh
-		if q.batchFirst {
+		switch {
+		case u.by.rows != nil:
+			u.gates, u.gatesLD = u.all, gh
+			for b := range B {
+				copy(u.gates[b*gh:][:gh], u.by.rows[q.rows[q.xAt(t, b)]*gh:])
+			}
+		case q.batchFirst:
 			u.gates, u.gatesLD = u.all[t*gh:], q.T*gh
+		default:
+			u.gates, u.gatesLD = u.all[t*B*gh:], gh
 		}
 		u.next, u.nextLD = u.state[(s+1)%2], H
 		if q.y != nil {

@@ -27,6 +27,7 @@ var passes = []pass{
 	{"moves", moves},
 	{"stacks", stacks},
 	{"states", states},
+	{"embeddings", embeddings},
 	{"one-hot", oneHot},
 	{"gelu", gelu},
 	{"swish", swish},
