@@ -246,15 +246,16 @@ def quantize_lstm():
 
 quantize_lstm()
 
-resnet = vision.quantization.resnet18(weights=None, quantize=False).eval()
-resnet.fuse_model()
-resnet.qconfig = torch.ao.quantization.get_default_qconfig("fbgemm")
-torch.ao.quantization.prepare(resnet, inplace=True)
-with torch.no_grad():
-    resnet(torch.randn(4, 3, 224, 224))
-torch.ao.quantization.convert(resnet, inplace=True)
-export("resnet18_int8", resnet, {"image": torch.randn(1, 3, 224, 224)}, {"int8 resnet18 224": {}}, opset=13)
-rows[-1]["quantized"] = True
+for name, row in [("resnet18", "int8 resnet18 224"), ("mobilenet_v2", "int8 mobilenet_v2 224"), ("mobilenet_v3_large", "int8 mobilenet_v3_large 224")]:
+    net = getattr(vision.quantization, name)(weights=None, quantize=False).eval()
+    net.fuse_model()
+    net.qconfig = torch.ao.quantization.get_default_qconfig("fbgemm")
+    torch.ao.quantization.prepare(net, inplace=True)
+    with torch.no_grad():
+        net(torch.randn(4, 3, 224, 224))
+    torch.ao.quantization.convert(net, inplace=True)
+    export(name + "_int8", net, {"image": torch.randn(1, 3, 224, 224)}, {row: {}}, opset=13)
+    rows[-1]["quantized"] = True
 
 with open(os.path.join(folder, "rows.json"), "w") as f:
     json.dump(rows, f, indent=1)

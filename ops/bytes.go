@@ -15,8 +15,9 @@ func init() {
 	bytes := Of(tensor.Int8, tensor.Uint8)
 	float := Of(tensor.Float32)
 	const why = "its inputs are integers"
-	register(
-		Op{Domain: ms, Name: "QLinearAdd", Since: []int{1}, MinIn: 7, MaxIn: 8, Types: []TypeSet{bytes, float, bytes, bytes, float, bytes, float, bytes}, NoGrad: why, Estimate: estimateQLinearAdd,
+	binary := func(name, standard string, k byteBinary) Op {
+		return Op{Domain: ms, Name: name, Since: []int{1}, MinIn: 7, MaxIn: 8, Types: []TypeSet{bytes, float, bytes, bytes, float, bytes, float, bytes}, NoGrad: why,
+			Estimate: estimateByteBinary(standard),
 			Infer: func(n *Node) ([]Info, error) {
 				y, err := Broadcast(n.In[0].DType, n.In[0], n.In[3])
 				return []Info{y}, err
@@ -27,8 +28,17 @@ func init() {
 						return nil, fmt.Errorf("input %d is left out but required", i)
 					}
 				}
-				return qLinearAdd, nil
-			}},
+				return k.run, nil
+			}}
+	}
+	register(
+		binary("QLinearAdd", "Add", func(y, a, b []uint8, scale, zero [3]float32, lo, hi float32, signed bool) {
+			ra, rb := scale[0]/scale[2], scale[1]/scale[2]
+			kernel.AddBytes(y, a, b, ra, rb, zero[2]-float32(float32(ra*zero[0])+float32(rb*zero[1])), lo, hi, signed)
+		}),
+		binary("QLinearMul", "Mul", func(y, a, b []uint8, scale, zero [3]float32, lo, hi float32, signed bool) {
+			kernel.MulBytes(y, a, b, zero[0], zero[1], scale[0]*scale[1]/scale[2], zero[2], lo, hi, signed)
+		}),
 		// The channels are the second axis, or the last one if channels_last is not 0.
 		Op{Domain: ms, Name: "QLinearGlobalAveragePool", Since: []int{1}, MinIn: 5, Types: []TypeSet{bytes, float, bytes, float, bytes}, NoGrad: why, Estimate: estimateQGlobalAveragePool,
 			Infer: func(n *Node) ([]Info, error) {
@@ -86,11 +96,13 @@ func init() {
 	)
 }
 
-// estimateQLinearAdd is the gradient by way of the real numbers that the bytes stand for.
-func estimateQLinearAdd(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
-		return []*onnx.Value{g.quantize(g.Add(g.dequantize(in[0], in[1], in[2]), g.dequantize(in[3], in[4], in[5])), in[6], n.Input(7))}
-	})
+// estimateByteBinary is the gradient by way of the real numbers that the bytes stand for, of which standard makes the result.
+func estimateByteBinary(standard string) func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+	return func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
+		return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
+			return []*onnx.Value{g.quantize(g.Op(standard, g.dequantize(in[0], in[1], in[2]), g.dequantize(in[3], in[4], in[5])), in[6], n.Input(7))}
+		})
+	}
 }
 
 // estimateQGlobalAveragePool is likewise.
@@ -120,10 +132,13 @@ func byteScale(c *Ctx, i int) (scale, zero float32, err error) {
 	return tensor.Data[float32](s)[0], zero, nil
 }
 
-// byteAddends is the operands of a sum spread over its shape.
-type byteAddends struct{ from [2]*movement }
+// spreadBytes is the operands of a sum or product spread over its shape.
+type spreadBytes struct{ from [2]*movement }
 
-func qLinearAdd(c *Ctx) error {
+// A byteBinary computes y from the bytes of two operands; the scales and zero points are theirs and y's.
+type byteBinary func(y, a, b []uint8, scale, zero [3]float32, lo, hi float32, signed bool)
+
+func (k byteBinary) run(c *Ctx) error {
 	var scale, zero [3]float32
 	for i := range 3 {
 		var err error
@@ -136,8 +151,8 @@ func qLinearAdd(c *Ctx) error {
 	if a.DType() != b.DType() {
 		return fmt.Errorf("element types %s and %s differ", a.DType(), b.DType())
 	}
-	spread, err := Keep(c, func() (*byteAddends, error) {
-		var s byteAddends
+	spread, err := Keep(c, func() (*spreadBytes, error) {
+		var s spreadBytes
 		for k, x := range []*tensor.Tensor{a, b} {
 			if slices.Equal(x.Shape(), y.Shape()) {
 				continue
@@ -169,12 +184,10 @@ func qLinearAdd(c *Ctx) error {
 		}
 		x[k] = whole
 	}
-	ra, rb := scale[0]/scale[2], scale[1]/scale[2]
-	shift := zero[2] - float32(float32(ra*zero[0])+float32(rb*zero[1]))
 	lo, hi, _ := bounds(y.DType())
 	va, vb, vy := tensor.View[uint8](x[0]), tensor.View[uint8](x[1]), tensor.View[uint8](y)
 	signed := y.DType() == tensor.Int8
-	c.Pool.For(len(vy), unaryGrain, func(i, j int) { kernel.AddBytes(vy[i:j], va[i:j], vb[i:j], ra, rb, shift, lo, hi, signed) })
+	c.Pool.For(len(vy), unaryGrain, func(i, j int) { k(vy[i:j], va[i:j], vb[i:j], scale, zero, lo, hi, signed) })
 	return nil
 }
 

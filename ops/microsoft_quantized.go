@@ -25,19 +25,7 @@ func init() {
 			return []*onnx.Value{g.quantize(y, n.Inputs[3], n.Input(4))}, nil
 		})
 	}
-	binary := func(name, standard string) Op {
-		return op(name, 2, 8, func(g *Grad, n *Node) ([]*onnx.Value, error) {
-			for _, i := range []int{3, 4, 6} {
-				if !n.Has(i) {
-					return nil, fmt.Errorf("input %d is left out but required", i)
-				}
-			}
-			y := g.Op(standard, g.dequantize(n.Inputs[0], n.Inputs[1], n.Input(2)), g.dequantize(n.Inputs[3], n.Inputs[4], n.Input(5)))
-			return []*onnx.Value{g.quantize(y, n.Inputs[6], n.Input(7))}, nil
-		})
-	}
 	register(
-		binary("QLinearMul", "Mul"),
 		unary("QLinearSigmoid", func(g *Grad, n *Node, x *onnx.Value) (*onnx.Value, error) { return g.Op("Sigmoid", x), nil }),
 		unary("QLinearLeakyRelu", func(g *Grad, n *Node, x *onnx.Value) (*onnx.Value, error) {
 			return g.With("LeakyRelu", []*onnx.Attribute{FloatAttr("alpha", n.Float("alpha", 0.01))}, x), nil

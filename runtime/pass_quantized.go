@@ -358,6 +358,17 @@ func (q *quantizer) operator(n *onnx.Node, g grain) bool {
 		}
 		q.result(n, d, microsoftNode("QLinearAdd", x, from.scale, from.zero, y, other.scale, other.zero, g.scale, g.zero), last, g, lo, hi)
 		return true
+	case "Mul":
+		y, other, second := q.bytesOf(d.Inputs[1])
+		if !ok || !second || x == y || from.d != other.d || from.d != g.d {
+			return false
+		}
+		last := image && q.infos[d.Inputs[1]].Rank() == rank && (q.last[x] != nil || q.last[y] != nil)
+		if last {
+			x, y = q.image(x, rank), q.image(y, rank)
+		}
+		q.result(n, d, microsoftNode("QLinearMul", x, from.scale, from.zero, y, other.scale, other.zero, g.scale, g.zero), last, g, lo, hi)
+		return true
 	case "MaxPool":
 		if !ok || !image || !from.same(g) || d.Int("storage_order", 0) != 0 {
 			return false

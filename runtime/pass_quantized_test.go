@@ -105,6 +105,22 @@ func TestQuantizedOperators(t *testing.T) {
 			_, y := b.rounded(b.Op("Neg", x), 0.03, false)
 			return b.Op("Add", x, y)
 		}, "QLinearAdd"},
+		"mul": {func(b quantizedGraph, x *onnx.Value) *onnx.Value {
+			_, y := b.rounded(b.conv(x, 6, 6, 1), 0.2, false)
+			return b.Op("Clip", b.Op("Mul", x, y), b.Const(tensor.Scalar(float32(-1))), b.Const(tensor.Scalar(float32(1.5))))
+		}, "QLinearMul"},
+		"excite": {func(b quantizedGraph, x *onnx.Value) *onnx.Value {
+			_, y := b.rounded(b.conv(x, 10, 6, 1), 0.2, false)
+			corner := b.Node("Slice", []*onnx.Value{y, b.Const(tensor.New([]int64{0, 0})), b.Const(tensor.New([]int64{1, 1})), b.Const(tensor.New([]int64{2, 3}))})
+			_, s := b.rounded(corner, 0.2, false)
+			_, s = b.rounded(b.Op("HardSigmoid", s), 1./256, true)
+			return b.Op("Mul", s, y)
+		}, "QLinearMul"},
+		"mul by a row": {func(b quantizedGraph, x *onnx.Value) *onnx.Value {
+			_, y := b.rounded(b.Op("Neg", x), 0.03, false)
+			_, row := b.rounded(b.Op("Squeeze", b.Node("Slice", []*onnx.Value{y, b.Const(tensor.New([]int64{0, 0, 0})), b.Const(tensor.New([]int64{1, 1, 1}))}), b.Const(tensor.New([]int64{0, 1, 2}))), 0.03, false)
+			return b.Op("Mul", x, row)
+		}, "QLinearMul"},
 		"global average": {func(b quantizedGraph, x *onnx.Value) *onnx.Value { return b.Op("GlobalAveragePool", x) }, "QLinearGlobalAveragePool"},
 		"mean": {func(b quantizedGraph, x *onnx.Value) *onnx.Value {
 			return b.Node("ReduceMean", []*onnx.Value{x}, onnx.IntsAttr("axes", 2, -1), onnx.IntAttr("keepdims", 0))

@@ -76,6 +76,28 @@ func AddBytes(dst, x, y []uint8, a, b, c, lo, hi float32, signed bool) {
 	}
 }
 
+// MulBytes sets dst[i] = round((x[i] - xZero)·(y[i] - yZero)·by + c) between lo and hi, halves to even. signed says that all are the bits of int8s.
+func MulBytes(dst, x, y []uint8, xZero, yZero, by, c, lo, hi float32, signed bool) {
+	sameLen("MulBytes", len(dst), len(x))
+	sameLen("MulBytes", len(dst), len(y))
+	mul, done := vector.mulU8, 0
+	if signed {
+		mul = vector.mulS8
+	}
+	if mul != nil {
+		mul(dst, x, y, xZero, yZero, by, c, lo, hi)
+		done = len(x) / active.lanes() * active.lanes()
+	}
+	for i := done; i < len(dst); i++ {
+		v, w := float32(x[i]), float32(y[i])
+		if signed {
+			v, w = float32(int8(x[i])), float32(int8(y[i]))
+		}
+		product := float64((v - xZero) * (w - yZero)) // exact
+		dst[i] = toByte(float32(product*float64(by)+float64(c)), 0, lo, hi)
+	}
+}
+
 // MaxBytes sets dst[i] to the greater of dst[i] and x[i]. signed says that they are the bits of int8s.
 func MaxBytes(dst, x []uint8, signed bool) {
 	sameLen("MaxBytes", len(dst), len(x))

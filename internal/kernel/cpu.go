@@ -78,6 +78,7 @@ type vectorKernels struct {
 	quantize                   func(dst []uint8, x []float32, scale, zero, lo, hi float32)
 	dequantizeU8, dequantizeS8 func(dst []float32, x []uint8, zero int, scale float32)
 	addU8, addS8               func(dst, x, y []uint8, a, b, c, lo, hi float32)
+	mulU8, mulS8               func(dst, x, y []uint8, xZero, yZero, by, c, lo, hi float32)
 	maxU8, maxS8               func(dst, x []uint8) // as many elements as fill 16 bytes
 }
 

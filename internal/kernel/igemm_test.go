@@ -134,7 +134,7 @@ func TestBytes(t *testing.T) {
 	})
 }
 
-func TestAddAndMaxBytes(t *testing.T) {
+func TestByteArithmetic(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		for n := range 150 {
 			x, y, sum := randomBytes(n), randomBytes(n), make([]uint8, n)
@@ -146,12 +146,18 @@ func TestAddAndMaxBytes(t *testing.T) {
 				// Exact numbers, halves among them.
 				a, b, c := float32(rand.IntN(5))/4-0.5, float32(rand.IntN(9))/8, float32(rand.IntN(40)-20)
 				AddBytes(sum, x, y, a, b, c, lo, hi, signed)
+				product, xz, yz, by := make([]uint8, n), float32(rand.IntN(256))+lo, float32(rand.IntN(256))+lo, float32(rand.IntN(9))/1024
+				MulBytes(product, x, y, xz, yz, by, c, lo, hi, signed)
 				most := append([]uint8(nil), x...)
 				MaxBytes(most, y, signed)
 				for i := range n {
 					want := min(max(math.RoundToEven(value(x[i])*float64(a)+value(y[i])*float64(b)+float64(c)), float64(lo)), float64(hi))
 					if got := value(sum[i]); got != want {
 						t.Fatalf("%g·%g + %g·%g + %g is %g, want %g", value(x[i]), a, value(y[i]), b, c, got, want)
+					}
+					want = min(max(math.RoundToEven((value(x[i])-float64(xz))*(value(y[i])-float64(yz))*float64(by)+float64(c)), float64(lo)), float64(hi))
+					if got := value(product[i]); got != want {
+						t.Fatalf("(%g - %g)·(%g - %g)·%g + %g is %g, want %g", value(x[i]), xz, value(y[i]), yz, by, c, got, want)
 					}
 					if got, want := value(most[i]), max(value(x[i]), value(y[i])); got != want {
 						t.Fatalf("the greater of %g and %g is %g", value(x[i]), value(y[i]), got)

@@ -4189,6 +4189,86 @@ done:
 	VZEROUPPER
 	RET
 
+// func mulU8AVX512(dst []uint8, x []uint8, y []uint8, xZero float32, yZero float32, by float32, c float32, lo float32, hi float32)
+// Requires: AVX, AVX512F
+TEXT ·mulU8AVX512(SB), NOSPLIT, $0-96
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	MOVQ         y_base+48(FP), BX
+	VBROADCASTSS xZero+72(FP), Z0
+	VBROADCASTSS yZero+76(FP), Z1
+	VBROADCASTSS by+80(FP), Z2
+	VBROADCASTSS c+84(FP), Z3
+	VBROADCASTSS lo+88(FP), Z4
+	VBROADCASTSS hi+92(FP), Z5
+	SUBQ         $+16, AX
+	JL           done
+
+loop:
+	VPMOVZXBD   (DX), Z6
+	VCVTDQ2PS   Z6, Z6
+	VSUBPS      Z0, Z6, Z6
+	VPMOVZXBD   (BX), Z7
+	VCVTDQ2PS   Z7, Z7
+	VSUBPS      Z1, Z7, Z7
+	VMULPS      Z7, Z6, Z6
+	VMOVUPS     Z3, Z7
+	VFMADD231PS Z2, Z6, Z7
+	VMAXPS      Z4, Z7, Z6
+	VMINPS      Z5, Z6, Z6
+	VCVTPS2DQ   Z6, Z6
+	VPMOVDB     Z6, (CX)
+	ADDQ        $+16, DX
+	ADDQ        $+16, BX
+	ADDQ        $+16, CX
+	SUBQ        $+16, AX
+	JGE         loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func mulS8AVX512(dst []uint8, x []uint8, y []uint8, xZero float32, yZero float32, by float32, c float32, lo float32, hi float32)
+// Requires: AVX, AVX512F
+TEXT ·mulS8AVX512(SB), NOSPLIT, $0-96
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	MOVQ         y_base+48(FP), BX
+	VBROADCASTSS xZero+72(FP), Z0
+	VBROADCASTSS yZero+76(FP), Z1
+	VBROADCASTSS by+80(FP), Z2
+	VBROADCASTSS c+84(FP), Z3
+	VBROADCASTSS lo+88(FP), Z4
+	VBROADCASTSS hi+92(FP), Z5
+	SUBQ         $+16, AX
+	JL           done
+
+loop:
+	VPMOVSXBD   (DX), Z6
+	VCVTDQ2PS   Z6, Z6
+	VSUBPS      Z0, Z6, Z6
+	VPMOVSXBD   (BX), Z7
+	VCVTDQ2PS   Z7, Z7
+	VSUBPS      Z1, Z7, Z7
+	VMULPS      Z7, Z6, Z6
+	VMOVUPS     Z3, Z7
+	VFMADD231PS Z2, Z6, Z7
+	VMAXPS      Z4, Z7, Z6
+	VMINPS      Z5, Z6, Z6
+	VCVTPS2DQ   Z6, Z6
+	VPMOVDB     Z6, (CX)
+	ADDQ        $+16, DX
+	ADDQ        $+16, BX
+	ADDQ        $+16, CX
+	SUBQ        $+16, AX
+	JGE         loop
+
+done:
+	VZEROUPPER
+	RET
+
 // func maxU8AVX512(dst []uint8, x []uint8)
 // Requires: AVX, AVX2
 TEXT ·maxU8AVX512(SB), NOSPLIT, $0-48
@@ -7637,6 +7717,92 @@ loop:
 	VEXTRACTI128 $0x01, Y6, X5
 	VPUNPCKLDQ   X5, X6, X5
 	VMOVQ        X5, (CX)
+	ADDQ         $+8, DX
+	ADDQ         $+8, BX
+	ADDQ         $+8, CX
+	SUBQ         $+8, AX
+	JGE          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func mulU8AVX2(dst []uint8, x []uint8, y []uint8, xZero float32, yZero float32, by float32, c float32, lo float32, hi float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·mulU8AVX2(SB), NOSPLIT, $0-96
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	MOVQ         y_base+48(FP), BX
+	VBROADCASTSS xZero+72(FP), Y0
+	VBROADCASTSS yZero+76(FP), Y1
+	VBROADCASTSS by+80(FP), Y2
+	VBROADCASTSS c+84(FP), Y3
+	VBROADCASTSS lo+88(FP), Y4
+	VBROADCASTSS hi+92(FP), Y5
+	SUBQ         $+8, AX
+	JL           done
+
+loop:
+	VPMOVZXBD    (DX), Y6
+	VCVTDQ2PS    Y6, Y6
+	VSUBPS       Y0, Y6, Y6
+	VPMOVZXBD    (BX), Y7
+	VCVTDQ2PS    Y7, Y7
+	VSUBPS       Y1, Y7, Y7
+	VMULPS       Y7, Y6, Y6
+	VMOVUPS      Y3, Y7
+	VFMADD231PS  Y2, Y6, Y7
+	VMAXPS       Y4, Y7, Y6
+	VMINPS       Y5, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPSHUFB      lowBytes<>+0(SB), Y6, Y7
+	VEXTRACTI128 $0x01, Y7, X6
+	VPUNPCKLDQ   X6, X7, X6
+	VMOVQ        X6, (CX)
+	ADDQ         $+8, DX
+	ADDQ         $+8, BX
+	ADDQ         $+8, CX
+	SUBQ         $+8, AX
+	JGE          loop
+
+done:
+	VZEROUPPER
+	RET
+
+// func mulS8AVX2(dst []uint8, x []uint8, y []uint8, xZero float32, yZero float32, by float32, c float32, lo float32, hi float32)
+// Requires: AVX, AVX2, FMA3
+TEXT ·mulS8AVX2(SB), NOSPLIT, $0-96
+	MOVQ         x_len+32(FP), AX
+	MOVQ         dst_base+0(FP), CX
+	MOVQ         x_base+24(FP), DX
+	MOVQ         y_base+48(FP), BX
+	VBROADCASTSS xZero+72(FP), Y0
+	VBROADCASTSS yZero+76(FP), Y1
+	VBROADCASTSS by+80(FP), Y2
+	VBROADCASTSS c+84(FP), Y3
+	VBROADCASTSS lo+88(FP), Y4
+	VBROADCASTSS hi+92(FP), Y5
+	SUBQ         $+8, AX
+	JL           done
+
+loop:
+	VPMOVSXBD    (DX), Y6
+	VCVTDQ2PS    Y6, Y6
+	VSUBPS       Y0, Y6, Y6
+	VPMOVSXBD    (BX), Y7
+	VCVTDQ2PS    Y7, Y7
+	VSUBPS       Y1, Y7, Y7
+	VMULPS       Y7, Y6, Y6
+	VMOVUPS      Y3, Y7
+	VFMADD231PS  Y2, Y6, Y7
+	VMAXPS       Y4, Y7, Y6
+	VMINPS       Y5, Y6, Y6
+	VCVTPS2DQ    Y6, Y6
+	VPSHUFB      lowBytes<>+0(SB), Y6, Y7
+	VEXTRACTI128 $0x01, Y7, X6
+	VPUNPCKLDQ   X6, X7, X6
+	VMOVQ        X6, (CX)
 	ADDQ         $+8, DX
 	ADDQ         $+8, BX
 	ADDQ         $+8, CX

@@ -294,6 +294,16 @@ func addU8AVX512(dst, x, y []uint8, a, b, c, lo, hi float32)
 //go:noescape
 func addS8AVX512(dst, x, y []uint8, a, b, c, lo, hi float32)
 
+// mulU8AVX512 rounds the first len(x) - len(x) mod 16 products: see MulBytes.
+//
+//go:noescape
+func mulU8AVX512(dst, x, y []uint8, xZero, yZero, by, c, lo, hi float32)
+
+// mulS8AVX512 rounds the first len(x) - len(x) mod 16 products: see MulBytes.
+//
+//go:noescape
+func mulS8AVX512(dst, x, y []uint8, xZero, yZero, by, c, lo, hi float32)
+
 // maxU8AVX512 sets dst[i] = max(dst[i], x[i]) for the first len(x) - len(x) mod 16 elements.
 //
 //go:noescape
@@ -369,6 +379,8 @@ var vectorAVX512 = vectorKernels{
 	dequantizeS8:      dequantizeS8AVX512,
 	addU8:             addU8AVX512,
 	addS8:             addS8AVX512,
+	mulU8:             mulU8AVX512,
+	mulS8:             mulS8AVX512,
 	maxU8:             maxU8AVX512,
 	maxS8:             maxS8AVX512,
 	gather:            gatherAVX512,
@@ -666,6 +678,16 @@ func addU8AVX2(dst, x, y []uint8, a, b, c, lo, hi float32)
 //go:noescape
 func addS8AVX2(dst, x, y []uint8, a, b, c, lo, hi float32)
 
+// mulU8AVX2 rounds the first len(x) - len(x) mod 8 products: see MulBytes.
+//
+//go:noescape
+func mulU8AVX2(dst, x, y []uint8, xZero, yZero, by, c, lo, hi float32)
+
+// mulS8AVX2 rounds the first len(x) - len(x) mod 8 products: see MulBytes.
+//
+//go:noescape
+func mulS8AVX2(dst, x, y []uint8, xZero, yZero, by, c, lo, hi float32)
+
 // maxU8AVX2 sets dst[i] = max(dst[i], x[i]) for the first len(x) - len(x) mod 16 elements.
 //
 //go:noescape
@@ -741,6 +763,8 @@ var vectorAVX2 = vectorKernels{
 	dequantizeS8:      dequantizeS8AVX2,
 	addU8:             addU8AVX2,
 	addS8:             addS8AVX2,
+	mulU8:             mulU8AVX2,
+	mulS8:             mulS8AVX2,
 	maxU8:             maxU8AVX2,
 	maxS8:             maxS8AVX2,
 	gather:            gatherAVX2,

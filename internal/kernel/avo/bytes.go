@@ -17,6 +17,8 @@ var ofBytes = []struct {
 	{"dequantizeS8", func(v vec, name string) { v.dequantize(name, v.VPMOVSXBD) }},
 	{"addU8", func(v vec, name string) { v.addBytes(name, v.VPMOVZXBD) }},
 	{"addS8", func(v vec, name string) { v.addBytes(name, v.VPMOVSXBD) }},
+	{"mulU8", func(v vec, name string) { v.mulBytes(name, v.VPMOVZXBD) }},
+	{"mulS8", func(v vec, name string) { v.mulBytes(name, v.VPMOVSXBD) }},
 	{"maxU8", func(v vec, name string) { v.maxBytes(name, v.VPMAXUB) }},
 	{"maxS8", func(v vec, name string) { v.maxBytes(name, v.VPMAXSB) }},
 }
@@ -90,6 +92,27 @@ func (v vec) addBytes(name string, widen func(...operand.Op)) {
 		}
 		i := v.new()
 		v.VCVTPS2DQ(v.min(v.max(v.fma(f(y), b, v.fma(f(x), a, c)), lo), hi), i)
+		v.storeBytes(i, operand.Mem{Base: dst}, nil)
+		for _, p := range []reg.GPVirtual{x, y, dst} {
+			v.ADDQ(operand.I32(v.lanes()), p)
+		}
+	})
+}
+
+func (v vec) mulBytes(name string, widen func(...operand.Op)) {
+	v.fn(name, "(dst, x, y []uint8, xZero, yZero, by, c, lo, hi float32)", fmt.Sprintf(
+		"%s rounds the first len(x) - len(x) mod %d products: see MulBytes.", name, v.lanes()))
+	n, dst, x, y := v.length("x"), v.ptr("dst"), v.ptr("x"), v.ptr("y")
+	xZero, yZero, by, c, lo, hi := v.param("xZero"), v.param("yZero"), v.param("by"), v.param("c"), v.param("lo"), v.param("hi")
+	v.whole(n, func() {
+		f := func(p reg.GPVirtual, zero operand.Op) V {
+			r := v.new()
+			widen(operand.Mem{Base: p}, r)
+			v.VCVTDQ2PS(r, r)
+			return v.sub(r, zero)
+		}
+		i := v.new()
+		v.VCVTPS2DQ(v.min(v.max(v.fma(v.mul(f(x, xZero), f(y, yZero)), by, c), lo), hi), i)
 		v.storeBytes(i, operand.Mem{Base: dst}, nil)
 		for _, p := range []reg.GPVirtual{x, y, dst} {
 			v.ADDQ(operand.I32(v.lanes()), p)
