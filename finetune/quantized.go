@@ -165,24 +165,51 @@ func (w *quantizedWeight) compute(g *onnx.Graph) error {
 		}
 		return nil
 	}
-	zero, err := tensor.Zeros(d, w.zero.Shape()...)
+	zero, err := w.zeroOf(d)
 	if err != nil {
 		return err
+	}
+	q := add("QuantizeLinear", w.attrs(), v, scale, g.AddInit(g.FreshName("retune::zero"), zero))
+	first()
+	for _, n := range readers {
+		n.SetInput(0, q)
+	}
+	return nil
+}
+
+// zeroOf is the zero points in type d.
+func (w *quantizedWeight) zeroOf(d tensor.DType) (*tensor.Tensor, error) {
+	zero, err := tensor.Zeros(d, w.zero.Shape()...)
+	if err != nil {
+		return nil, err
 	}
 	for i, z := range tensor.Data[float32](w.zero) {
 		tensor.SetFloat64At(zero, i, float64(z))
 	}
-	var attrs []*onnx.Attribute
+	return zero, nil
+}
+
+// attrs is QuantizeLinear's.
+func (w *quantizedWeight) attrs() (attrs []*onnx.Attribute) {
 	if w.axis >= 0 {
 		attrs = append(attrs, ops.IntAttr("axis", int64(w.axis)))
 	}
 	if w.block > 0 {
 		attrs = append(attrs, ops.IntAttr("block_size", int64(w.block)))
 	}
-	q := add("QuantizeLinear", attrs, v, scale, g.AddInit(g.FreshName("retune::zero"), zero))
-	first()
-	for _, n := range readers {
-		n.SetInput(0, q)
+	return attrs
+}
+
+// rounded emits the integers of type d that stand for v, as [quantizedWeight.round] has them.
+func (w *quantizedWeight) rounded(g *ops.Grad, v *onnx.Value, d tensor.DType) (*onnx.Value, error) {
+	scale := g.Const(w.scale)
+	if w.wide {
+		q := g.Cast(g.Op("Round", g.Div(v, scale)), tensor.Float64) // in which the greatest integer is one
+		return g.Cast(g.Op("Clip", q, g.Like(q, w.least), g.Like(q, w.most)), d), nil
 	}
-	return nil
+	zero, err := w.zeroOf(d)
+	if err != nil {
+		return nil, err
+	}
+	return g.With("QuantizeLinear", w.attrs(), v, scale, g.Const(zero)), nil
 }

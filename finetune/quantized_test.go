@@ -276,14 +276,23 @@ func TestQuantizedWeightsOfEveryKind(t *testing.T) {
 			if !same(tr.Model().Graph.Init("w").Const, q) {
 				t.Errorf("%s: rounded again, %v is %v", name, q, tr.Model().Graph.Init("w").Const)
 			}
+			d := newGraphDriver(t, tr)
 			first, err := tr.Step(context.Background(), batch)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if loss, _ := d.step(t, batch); !(math.Abs(loss-first.Loss) <= 1e-6*first.Loss) {
+				t.Errorf("%s: the saved graph's loss is %g, the trainer's %g", name, loss, first.Loss)
 			}
 			for range 20 {
 				if _, err := tr.Step(context.Background(), batch); err != nil {
 					t.Fatal(err)
 				}
+				d.step(t, batch)
+			}
+			d.same(t, tr, 1e-6)
+			if got, want := d.rounded["w"], tr.Model().Graph.Init("w").Const; !same(got.(*tensor.Tensor), want) {
+				t.Errorf("%s: the saved graph's integers are %v, the trainer's %v", name, got, want)
 			}
 			want, err := tr.Loss(context.Background(), batch)
 			if err != nil {

@@ -416,6 +416,13 @@ func (t *Trainer) withLoss(mode Mode, ties []tie, train bool) (*lossGraph, error
 	if infos, err = runtime.Infer(m); err != nil {
 		return nil, err
 	}
+	for _, b := range l.norms {
+		for _, v := range b.stats {
+			if infos[v].DType == tensor.Undefined { // nothing reads it yet
+				infos[v] = ops.Tensor(tensor.Float64, ops.Unknown)
+			}
+		}
+	}
 	l.builder = ops.NewGrad(m, infos)
 	l.builder.StraightThrough = t.cfg.StraightThrough
 	l.loss, err = t.cfg.Loss.build(l.builder, m)

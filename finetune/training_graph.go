@@ -18,6 +18,8 @@ const (
 	RateName = "retune::lr"        // the learning rate (float64)
 	StepName = "retune::step"      // the number of the step, from 1 (int64)
 	NextOf   = "next::"
+
+	RoundedOf = "rounded::" // begins the names of integers that stand for new weights, which the model has
 )
 
 // TrainingGraph is a step of training as a model in standard operators alone, for any runtime: the forward pass, the loss, the
@@ -25,9 +27,15 @@ const (
 // the weights that are trained under their names (as float32 where they have 16 bits), the optimizer's state as NAME.SLOT by
 // PyTorch's names of the slots, with NAME.step for a weight that a batch may not come to, running statistics, carried states, [RateName], [StepName] and, if the loss is scaled,
 // retune::scale. Outputs are [LossName], [NormName] and, for each input that a step changes, its next value under [NextOf] and its name. A
-// driver feeds those back; schedules and the scale of the loss are its own. Results are those of [Trainer.Step]
-// within rounding, but for dropout, which draws by the runtime's generator, and for gradients that are not finite, which
-// are not held back. What cannot be written in standard operators is an error that lists it.
+// driver feeds those back. A runtime that takes no value for an input with a default, as ONNX Runtime's JavaScript interface, which goes on with the
+// default and says nothing, needs the initializers of those inputs' names taken out of the file and fed by the driver from the first step on.
+//
+// Results are those of [Trainer.Step] on one batch, within rounding: with every optimizer and its weight decay, L1 and L2, clipping by value and by norm,
+// a scaled loss, float32 masters of weights of 16 bits, batch statistics and running ones, carried states and weights that a batch does not come to.
+// Weights of integers that are trained straight through come and go as the real numbers that they stand for, and once more as integers under [RoundedOf] and
+// their names. Not in the graph are: schedules, since the rate is an input; the mean over several batches; what adapts the scale of the loss, and what holds an update back
+// whose gradients are not finite, which [NormName] tells a driver in time for it to keep what it has; and [Config.Seed], since dropout draws by
+// the runtime's generator, with a seed for each place. What cannot be written in standard operators is an error that lists it.
 func (t *Trainer) TrainingGraph() (*onnx.Model, error) {
 	m, err := t.trainingGraph()
 	if err != nil {
@@ -57,9 +65,6 @@ func (t *Trainer) trainingGraph() (*onnx.Model, error) {
 
 	var ws, ds []*onnx.Value
 	for _, p := range t.params {
-		if t.rounded[p.Name] != nil {
-			return nil, fmt.Errorf("parameter %q is of integers, whose update has no form in standard operators", p.Name)
-		}
 		w := graph.Init(p.Name)
 		ws, ds = append(ws, u.variable(w, p.master)), append(ds, u.Cast(l.grads[w], p.master.DType()))
 	}
@@ -79,6 +84,13 @@ func (t *Trainer) trainingGraph() (*onnx.Model, error) {
 			u.output(NextOf+name, next)
 		}
 		keep(p.Name, w, ws[i])
+		if q := t.rounded[p.Name]; q != nil {
+			v, err := q.rounded(u.Grad, graph.Outputs[len(graph.Outputs)-1], t.model.Graph.Init(p.Name).Const.DType())
+			if err != nil {
+				return nil, err
+			}
+			u.output(RoundedOf+p.Name, v)
+		}
 		for k, name := range names {
 			keep(p.Name+"."+name, next[k], slots[k])
 		}
@@ -159,6 +171,7 @@ func (u *updates) output(name string, v *onnx.Value) {
 	u.Graph.Nodes = append(u.Graph.Nodes, n)
 	u.Graph.Outputs = append(u.Graph.Outputs, n.Outputs[0])
 	n.Outputs[0].Type = &onnx.Type{Elem: u.DType(v)}
+	u.Infos[n.Outputs[0]] = u.Info(v).WithoutValue()
 }
 
 // variable has an initializer come as an input of its name instead, of the type of now, its default, and gives that.
