@@ -26,7 +26,7 @@ func expandGradients(m *onnx.Model) (*onnx.Model, error) {
 		for _, n := range m.Graph.Nodes {
 			if isGradient(n) {
 				left = true
-				if !slices.ContainsFunc(upstream(m.Graph, n.Str("y", "")), isGradient) {
+				if !slices.ContainsFunc(upstream(m.Graph, n.Str("y", ""), nil), isGradient) {
 					next = n
 					break
 				}
@@ -44,8 +44,8 @@ func expandGradients(m *onnx.Model) (*onnx.Model, error) {
 	}
 }
 
-// upstream is the nodes of graph that the value of that name hangs on, in order.
-func upstream(graph *onnx.Graph, name string) []*onnx.Node {
+// upstream is the nodes of graph that the value of that name hangs on, in order; not those that it hangs on by way of what is given alone.
+func upstream(graph *onnx.Graph, name string, given []*onnx.Value) []*onnx.Node {
 	need := map[*onnx.Value]bool{}
 	for v := range graph.Values() {
 		if v.Name == name {
@@ -54,7 +54,7 @@ func upstream(graph *onnx.Graph, name string) []*onnx.Node {
 	}
 	var nodes []*onnx.Node
 	for _, node := range slices.Backward(graph.Nodes) {
-		if !slices.ContainsFunc(node.Outputs, func(v *onnx.Value) bool { return v != nil && need[v] }) {
+		if !slices.ContainsFunc(node.Outputs, func(v *onnx.Value) bool { return v != nil && need[v] && !slices.Contains(given, v) }) {
 			continue
 		}
 		nodes = append(nodes, node)
@@ -93,20 +93,53 @@ func expandGradient(m *onnx.Model, n *onnx.Node) error {
 	if len(names) != len(n.Inputs) || len(xs) != len(n.Outputs) {
 		return fmt.Errorf("%d inputs and %d outputs for %d names in xs and %d in zs", len(n.Inputs), len(n.Outputs), len(xs), len(names)-len(xs))
 	}
+	var given []*onnx.Value // what stands for itself, whatever it hangs on
+	own := true
 	for i, name := range names {
-		if n.Inputs[i] == nil || values[name] != n.Inputs[i] {
-			return fmt.Errorf("input %d is not the value %q itself: gradients at other values than the graph's own are not supported", i, name)
+		switch {
+		case values[name] == nil:
+			return fmt.Errorf("attributes xs and zs: there is no value %q", name)
+		case slices.Contains(given, values[name]):
+			return fmt.Errorf("attributes xs and zs: there is %q twice", name)
+		case n.Inputs[i] == nil:
+			return fmt.Errorf("input %d, the value of %q, is left out", i, name)
 		}
+		given = append(given, values[name])
+		own = own && n.Inputs[i] == values[name]
+	}
+	if !own { // the graph once more, of the values that are given
+		graph := &onnx.Graph{Name: m.Graph.Name, Inputs: given, Nodes: upstream(m.Graph, y.Name, given)}
+		prefix := m.Graph.FreshName(n.Op) + "/"
+		var args []*onnx.Value
+		for i, v := range n.Inputs { // one may be given for several
+			same := onnx.NewNode("Identity", []*onnx.Value{v}, prefix+names[i])
+			same.Name, same.Opset = same.Outputs[0].Name, ops.GradOpset
+			m.Graph.Nodes = append(m.Graph.Nodes, same)
+			args = append(args, same.Outputs[0])
+		}
+		stands := graph.CopyInto(m.Graph, prefix+"of/", args)
+		if y = stands[y]; y == nil {
+			return fmt.Errorf("%q hangs on none of xs and zs", n.Str("y", ""))
+		}
+		given = args
 	}
 
-	// The graph of what y hangs on is all that is differentiated.
-	part := &onnx.Graph{Name: m.Graph.Name, Inputs: m.Graph.Inputs, Inits: slices.Clone(m.Graph.Inits), Outputs: []*onnx.Value{y}, Nodes: upstream(m.Graph, y.Name)}
-	own := len(part.Nodes)
+	// The graph of what y hangs on is all that is differentiated, as far as to what is given.
+	part := &onnx.Graph{Name: m.Graph.Name, Inputs: m.Graph.Inputs, Inits: slices.Clone(m.Graph.Inits), Outputs: []*onnx.Value{y}, Nodes: upstream(m.Graph, y.Name, nil)}
+	path := &onnx.Graph{Name: m.Graph.Name, Nodes: upstream(m.Graph, y.Name, given)}
+	for _, node := range path.Nodes {
+		for _, v := range node.Outputs {
+			if slices.Contains(given, v) {
+				return fmt.Errorf("%q is differentiated by as a value of its own, but another output of node %q that makes it is needed", v.Name, node.Name)
+			}
+		}
+	}
+	before := len(part.Nodes)
 	infos, err := Infer(&onnx.Model{IRVersion: m.IRVersion, Opsets: m.Opsets, Graph: part})
 	if err != nil {
 		return err
 	}
-	for _, x := range n.Inputs { // y need not hang on all of them
+	for _, x := range given { // y need not hang on all of them
 		if _, ok := infos[x]; !ok {
 			infos[x] = ops.InfoOfType(x.Type)
 		}
@@ -117,7 +150,7 @@ func expandGradient(m *onnx.Model, n *onnx.Node) error {
 		return fmt.Errorf("%q is no floating-point tensor", y.Name)
 	}
 	seed := g.ExpandTo(g.Like(y, 1), y)
-	grads, err := g.Backward(part, map[*onnx.Value][]*onnx.Value{y: {seed}}, n.Inputs[:len(xs)])
+	grads, err := g.Backward(path, map[*onnx.Value][]*onnx.Value{y: {seed}}, given[:len(xs)])
 	if err != nil {
 		return err
 	}
@@ -125,9 +158,9 @@ func expandGradient(m *onnx.Model, n *onnx.Node) error {
 		if out == nil {
 			continue
 		}
-		d := grads[n.Inputs[i]]
+		d := grads[given[i]]
 		if d == nil {
-			d = g.Zeros(n.Inputs[i])
+			d = g.Zeros(given[i])
 		}
 		if err := g.Err(); err != nil {
 			return err
@@ -139,6 +172,6 @@ func expandGradient(m *onnx.Model, n *onnx.Node) error {
 		part.Nodes = append(part.Nodes, same)
 	}
 	m.Graph.Remove(n)
-	m.Graph.Nodes, m.Graph.Inits = append(m.Graph.Nodes, part.Nodes[own:]...), part.Inits
+	m.Graph.Nodes, m.Graph.Inits = append(m.Graph.Nodes, part.Nodes[before:]...), part.Inits
 	return m.Graph.Sort()
 }
