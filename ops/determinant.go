@@ -215,6 +215,9 @@ func eliminate(b, a []float64, n int) bool {
 func portableDetGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 	dy, x := n.Inputs[0], n.Inputs[1]
 	rank := g.Rank(x)
+	if rank < 2 {
+		return nil, fmt.Errorf("%v are not square matrices", g.Info(x).Shape)
+	}
 	dy = g.Op("Unsqueeze", dy, g.Int64s(-1, -2))
 	if size := g.Info(x).Shape; size[rank-1].N == 1 { // there is nothing else
 		return []*onnx.Value{g.ExpandTo(dy, x)}, nil

@@ -262,6 +262,9 @@ func col2ImGrad[T kernel.Float](c *Ctx) error {
 func portableCol2ImGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 	image, block := n.Inputs[1], n.Inputs[2]
 	rank := g.Rank(n.Inputs[0]) - 2
+	if rank < 1 {
+		return nil, fmt.Errorf("a gradient of %v is none of an image", g.Info(n.Inputs[0]).Shape)
+	}
 	stride, err := windowInts(n, "strides", rank, 1, 1)
 	if err != nil {
 		return nil, err

@@ -142,6 +142,9 @@ func (g *Grad) gridSampled(n *Node, x, grid *onnx.Value) (*onnx.Value, error) {
 		return nil, err
 	}
 	rank := g.Rank(grid) - 2
+	if rank < 1 || g.Rank(x) != rank+2 {
+		return nil, fmt.Errorf("an input of %v does not suit a grid of %v", g.Info(x).Shape, g.Info(grid).Shape)
+	}
 	p := &places{width: width, padding: padding, align: n.Int("align_corners", 0) != 0}
 	shape := g.Shape(grid)
 	out := g.Op("Slice", shape, g.Int64s(1), g.Int64s(-1))
@@ -183,6 +186,9 @@ func (g *Grad) gridGradient(n *Node, in []*onnx.Value, by int) ([]*onnx.Value, e
 func portableAffineGridGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 	dy, size := n.Inputs[0], g.Cast(n.Inputs[1], tensor.Int64)
 	r := g.Rank(dy) - 2
+	if r < 1 {
+		return nil, fmt.Errorf("a gradient of %v is none of a grid", g.Info(dy).Shape)
+	}
 	theta := make([]float64, r*(r+1))
 	for i := range r {
 		theta[i*(r+1)+i] = 1

@@ -1311,6 +1311,8 @@ func portableBatchNormGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 		mean = g.ReduceMean(x, axes...)
 		d := g.Sub(x, mean)
 		variance = g.ReduceMean(g.Mul(d, d), axes...)
+	} else if !n.Has(3) || !n.Has(4) {
+		return nil, fmt.Errorf("the statistics are left out")
 	} else {
 		mean, variance = param(3), param(4)
 	}
