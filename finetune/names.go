@@ -382,6 +382,30 @@ func (n Names) ties(g *onnx.Graph) ([]tie, error) {
 	return ties, nil
 }
 
+// derived is the initializers, named by the exporter, that hold none of PyTorch's tensors though each of its parameters is in some: what folding has made
+// of constants, which no optimizer of PyTorch's sees. Where parameters are lost, they may be what is left of them.
+func (n Names) derived(g *onnx.Graph) map[string]bool {
+	held := map[string]bool{}
+	for _, o := range n {
+		if o.lost() && !o.Buffer {
+			return nil
+		}
+		for _, part := range o.places() {
+			held[part.Initializer] = true
+			for _, also := range part.Also {
+				held[also] = true
+			}
+		}
+	}
+	found := map[string]bool{}
+	for _, v := range g.Inits {
+		if len(n) > 0 && !held[v.Name] && !parameterName.MatchString(v.Name) {
+			found[v.Name] = true
+		}
+	}
+	return found
+}
+
 // padding is the rows of tables among g's initializers that get no gradient: those that names tell of and those that rows adds, by name
 // of PyTorch or of the initializer.
 func (n Names) padding(g *onnx.Graph, rows map[string]int) (map[string]padding, error) {

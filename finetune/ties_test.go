@@ -266,7 +266,8 @@ func TestConstantsOfFormulasAreNotTrained(t *testing.T) {
 		{[]string{"*"}, nil, "layers.0.gamma logit_scale onnx::PRelu_7"},
 		{[]string{"onnx::*"}, nil, "onnx::PRelu_7"},
 		{[]string{"onnx::Mul_5"}, nil, "onnx::Mul_5"},
-		{nil, Names{"temperature": {Shape: []int{}, Initializer: "onnx::Mul_5", Form: Verbatim}}, "layers.0.gamma logit_scale onnx::Mul_5 onnx::PRelu_7"},
+		{nil, Names{"temperature": {Shape: []int{}, Initializer: "onnx::Mul_5", Form: Verbatim}}, "layers.0.gamma logit_scale onnx::Mul_5"},
+		{[]string{"*PRelu_7"}, Names{"temperature": {Shape: []int{}, Initializer: "onnx::Mul_5", Form: Verbatim}, "lost": {Shape: []int{1}}}, "onnx::PRelu_7"},
 	} {
 		tr, err := New(m, Config{Loss: MSE{Output: "y", Target: "target"}, Optimizer: SGD{}, Trainable: c.trainable, Names: c.names})
 		if err != nil {

@@ -24,7 +24,8 @@ type Config struct {
 	Optimizer Optimizer
 	// Trainable is globs over the names of initializers and, with Names, PyTorch's. None: all floating-point
 	// weights that the loss hangs on. An initializer without axes that the exporter named (onnx::Mul_7, /attn/Constant_output_0, val_3) is
-	// a constant of a formula: it is trained only if Names have it or its whole name is listed.
+	// a constant of a formula: it is trained only if Names have it or its whole name is listed. So is any that the exporter named where
+	// Names have another place for each parameter.
 	Trainable []string
 	// Names, if there are any, say which PyTorch parameter is where. One that the exporter wrote out twice is
 	// then trained as one, and several that it merged into an initializer and its Identity each for itself:
@@ -112,6 +113,7 @@ type Trainer struct {
 	train   *graphRun // loss and gradients
 	eval    *graphRun // loss alone
 	names   Names
+	derived map[string]bool             // initializers that are made of parameters or constants, as [Names.derived] has them
 	ties    []tie                       // whose parameter is trained
 	rounded map[string]*quantizedWeight // initializers of integers that are trained
 	pool    *kernel.Pool
@@ -181,6 +183,7 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 		return nil, fmt.Errorf("finetune: %w", err)
 	}
 	liftWeights(t.model.Graph, cfg.Names)
+	t.derived = cfg.Names.derived(t.model.Graph)
 	t.names = cfg.Names.untie(t.model.Graph)
 	if err := untie(t.model, cfg.Untie); err != nil {
 		return nil, fmt.Errorf("finetune: %w", err)
@@ -465,7 +468,7 @@ func (t *Trainer) choose(may func(*onnx.Value) bool) ([]*onnx.Value, error) {
 			continue
 		}
 		whole, held := len(t.cfg.Trainable) == 0, t.names.at(v.Name)
-		constant := isConstant(v) && len(held) == 0
+		constant := (isConstant(v) || t.derived[v.Name]) && len(held) == 0
 		whole = whole && !constant
 		some := 0
 		parts := make([]bool, len(held))
