@@ -79,6 +79,17 @@ func input(g *ops.Grad, name string, info ops.Info) (*onnx.Value, error) {
 		}
 	}
 	v := &onnx.Value{Name: name, Type: &onnx.Type{Elem: info.DType}}
+	if info.Ranked {
+		v.Type.Shape = make([]onnx.Dim, len(info.Shape))
+		for i, d := range info.Shape {
+			v.Type.Shape[i].Value = -1
+			if d.Known() {
+				v.Type.Shape[i].Value = int64(d.N)
+			} else if size, ok := d.Name(); ok {
+				v.Type.Shape[i].Param = size
+			}
+		}
+	}
 	g.Graph.Inputs = append(g.Graph.Inputs, v)
 	g.Infos[v] = info
 	return v, nil

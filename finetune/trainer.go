@@ -213,7 +213,7 @@ func (t *Trainer) prepare() error {
 		outs = append(outs, b.stats[:]...)
 		for _, name := range []string{b.mean, b.variance} {
 			if name != "" && t.buffers[name] == nil {
-				t.buffers[name] = t.own(name)
+				t.buffers[name] = t.ownCopy(name)
 			}
 		}
 	}
@@ -236,15 +236,15 @@ func (t *Trainer) prepare() error {
 			if t.rounded[v.Name] != nil { // the model has the integers
 				p.Value = v.Const.Clone()
 				p.master = p.Value
-				t.own(v.Name)
+				t.ownCopy(v.Name)
 				break
 			}
 			fallthrough
 		case tensor.Float64:
-			p.Value = t.own(v.Name)
+			p.Value = t.ownCopy(v.Name)
 			p.master = p.Value
 		case tensor.Float16, tensor.BFloat16:
-			p.Value = t.own(v.Name)
+			p.Value = t.ownCopy(v.Name)
 			if p.master, err = tensor.Convert(p.Value, tensor.Float32, true); err != nil {
 				return err
 			}
@@ -323,8 +323,8 @@ func (t *Trainer) weightsToTrain(ties []tie) ([]*onnx.Value, error) {
 	return chosen, err
 }
 
-// own gives the portable model a copy of an initializer's value, that training may change.
-func (t *Trainer) own(name string) *tensor.Tensor {
+// ownCopy gives the portable model a copy of an initializer's value, that training may change.
+func (t *Trainer) ownCopy(name string) *tensor.Tensor {
 	v := t.model.Graph.Init(name)
 	v.Const = v.Const.Clone()
 	return v.Const
@@ -559,8 +559,8 @@ func (t *Trainer) Parameters() []*Parameter { return t.params }
 // Steps is the number of steps so far, those before a [Trainer.Restore] included.
 func (t *Trainer) Steps() int { return t.at.Steps }
 
-// Inputs names what a batch must bring: the model's inputs without a default, but for states that are carried, and targets.
-func (t *Trainer) Inputs() []string {
+// own is the inputs of the graphs that the trainer gives.
+func (t *Trainer) own() map[string]bool {
 	own := map[string]bool{seedInput: true, scaleInput: true}
 	for _, p := range t.params {
 		own[p.Name] = true
@@ -568,6 +568,12 @@ func (t *Trainer) Inputs() []string {
 	for name := range t.buffers {
 		own[name] = true
 	}
+	return own
+}
+
+// Inputs names what a batch must bring: the model's inputs without a default, but for states that are carried, and targets.
+func (t *Trainer) Inputs() []string {
+	own := t.own()
 	var names []string
 	for name := range t.states.inputs {
 		own[name] = true
@@ -605,7 +611,13 @@ func (t *Trainer) StateDict() (dict map[string]*tensor.Tensor, lost []string, er
 // inputs is a batch, together with what the trainer holds.
 func (t *Trainer) inputs(r *graphRun, b Batch) (map[string]tensor.Value, error) {
 	in := make(map[string]tensor.Value, len(b)+len(t.params)+len(t.buffers)+2)
-	maps.Copy(in, b)
+	own := t.own()
+	for name, v := range b {
+		if !r.takes[name] || own[name] {
+			return nil, fmt.Errorf("the batch has %q, which neither the model nor the loss takes", name)
+		}
+		in[name] = v
+	}
 	if err := t.states.give(in, b); err != nil {
 		return nil, err
 	}

@@ -115,6 +115,7 @@ func tune(ctx context.Context, c *config, out, status io.Writer) error {
 		r.log = json.NewEncoder(f)
 	}
 	r.bar = progressbar.NewOptions(r.steps, progressbar.OptionSetWriter(status), progressbar.OptionSetDescription("tuning"), progressbar.OptionClearOnFinish())
+	defer r.bar.Clear()
 	_ = r.bar.Set(r.trainer.Steps())
 	for r.trainer.Steps() < r.steps && !r.stopped() {
 		if err := r.epoch(ctx); err != nil {
