@@ -22,12 +22,18 @@ import (
 	"github.com/retune-go/retune/tensor/safetensors"
 )
 
-func dataset(path string, axis map[string]int) (*finetune.Dataset, error) {
+// dataset reads examples; types is of the arrays that models and losses take.
+func (c *config) dataset(path string, types map[string]tensor.DType) (*finetune.Dataset, error) {
 	arrays, err := npy.ReadNPZ(path)
 	if err != nil {
 		return nil, err
 	}
-	d, err := finetune.NewDataset(arrays, axis)
+	for name, t := range arrays {
+		if arrays[name], err = inType(t, types[name]); err != nil {
+			return nil, fmt.Errorf("%s: %q: %w", path, name, err)
+		}
+	}
+	d, err := finetune.NewDataset(arrays, c.Data.BatchAxis)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -164,11 +170,20 @@ func (r *tuning) prepare() error {
 	if err != nil {
 		return err
 	}
-	if r.train, err = dataset(r.Data.Train, r.Data.BatchAxis); err != nil {
+	types := map[string]tensor.DType{}
+	if r.Loss.Kind == "cross_entropy" || r.Loss.Kind == "nll" {
+		types[r.Loss.Target] = tensor.Int64 // classes
+	}
+	for _, v := range m.Graph.Inputs {
+		if v.Type != nil {
+			types[v.Name] = v.Type.Elem
+		}
+	}
+	if r.train, err = r.dataset(r.Data.Train, types); err != nil {
 		return err
 	}
 	if r.Data.Valid != "" {
-		if r.valid, err = dataset(r.Data.Valid, r.Data.BatchAxis); err != nil {
+		if r.valid, err = r.dataset(r.Data.Valid, types); err != nil {
 			return err
 		}
 	}

@@ -98,6 +98,15 @@ func inputs(s *runtime.Session, m *onnx.Model, files []string, random bool, seed
 		}
 		out[name] = v
 	}
+	for name, v := range out {
+		if t, ok := v.(*tensor.Tensor); ok && types[name] != nil {
+			fit, err := inType(t, types[name].Elem)
+			if err != nil {
+				return nil, fmt.Errorf("input %q: %w", name, err)
+			}
+			out[name] = fit
+		}
+	}
 	if !random {
 		if len(dims) > 0 {
 			return nil, usageError{fmt.Errorf("--dim %s is for --random", dims[0])}

@@ -111,3 +111,14 @@ func asJSONValue(v tensor.Value) any {
 	}
 	return nil
 }
+
+// inType is an array of NumPy's in the element type that is wanted, where NumPy does not have that (bfloat16 and floats of fewer bits come as float32) or holds
+// the same integers in fewer bits. Any other array stays, and is refused where it does not fit.
+func inType(t *tensor.Tensor, want tensor.DType) (*tensor.Tensor, error) {
+	have := t.DType()
+	narrow := have == tensor.Float32 && want.IsFloat() && want != tensor.Float16 && want.Bits() <= 16
+	if narrow || want == tensor.Int64 && have.IsInteger() && have.Bits() < 64 {
+		return tensor.Convert(t, want, true)
+	}
+	return t, nil
+}

@@ -20,3 +20,20 @@ func TestDescribe(t *testing.T) {
 		}
 	}
 }
+
+// Only what NumPy cannot say otherwise is converted: nothing is narrowed that could have been as it is wanted.
+func TestInType(t *testing.T) {
+	for _, c := range []struct{ have, want, get tensor.DType }{
+		{tensor.Float32, tensor.BFloat16, tensor.BFloat16}, {tensor.Float32, tensor.Float8E5M2, tensor.Float8E5M2}, {tensor.Int32, tensor.Int64, tensor.Int64}, {tensor.Uint8, tensor.Int64, tensor.Int64},
+		{tensor.Float32, tensor.Float16, tensor.Float32}, {tensor.Float64, tensor.Float32, tensor.Float64}, {tensor.Float64, tensor.BFloat16, tensor.Float64}, {tensor.Int64, tensor.Int32, tensor.Int64},
+		{tensor.Uint64, tensor.Int64, tensor.Uint64}, {tensor.Float32, tensor.Int64, tensor.Float32}, {tensor.Bool, tensor.Int64, tensor.Bool}, {tensor.Int32, tensor.Undefined, tensor.Int32},
+	} {
+		zeros, err := tensor.Zeros(c.have, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := inType(zeros, c.want); err != nil || got.DType() != c.get {
+			t.Errorf("%s for %s: %v (%v)", c.have, c.want, got, err)
+		}
+	}
+}
