@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"io"
 	"os"
 	"path/filepath"
@@ -211,6 +212,9 @@ func verifyCommand() *cobra.Command {
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, paths []string) error {
 			var tol *Tolerance
+			if !(rtol >= 0 && atol >= 0) || math.IsInf(rtol+atol, 0) { // nothing would differ by them
+				return usageError{fmt.Errorf("verify: tolerances must be finite numbers of 0 or more, not %v and %v", rtol, atol)}
+			}
 			if cmd.Flags().Changed("rtol") || cmd.Flags().Changed("atol") {
 				tol = &Tolerance{rtol, atol}
 			}
