@@ -3,6 +3,7 @@ package ops
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -196,11 +197,31 @@ func (m *Meter) Take(n int64) error {
 // TakeEach counts the product of sizes in elements of that many bytes, which may be greater than any number where a tensor's sizes are not held by
 // its elements, since one of them is 0.
 func (m *Meter) TakeEach(bytes int, sizes ...int) error {
-	n, err := tensor.NumElements(append([]int{bytes}, sizes...))
-	if err != nil {
-		return err
+	n, ok := count(sizes...)
+	if ok {
+		n, ok = count(n, bytes)
+	}
+	if !ok {
+		return fmt.Errorf("memory for more elements than can be counted")
 	}
 	return m.Take(int64(n))
+}
+
+// count is the product of sizes, if it is a number.
+func count(sizes ...int) (n int, ok bool) {
+	n = 1
+	for _, s := range sizes {
+		if s == 0 {
+			return 0, true
+		}
+	}
+	for _, s := range sizes {
+		if n > math.MaxInt/s {
+			return 0, false
+		}
+		n *= s
+	}
+	return n, true
 }
 
 // Give counts n bytes back.

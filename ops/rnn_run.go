@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"fmt"
 	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -160,9 +161,9 @@ func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
 		ahead = 1
 	}
 	// Room for the gates of these, two states, a cell state, h(c), the products of one step, a bias and peepholes.
-	steps, err := tensor.NumElements([]int{ahead, B, GH})
-	if err != nil {
-		return err
+	steps, ok := count(ahead, B, GH)
+	if !ok {
+		return fmt.Errorf("%d steps of %d rows and %d gates are more than can be counted", ahead, B, GH)
 	}
 	need := q.dirs * (steps + 4*B*H + B*GH + GH + 3*H)
 	if err := c.Mem.TakeEach(tensor.TypeOf[T]().Bits()/8, need); err != nil {
