@@ -125,6 +125,8 @@ func microsoftCases(add addCase) {
 		signed(2, 3, 8), signed(2, 3, 4), signed(2, 3, 4), nil, nil, lens, total, signed(4, 1), signed(4, 1), nil, signed(1, 2, 3, 3), nil, nil, nil, signed(4), signed(4)).outs = 4
 	ms("GroupQueryAttention", "not causal, probabilities", attrs{i("num_heads", 2), i("kv_num_heads", 2), i("causal", 0), i("qk_output", 2)},
 		signed(1, 3, 4), signed(1, 3, 4), signed(1, 3, 4), nil, nil, int32s([]int{1}, 2), total).outs = 4
+	ms("SparseAttention", "two layouts", attrs{i("num_heads", 2), i("kv_num_heads", 1), i("sparse_block_size", 2)}, signed(1, 2, 4), signed(1, 2, 2), signed(1, 2, 2),
+		signed(1, 1, 6, 2), signed(1, 1, 6, 2), int32s([]int{2, 4}, 0, 1, 3, 5, 0, 1, 2, 3), int32s([]int{2, 5}, 0, 0, 1, 0, 2, 0, 1, 2, -1, -1), int32s([]int{1}, 5), int32s([]int{1}, 5)).outs = 3
 	ms("RotaryEmbedding", "part of each head", attrs{i("num_heads", 2), i("rotary_embedding_dim", 2)}, signed(2, 2, 3, 4), intsOf([]int{2, 3}, 0, 1, 2, 3, 1, 0), signed(4, 1), signed(4, 1))
 	ms("RotaryEmbedding", "", attrs{i("num_heads", 2)}, signed(2, 3, 8), intsOf([]int{2, 3}, 0, 1, 2, 3, 1, 0), signed(4, 2), signed(4, 2))
 	ms("RotaryEmbedding", "one position, interleaved", attrs{i("interleaved", 1)}, signed(2, 2, 3, 4), ints(1), signed(5, 2), signed(5, 2))

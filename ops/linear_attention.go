@@ -149,6 +149,15 @@ func inferLinearAttention(n *Node) ([]Info, error) {
 	if len(q.Shape) != 3 || len(k.Shape) != 3 || len(v.Shape) != 3 {
 		return nil, fmt.Errorf("query of %v, key of %v and value of %v have not three axes each", q.Shape, k.Shape, v.Shape)
 	}
+	for _, x := range []struct {
+		what  string
+		width Dim
+		heads int
+	}{{"query", q.Shape[2], s.qHeads}, {"key", k.Shape[2], s.kvHeads}, {"value", v.Shape[2], s.kvHeads}} {
+		if x.width.Known() && x.width.N%x.heads != 0 {
+			return nil, fmt.Errorf("%s of %d columns does not divide among %d heads", x.what, x.width.N, x.heads)
+		}
+	}
 	dk, dv := k.Shape[2].FloorDiv(D(s.kvHeads)), v.Shape[2].FloorDiv(D(s.kvHeads))
 	out := Tensor(q.DType, q.Shape[0], q.Shape[1], dv.Mul(D(s.qHeads)))
 	return []Info{out, Tensor(state, q.Shape[0], D(s.kvHeads), dk, dv)}, nil

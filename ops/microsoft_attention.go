@@ -22,6 +22,7 @@ func init() {
 		// The same in the steps after the first.
 		op("DecoderMaskedMultiHeadAttention", 1, 11, 4, decoderAttention),
 		op("GroupQueryAttention", 1, 16, 4, groupQueryAttention),
+		op("SparseAttention", 1, 11, 3, sparseAttention),
 		op("RotaryEmbedding", 4, 4, 1, rotaryEmbedding),
 	)
 }
@@ -204,6 +205,15 @@ func (g *Grad) unsplit(v *onnx.Value) *onnx.Value {
 	return g.Op("Reshape", g.Transpose(v, 0, 2, 1, 3), g.Int64s(0, 0, -1))
 }
 
+// splitAll gives n's queries, keys and values, of which the first may have all in its columns, an axis of heads.
+func (g *Grad) splitAll(n *Node, heads, kv int64) (q, k, v *onnx.Value) {
+	if n.Has(1) {
+		return g.split(n.Inputs[0], heads), g.split(n.Inputs[1], kv), g.split(n.Inputs[2], kv)
+	}
+	qkv := g.Node("Split", 3, []*onnx.Value{g.split(n.Inputs[0], heads+2*kv), g.Int64s(heads, kv, kv)}, IntAttr("axis", 1))
+	return qkv[0], qkv[1], qkv[2]
+}
+
 // filled is the first tokens of a buffer [batch, heads, tokens, size].
 func (g *Grad) filled(buffer, tokens *onnx.Value) *onnx.Value {
 	return g.Op("Slice", buffer, g.Int64s(0), g.Op("Unsqueeze", tokens, g.Int64s(0)), g.Int64s(2))
@@ -264,6 +274,14 @@ func rotaryEmbedding(g *Grad, n *Node) ([]*onnx.Value, error) {
 // rotate turns heads that are an axis: [batch, heads, tokens, size].
 func (g *Grad) rotate(x, cos, sin, places *onnx.Value, interleaved, dim int64) *onnx.Value {
 	return g.At(23, "RotaryEmbedding", 1, []*onnx.Value{x, cos, sin, places}, IntAttr("interleaved", interleaved), IntAttr("rotary_embedding_dim", dim))[0]
+}
+
+// rotated is how much of a head tables turn, 0, which is for all of it, if that is not known.
+func (g *Grad) rotated(cos *onnx.Value) int64 {
+	if t := g.Info(cos); t.Rank() == 2 && t.Shape[1].Known() {
+		return 2 * int64(t.Shape[1].N)
+	}
+	return 0
 }
 
 // attentionInputs are those of attention whose queries, keys and values are made before.
@@ -397,13 +415,7 @@ func groupQueryAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 		return nil, fmt.Errorf("qk_output %d does not say what output 3 is", report)
 	}
 	query := n.Inputs[0]
-	var q, k, v *onnx.Value
-	if n.Has(1) {
-		q, k, v = g.split(query, heads), g.split(n.Inputs[1], kv), g.split(n.Inputs[2], kv)
-	} else {
-		qkv := g.Node("Split", 3, []*onnx.Value{g.split(query, heads+2*kv), g.Int64s(heads, kv, kv)}, IntAttr("axis", 1))
-		q, k, v = qkv[0], qkv[1], qkv[2]
-	}
+	q, k, v := g.splitAll(n, heads, kv)
 	if n.Has(14) {
 		norm := func(v, weight *onnx.Value) *onnx.Value {
 			return g.At(23, "RMSNormalization", 1, []*onnx.Value{v, weight}, IntAttr("axis", -1), FloatAttr("epsilon", n.Float("qk_norm_epsilon", 1e-6)))[0]
@@ -511,6 +523,62 @@ func groupQueryAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
 		out[3] = g.Op("Where", cut(visible), cut(y[3]), g.Like(query, 0))
 	}
 	return out, nil
+}
+
+// sparseAttention attends to a buffer of keys and values, into which the new ones are written, in blocks: of which blocks of keys a block of queries
+// sees any, layouts say that the heads have by turns, as matrices of compressed rows.
+func sparseAttention(g *Grad, n *Node) ([]*onnx.Value, error) {
+	heads, kv, size := n.Int("num_heads", 0), n.Int("kv_num_heads", 0), n.Int("sparse_block_size", 0)
+	switch {
+	case heads < 1 || kv < 1 || heads%kv != 0 || heads > maxWindow:
+		return nil, fmt.Errorf("%d heads of queries and %d of keys are out of range", heads, kv)
+	case size < 1 || size > maxWindow:
+		return nil, fmt.Errorf("sparse_block_size %d is out of range", size)
+	case n.Has(1) != n.Has(2) || !n.Has(3) || !n.Has(4) || !n.Has(5) || !n.Has(6) || !n.Has(7) || !n.Has(8):
+		return nil, fmt.Errorf("past keys and values, blocks and lengths are required, and keys and values go together")
+	}
+	scalar := func(i int64) *onnx.Value { return g.Const(tensor.Scalar(i)) }
+	count := func(length *onnx.Value) *onnx.Value { return g.Op("Range", scalar(0), length, scalar(1)) }
+	q, k, v := g.splitAll(n, heads, kv)
+	tokens, total := g.Dim(n.Inputs[0], 1), g.scalarOf(n.Inputs[7])
+	begin := g.Op("Max", g.Sub(g.Op("Reshape", g.Cast(n.Inputs[8], tensor.Int64), g.Int64s(-1)), tokens), scalar(0))
+	begin = g.Op("Where", g.Op("Equal", total, tokens), scalar(0), begin)
+	places := g.Add(g.Op("Unsqueeze", begin, g.Int64s(1)), g.Positions(n.Inputs[0], 1)) // [batch, tokens]
+	if n.Int("do_rotary", 0) != 0 {
+		if !n.Has(9) || !n.Has(10) {
+			return nil, fmt.Errorf("do_rotary needs cosines and sines")
+		}
+		dim := g.rotated(n.Inputs[9])
+		turn := func(v *onnx.Value) *onnx.Value {
+			return g.rotate(v, n.Inputs[9], n.Inputs[10], places, n.Int("rotary_interleaved", 0), dim)
+		}
+		q, k = turn(q), turn(k)
+	}
+	write := func(past, fresh *onnx.Value) *onnx.Value {
+		return g.At(24, "TensorScatter", 1, []*onnx.Value{past, fresh, begin}, IntAttr("axis", 2))[0]
+	}
+	presentK, presentV := write(n.Inputs[3], k), write(n.Inputs[4], v)
+	// Row r has the entries from rows[r] to rows[r+1], each of which is a column: a product says which blocks meet.
+	rows, columns := g.Cast(n.Inputs[5], tensor.Int64), g.Cast(n.Inputs[6], tensor.Int64)
+	entries, blocks := g.Positions(columns, 1), count(g.Sub(g.Dim(rows, 1), scalar(1)))
+	bound := func(from, to int64) *onnx.Value {
+		return g.Op("Unsqueeze", g.Op("Slice", rows, g.Int64s(from), g.Int64s(to), g.Int64s(1)), g.Int64s(2))
+	}
+	inRow := g.Op("And", g.Op("GreaterOrEqual", entries, bound(0, -1)), g.Op("Less", entries, bound(1, math.MaxInt64)))
+	inColumn := g.Op("Equal", g.Op("Unsqueeze", columns, g.Int64s(2)), blocks)
+	met := g.Cast(g.MatMul(g.Cast(inRow, tensor.Float32), g.Cast(inColumn, tensor.Float32)), tensor.Bool) // [layouts, blocks, blocks]
+	met = g.With("Gather", []*onnx.Attribute{IntAttr("axis", 1)}, met, g.Div(places, scalar(size)))
+	met = g.With("Gather", []*onnx.Attribute{IntAttr("axis", 3)}, met, g.Div(count(total), scalar(size))) // [layouts, batch, tokens, keys]
+	seen := g.Op("And", g.Transpose(met, 1, 0, 2, 3), g.Op("LessOrEqual", count(total), g.Op("Unsqueeze", places, g.Int64s(1, 3))))
+	if l := n.Info(5); l.Rank() != 2 || l.Shape[0].N != 1 {
+		seen = g.Op("Tile", seen, g.Concat(g.Int64s(1), g.Div(g.Int64s(heads), g.Dims(rows, 0)), g.Int64s(1, 1)))
+	}
+	var attrs []*onnx.Attribute
+	if scale := n.Float("scale", 0); scale != 0 {
+		attrs = append(attrs, FloatAttr("scale", scale))
+	}
+	y := g.At(23, "Attention", 1, []*onnx.Value{q, g.filled(presentK, total), g.filled(presentV, total), seen}, attrs...)
+	return []*onnx.Value{g.unsplit(y[0]), presentK, presentV}, nil
 }
 
 // cached writes fresh keys (side 0) or values (side 1) into their cache, with room for all tokens, and gives the cache and what it says as floats.

@@ -306,6 +306,12 @@ func floatReduction[T kernel.Float](name string) reduction[T] {
 }
 
 func compileReduce(n *Node) (Kernel, error) {
+	switch before := axesBefore(n); {
+	case n.Since < before && n.Has(1):
+		return nil, fmt.Errorf("axes are an attribute at opset %d, and an input from %d on", n.Since, before)
+	case n.Since >= before && n.Attr("axes") != nil:
+		return nil, fmt.Errorf("axes are an input at opset %d, and no attribute", n.Since)
+	}
 	t := Table{
 		tensor.Float32: reduceKernel(floatReduction[float32](n.Op)), tensor.Float64: reduceKernel(floatReduction[float64](n.Op)),
 		tensor.Int32: reduceKernel(reductionOf[int32](n.Op)), tensor.Int64: reduceKernel(reductionOf[int64](n.Op)),

@@ -1,6 +1,7 @@
 package difftest
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/retune-go/retune/onnx"
@@ -532,6 +533,64 @@ func init() {
 			g.int("qk_output", g.in(1, 2))
 		}
 		g.node(outs, inputs...)
+	})
+	ms("com.microsoft.SparseAttention", func(g *gen) {
+		g.dtype = tensor.Float32
+		const size = 16
+		b, kv, h, blocks, layouts := g.in(1, 2), g.in(1, 2), 16, g.in(2, 4), g.in(1, 2)
+		heads := kv * layouts * g.in(1, 2)
+		most := blocks * size
+		total := g.in(2, most)
+		seq := total
+		if g.chance(2) {
+			seq = 1
+		} else if g.chance(3) {
+			seq = g.in(1, total)
+		}
+		g.int("num_heads", heads)
+		g.int("kv_num_heads", kv)
+		g.int("sparse_block_size", size)
+		if g.chance(3) {
+			g.float("scale", 0.2+g.Float32())
+		}
+		rows, _ := tensor.Zeros(tensor.Int32, layouts, blocks+1)
+		columns, _ := tensor.Zeros(tensor.Int32, layouts, blocks*(blocks+1)/2)
+		for l := range layouts {
+			c := tensor.Data[int32](columns)[l*columns.Shape()[1]:][:columns.Shape()[1]]
+			n := 0
+			for r := range blocks {
+				for k := range r + 1 {
+					if k == r || g.chance(2) { // its own block it always sees
+						c[n] = int32(k)
+						n++
+					}
+				}
+				tensor.Data[int32](rows)[l*(blocks+1)+r+1] = int32(n)
+			}
+			for ; n < len(c); n++ {
+				c[n] = -1
+			}
+		}
+		lens, _ := tensor.Zeros(tensor.Int32, b)
+		for i := range b {
+			tensor.Data[int32](lens)[i] = int32(total)
+		}
+		inputs := []*onnx.Value{g.rand(b, seq, heads*h), g.rand(b, seq, kv*h), g.rand(b, seq, kv*h), nil, nil, g.feed(rows), g.feed(columns),
+			g.feed(tensor.New([]int32{int32(total)}, 1)), g.feed(lens), nil, nil}
+		if g.chance(3) {
+			inputs[0], inputs[1], inputs[2] = g.rand(b, seq, (heads+2*kv)*h), nil, nil
+		}
+		g.shared = map[string]string{} // ONNX Runtime insists on one buffer for what was and what is
+		for i := range 2 {
+			inputs[3+i] = g.input(g.tensor(g.dtype, b, kv, most, h))
+			g.shared[fmt.Sprint("y", 1+i)] = inputs[3+i].Name
+		}
+		if g.chance(2) {
+			g.int("do_rotary", 1)
+			g.maybe("rotary_interleaved", 0, 1)
+			inputs[9], inputs[10] = g.rand(most, h/2), g.rand(most, h/2)
+		}
+		g.node(3, inputs...)
 	})
 	ms("com.microsoft.Trilu", func(g *gen) {
 		g.maybe("upper", 0, 1)
