@@ -1,6 +1,7 @@
 package finetune
 
 import (
+	"fmt"
 	"math/rand/v2"
 
 	"github.com/retune-go/retune/onnx"
@@ -68,6 +69,24 @@ func microsoftCases(add addCase) {
 	ms("FusedConv", "sum, relu", attrs{s("activation", "Relu"), is("kernel_shape", 3, 3), is("pads", 1, 1, 1, 1)}, signed(1, 2, 4, 4), signed(2, 2, 3, 3), signed(2), signed(1, 2, 4, 4))
 	ms("Trilu", "lower", attrs{i("upper", 0)}, signed(2, 3, 4))
 
+	ms("LinearAttention", "fewer heads of queries and keys", attrs{i("q_num_heads", 2), i("kv_num_heads", 4)},
+		signed(1, 3, 4), signed(1, 3, 4), signed(1, 3, 8), signed(1, 4, 2, 2), uniform(-0.9, -0.1, 1, 3, 4), uniform(0.1, 0.9, 1, 3, 1)).outs = 2
+	ms("CausalConvWithState", "channels last, apart", attrs{s("activation", "silu"), i("channels_last", 1), i("dilation", 2)},
+		signed(1, 4, 3), signed(3, 1, 2), signed(3), signed(1, 2, 3)).outs = 2
+	ms("LinearAttentionGate", "", nil, signed(2, 3), signed(3), signed(3), signed(2, 3)).outs = 2
+	ms("GatedRMSNorm", "groups", attrs{f("epsilon", 0.01)}, signed(2, 6), signed(3), signed(2, 6))
+	ms("GatedAdd", "", nil, signed(2, 3), signed(2, 3), signed(2, 1))
+	for layout := range int64(2) {
+		ms("MRotaryEmbedding", fmt.Sprintf("layout %d", layout), attrs{i("num_heads", 2), is("mrope_section", 2, 1, 1), i("mrope_layout", layout), f("scale", 0.8)},
+			signed(1, 2, 16), intsOf([]int{3, 1, 2}, 0, 1, 2, 3, 1, 0), signed(4, 4), signed(4, 4))
+	}
+	ms("NGramRepeatBlock", "", attrs{i("ngram_size", 2)}, intsOf([]int{2, 4}, 0, 1, 2, 0, 2, 1, 0, 2), signed(2, 3)).graph = func(b *onnx.Builder, in []*onnx.Value) []*onnx.Value {
+		n := onnx.NewNode("NGramRepeatBlock", in, "blocked")
+		n.Domain, n.Attrs = "com.microsoft", attrs{i("ngram_size", 2)}
+		return []*onnx.Value{b.Op("Max", b.Add(n)[0], b.Const(tensor.Scalar(-5.)))} // of -∞ there are no differences
+	}
+	ms("ConvTransposeWithDynamicPads", "bias", attrs{is("strides", 2, 1), is("kernel_shape", 2, 2)}, signed(1, 2, 3, 3), signed(2, 2, 2, 2), ints(1, 0, 0, 1), signed(2))
+	ms("SparseToDenseMatMul", "", attrs{f("alpha", 0.6), i("transA", 1)}, signed(3, 2), signed(3, 4))
 	withdrawn := func(op string, as attrs, in ...*gradInput) { ms(op, "withdrawn", as, in...).domain = "" }
 	withdrawn("Affine", attrs{f("alpha", 0.4), f("beta", 0.3)}, signed(2, 3))
 	withdrawn("Scale", attrs{f("scale", 0.4)}, signed(2, 3))
@@ -149,6 +168,7 @@ func microsoftCases(add addCase) {
 		single(signed(1)), single(signed(2)), uint8s([]int{}, 100), uint8s([]int{2}, 90, 7), single(signed(2))))
 	exact(ms("MatMulNBits", "", attrs{i("K", 16), i("N", 2), i("bits", 4), i("block_size", 16)}, single(signed(3, 16)), uint8s([]int{2, 1, 8}, bytes(16)...), single(signed(2))))
 	exact(ms("GatherBlockQuantized", "", attrs{i("block_size", 16), i("bits", 8), i("gather_axis", 0), i("quantize_axis", 1)}, uint8s([]int{3, 16}, bytes(48)...), ints(2, 0, 2), single(signed(3, 1))))
+	ms("MatMulBnb4", "", attrs{i("K", 5), i("N", 3), i("block_size", 16)}, signed(2, 5), uint8s([]int{8}, bytes(8)...), uniform(0.1, 0.9, 1))
 	ms("QMoE", "", attrs{i("k", 2), s("activation_type", "silu"), i("expert_weight_bits", 8)}, signed(3, 4), signed(3, 3),
 		uint8s([]int{3, 2, 4}, bytes(24)...), uniform(0.001, 0.01, 3, 2), signed(3, 2), uint8s([]int{3, 4, 2}, bytes(24)...), uniform(0.001, 0.01, 3, 4), signed(3, 4))
 	for _, domain := range []string{"", "com.microsoft"} {

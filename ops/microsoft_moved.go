@@ -51,6 +51,23 @@ func init() {
 		op("CDist", 2, 2, 1, cdist),
 		op("UnfoldTensor", 1, 1, 1, unfoldTensor),
 		op("CropAndResize", 4, 4, 1, cropAndResize),
+		op("ConvTransposeWithDynamicPads", 2, 4, 1, func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			if pad := n.Str("auto_pad", "NOTSET"); pad != "NOTSET" || n.Ints("output_shape", nil) != nil {
+				return nil, fmt.Errorf("auto_pad %q and output_shape %v are not supported", pad, n.Ints("output_shape", nil))
+			}
+			x := n.Inputs[0]
+			y := g.Node("ConvTranspose", 1, []*onnx.Value{x, n.Inputs[1], n.Input(3)}, n.Attrs...)[0]
+			if !n.Has(2) {
+				return []*onnx.Value{y}, nil
+			}
+			axes := make([]int64, max(0, g.Rank(x)-2)) // of which the pads are cut
+			for i := range axes {
+				axes[i] = int64(i + 2)
+			}
+			half := g.Node("Split", 2, []*onnx.Value{n.Inputs[2]}, IntAttr("axis", 0), IntAttr("num_outputs", 2))
+			return []*onnx.Value{g.Op("Slice", y, half[0], g.Sub(g.Dims(y, axes...), half[1]), g.Int64s(axes...))}, nil
+		}),
+		op("SparseToDenseMatMul", 2, 2, 1, fusedMatMul), // a sparse weight has become a dense one by now
 	)
 }
 

@@ -62,6 +62,11 @@ func init() {
 		}),
 		op("QGemm", 6, 9, qGemm),
 		op("MatMulNBits", 3, 6, matMulNBits),
+		op("MatMulBnb4", 3, 3, matMulBnb4),
+		op("MatMulInteger16", 2, 2, func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			return []*onnx.Value{g.MatMul(g.Cast(n.Inputs[0], tensor.Int32), g.Cast(n.Inputs[1], tensor.Int32))}, nil
+		}),
+		Op{Domain: "com.microsoft", Name: "QEmbedLayerNormalization", Since: []int{1}, MinIn: 1, MaxIn: 18, MinOut: 1, MaxOut: 2, Expand: qEmbedLayerNorm},
 		op("GatherBlockQuantized", 3, 4, gatherBlockQuantized),
 		Op{Domain: "com.microsoft", Name: "QAttention", Since: []int{1}, MinIn: 5, MaxIn: 9, MinOut: 1, MaxOut: 2, Expand: qAttention},
 	)
@@ -203,6 +208,57 @@ func matMulNBits(g *Grad, n *Node) ([]*onnx.Value, error) {
 		y = g.Add(y, n.Inputs[5])
 	}
 	return []*onnx.Value{y}, nil
+}
+
+// bnb4 is what the sixteen numbers of bitsandbytes' types of 4 bits stand for: fp4 and nf4, of which the latter are quantiles of the normal distribution.
+var bnb4 = [2][]float32{
+	{0, 5.208333333e-03, 0.66666667, 1, 0.33333333, 0.5, 0.16666667, 0.25, 0, -5.208333333e-03, -0.66666667, -1, -0.33333333, -0.5, -0.16666667, -0.25},
+	{-1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0,
+		0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1},
+}
+
+// matMulBnb4 is A·Bᵀ, where B's elements, one after the other, are blocks of numbers of 4 bits, the first of a byte in its upper half, with the greatest magnitude of each.
+func matMulBnb4(g *Grad, n *Node) ([]*onnx.Value, error) {
+	size, rows, k, kind := n.Int("block_size", 0), n.Int("N", 0), n.Int("K", 0), n.Int("quant_type", 1)
+	if kind != 0 && kind != 1 || size < 16 || size > 1<<20 || rows < 1 || k < 1 || rows > 1<<24 || k > 1<<24 {
+		return nil, fmt.Errorf("attributes N %d, K %d, block_size %d and quant_type %d are out of range", rows, k, size, kind)
+	}
+	if n.Int("transB", 1) == 0 || n.Int("training_mode", 0) != 0 {
+		return nil, fmt.Errorf("transB %d and training_mode %d are not supported", n.Int("transB", 1), n.Int("training_mode", 0))
+	}
+	bytes, ok := n.In[1].Static()
+	if !ok || int64(product(bytes)) != (rows*k+1)/2 {
+		return nil, fmt.Errorf("weights of %v do not suit N %d and K %d", n.In[1].Shape, rows, k)
+	}
+	packed, blocks := g.Flat(n.Inputs[1]), (rows*k+size-1)/size
+	upper := g.At(11, "BitShift", 1, []*onnx.Value{packed, g.Const(tensor.Scalar(uint8(4)))}, StringAttr("direction", "RIGHT"))[0]
+	lower := g.Op("BitwiseAnd", packed, g.Const(tensor.Scalar(uint8(15))))
+	last := g.Int64s(1)
+	pairs := g.Node("Concat", 1, []*onnx.Value{g.Op("Unsqueeze", upper, last), g.Op("Unsqueeze", lower, last)}, IntAttr("axis", 1))[0]
+	scale := g.Op("Reshape", n.Inputs[2], g.Int64s(blocks, 1))
+	w := g.Cast(g.Op("Gather", g.Const(tensor.New(bnb4[kind], 16)), g.Cast(g.Flat(pairs), tensor.Int32)), g.DType(scale))
+	if missing := blocks*size - 2*((rows*k+1)/2); missing > 0 {
+		w = g.Op("Pad", w, g.Int64s(0, missing))
+	}
+	w = g.Flat(g.Mul(g.Op("Reshape", g.Op("Slice", w, g.Int64s(0), g.Int64s(blocks*size), g.Int64s(0)), g.Int64s(blocks, size)), scale))
+	w = g.Op("Reshape", g.Op("Slice", w, g.Int64s(0), g.Int64s(rows*k), g.Int64s(0)), g.Int64s(rows, k))
+	return []*onnx.Value{g.MatMul(n.Inputs[0], g.Transpose(w, 1, 0))}, nil
+}
+
+// qEmbedLayerNorm is EmbedLayerNormalization of tables, scale and bias of bytes: inputs 2 to 6, with their scales from 8 and their zero points from 13 on.
+func qEmbedLayerNorm(g *Grad, n *Node) ([]*onnx.Value, error) {
+	in := []*onnx.Value{n.Inputs[0], n.Input(1), nil, nil, nil, nil, nil, n.Input(7)}
+	for i := 2; i < 7; i++ {
+		switch {
+		case n.Has(i) && n.Has(i+6):
+			in[i] = g.dequantize(n.Inputs[i], g.Op("Reshape", n.Inputs[i+6], g.Int64s()), n.Input(i+11))
+		case n.Has(i) || i != 4:
+			return nil, fmt.Errorf("input %d or its scale is left out but required", i)
+		}
+	}
+	plain := *n
+	plain.Node = &onnx.Node{Name: n.Name, Op: "EmbedLayerNormalization", Domain: n.Domain, Inputs: in, Outputs: n.Outputs, Attrs: n.Attrs}
+	return embedLayerNorm(g, &plain)
 }
 
 // gatherBlockQuantized gathers integers and their scales and zero points alike, and dequantizes what it has.
