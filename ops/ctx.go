@@ -194,34 +194,12 @@ func (m *Meter) Take(n int64) error {
 	return nil
 }
 
-// TakeEach counts the product of sizes in elements of that many bytes, which may be greater than any number where a tensor's sizes are not held by
-// its elements, since one of them is 0.
-func (m *Meter) TakeEach(bytes int, sizes ...int) error {
-	n, ok := count(sizes...)
-	if ok {
-		n, ok = count(n, bytes)
+// TakeEach counts that many bytes n times. Their product may be greater than any number where n is a size of a tensor that is empty by another.
+func (m *Meter) TakeEach(bytes, n int) error {
+	if m != nil && bytes > 0 && n > math.MaxInt/bytes {
+		return &ErrMemory{Need: math.MaxInt64, Limit: m.Limit}
 	}
-	if !ok {
-		return fmt.Errorf("memory for more elements than can be counted")
-	}
-	return m.Take(int64(n))
-}
-
-// count is the product of sizes, if it is a number.
-func count(sizes ...int) (n int, ok bool) {
-	n = 1
-	for _, s := range sizes {
-		if s == 0 {
-			return 0, true
-		}
-	}
-	for _, s := range sizes {
-		if n > math.MaxInt/s {
-			return 0, false
-		}
-		n *= s
-	}
-	return n, true
+	return m.Take(int64(bytes) * int64(n))
 }
 
 // Give counts n bytes back.

@@ -835,7 +835,7 @@ func layerNormGrad[T kernel.Float](c *Ctx) error {
 	dy, dx := tensor.Data[T](c.In(0)), tensor.Data[T](t)
 	// Sums over rows go by a fixed number of parts, so that they do not hang on the workers.
 	parts := min(16, max(1, rows))
-	if err := c.Mem.TakeEach(16, parts, size); err != nil {
+	if err := c.Mem.TakeEach(16*parts, size); err != nil {
 		return err
 	}
 	dscale, dbias := make([]T, parts*size), make([]T, parts*size)

@@ -1,7 +1,6 @@
 package ops
 
 import (
-	"fmt"
 	"sync"
 
 	"github.com/retune-go/retune/internal/kernel"
@@ -161,14 +160,15 @@ func (q *rnnProblem[T]) run(c *Ctx, ws *rnnWeights[T], y, yh, yc []T) error {
 		ahead = 1
 	}
 	// Room for the gates of these, two states, a cell state, h(c), the products of one step, a bias and peepholes.
-	steps, ok := count(ahead, B, GH)
-	if !ok {
-		return fmt.Errorf("%d steps of %d rows and %d gates are more than can be counted", ahead, B, GH)
-	}
-	need := q.dirs * (steps + 4*B*H + B*GH + GH + 3*H)
-	if err := c.Mem.TakeEach(tensor.TypeOf[T]().Bits()/8, need); err != nil {
+	each, once := q.dirs*B*GH, q.dirs*(4*B*H+B*GH+GH+3*H)
+	size := tensor.TypeOf[T]().Bits() / 8
+	if err := c.Mem.TakeEach(size*each, ahead); err != nil { // of no inputs steps may be many
 		return err
 	}
+	if err := c.Mem.TakeEach(size, once); err != nil {
+		return err
+	}
+	need := ahead*each + once
 	buf, _ := ws.scratch.Get().(*[]T)
 	if buf == nil || cap(*buf) < need {
 		buf = new([]T)

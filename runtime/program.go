@@ -89,6 +89,9 @@ func compile(m *onnx.Model, g *onnx.Graph, around *outer, set *settings) (*progr
 	for _, v := range g.Outputs {
 		p.outputs = append(p.outputs, p.slot(v))
 	}
+	if err := p.defined(); err != nil {
+		return nil, err
+	}
 	p.dropDead()
 
 	p.infos = make([]ops.Info, len(p.values))
@@ -295,6 +298,32 @@ func (p *program) slotOrNone(v *onnx.Value) int {
 		return -1
 	}
 	return p.slot(v)
+}
+
+// defined sees to it that all that is read is there by then: of a file the loader knows, of a graph made in Go nobody does.
+func (p *program) defined() error {
+	made := map[int]bool{}
+	for _, vs := range [][]*onnx.Value{p.graph.Inputs, p.graph.Inits, p.captures} {
+		for _, v := range vs {
+			made[p.slot(v)] = true
+		}
+	}
+	for _, s := range p.steps {
+		for _, slot := range p.reads(s) {
+			if !made[slot] {
+				return ops.Errorf(s.node.Node, "reads %q, which nothing gives before it", p.values[slot].Name)
+			}
+		}
+		for _, slot := range s.outs {
+			made[slot] = true
+		}
+	}
+	for _, slot := range p.outputs {
+		if !made[slot] {
+			return fmt.Errorf("graph %q: nothing gives output %q", p.graph.Name, p.values[slot].Name)
+		}
+	}
+	return nil
 }
 
 // dropDead removes the steps that no output hangs on.
