@@ -39,11 +39,21 @@ func (d *decoder) model(data []byte) (*Model, error) {
 	if m.Graph, err = d.graph(p.Graph, nil, 0); err != nil {
 		return nil, err
 	}
+	if err := unambiguous(m.Opsets); err != nil {
+		return nil, err
+	}
+	d.inFunction = true
+	seen := map[functionID]bool{}
 	for _, f := range p.Functions {
 		fn, err := d.function(f)
 		if err != nil {
 			return nil, fmt.Errorf("function %q: %w", f.GetName(), err)
 		}
+		id := functionID{CanonicalDomain(fn.Domain), fn.Name, fn.Overload}
+		if seen[id] {
+			return nil, fmt.Errorf("function %q is there twice in domain %q", fn.Name, fn.Domain)
+		}
+		seen[id] = true
 		m.Functions = append(m.Functions, fn)
 	}
 	m.unmap = d.unmap
@@ -58,6 +68,19 @@ func carried(p, rest proto.Message) []byte {
 		panic(err) // required fields and invalid strings are what fails; neither exists here
 	}
 	return append(known, p.ProtoReflect().GetUnknown()...)
+}
+
+// unambiguous fails where a domain is imported at two versions.
+func unambiguous(opsets []Opset) error {
+	versions := map[string]int64{}
+	for _, o := range opsets {
+		d := CanonicalDomain(o.Domain)
+		if v, ok := versions[d]; ok && v != o.Version {
+			return fmt.Errorf("domain %q is imported at opset %d and at opset %d", o.Domain, v, o.Version)
+		}
+		versions[d] = o.Version
+	}
+	return nil
 }
 
 func opsets(ps []*onnxpb.OperatorSetIdProto) []Opset {
@@ -255,6 +278,9 @@ func (d *decoder) nodes(g *Graph, ps []*onnxpb.NodeProto, infos []*onnxpb.ValueI
 			if err != nil {
 				return fmt.Errorf("node %q (%s): attribute %q: %w", n.Name, n.Op, a.GetName(), err)
 			}
+			if n.Attr(attr.Name) != nil {
+				return fmt.Errorf("node %q (%s): attribute %q is there twice", n.Name, n.Op, attr.Name)
+			}
 			for _, sub := range append(slices.Clone(attr.Graphs), attr.G) {
 				if sub != nil {
 					sub.Outer = n
@@ -271,6 +297,9 @@ func (d *decoder) function(p *onnxpb.FunctionProto) (*Function, error) {
 	f := &Function{Name: p.GetName(), Domain: p.GetDomain(), Overload: p.GetOverload(), Doc: p.GetDocString(),
 		Opsets: opsets(p.OpsetImport), Attributes: p.Attribute, Metadata: props(p.MetadataProps),
 		unknown: p.ProtoReflect().GetUnknown(), Body: &Graph{Name: p.GetName()}}
+	if err := unambiguous(f.Opsets); err != nil {
+		return nil, err
+	}
 	s := newScope(nil)
 	for _, a := range p.AttributeProto {
 		attr, err := d.attribute(a, s, 0)
@@ -323,6 +352,9 @@ func (d *decoder) attribute(p *onnxpb.AttributeProto, s *scope, depth int) (*Att
 		a.Type = AttrType(bits.TrailingZeros(set))
 	case a.Type < 0 || a.Type > AttrTypeProtos:
 		return nil, fmt.Errorf("type %d is not known", a.Type)
+	}
+	if a.Ref != "" && !d.inFunction {
+		return nil, fmt.Errorf("refers to the attribute %q of a function, but is in none", a.Ref)
 	}
 	if a.Ref == "" {
 		if other := set &^ (1 << a.Type); other != 0 {

@@ -49,6 +49,15 @@ func TestHostileFiles(t *testing.T) {
 		p.Name = proto.String("w")
 		return modelWith(t, &onnxpb.GraphProto{Name: proto.String("g"), Initializer: []*onnxpb.TensorProto{p}})
 	}
+	model := func(p *onnxpb.ModelProto) []byte {
+		p.Graph = &onnxpb.GraphProto{Name: proto.String("g")}
+		data, err := proto.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	f := &onnxpb.FunctionProto{Name: proto.String("f"), Domain: proto.String("d")}
 	float := proto.Int32(1)
 	type strs = []string
 	for name, c := range map[string]struct {
@@ -92,6 +101,12 @@ func TestHostileFiles(t *testing.T) {
 			&onnxpb.AttributeProto{Name: proto.String("k"), Type: proto.Int32(4)})}}), strs{`"n1"`, `"k"`, "holds nothing"}},
 		"attribute of the future": {modelWith(t, &onnxpb.GraphProto{Node: []*onnxpb.NodeProto{nodeProto("Relu", "n1", nil, nil,
 			&onnxpb.AttributeProto{Name: proto.String("k"), Type: proto.Int32(-5), F: proto.Float32(1)})}}), strs{`"k"`, "not known"}},
+		"attribute twice": {modelWith(t, &onnxpb.GraphProto{Node: []*onnxpb.NodeProto{nodeProto("LeakyRelu", "n1", nil, nil,
+			&onnxpb.AttributeProto{Name: proto.String("k"), F: proto.Float32(1)}, &onnxpb.AttributeProto{Name: proto.String("k"), F: proto.Float32(2)})}}), strs{`"n1"`, `"k" is there twice`}},
+		"attribute of no call": {modelWith(t, &onnxpb.GraphProto{Node: []*onnxpb.NodeProto{nodeProto("LeakyRelu", "n1", nil, nil,
+			&onnxpb.AttributeProto{Name: proto.String("k"), Type: proto.Int32(1), RefAttrName: proto.String("of")})}}), strs{`"n1"`, `"k"`, "but is in none"}},
+		"function twice": {model(&onnxpb.ModelProto{Functions: []*onnxpb.FunctionProto{f, f}}), strs{`"f"`, "twice"}},
+		"imported twice": {model(&onnxpb.ModelProto{OpsetImport: []*onnxpb.OperatorSetIdProto{{Version: proto.Int64(13)}, {Domain: proto.String("ai.onnx"), Version: proto.Int64(11)}}}), strs{"opset 13 and at opset 11"}},
 		"deep subgraphs": {protowire.AppendBytes(protowire.AppendTag(nil, 7, protowire.BytesType), nested(3*70, 1, 5, 6)), strs{"deeper than"}},
 	} {
 		t.Run(name, func(t *testing.T) {

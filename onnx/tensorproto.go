@@ -22,6 +22,8 @@ type decoder struct {
 	open  func(name string) (fs.File, error) // a file beside the model, nil if there can be none
 	files map[string][]byte
 	unmap []func() error
+
+	inFunction bool // where attributes may refer to those of the call
 }
 
 var bigEndian = binary.NativeEndian.Uint16([]byte{1, 0}) != 1

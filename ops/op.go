@@ -240,6 +240,9 @@ func (e *UnsupportedError) Error() string {
 	if domain == "" {
 		domain = "ai.onnx"
 	}
+	if e.Opset == 0 {
+		return fmt.Sprintf("node %q: operator %s.%s is not supported: the model imports no opset of its domain", e.Node, domain, e.Op)
+	}
 	return fmt.Sprintf("node %q: operator %s.%s at opset %d is not supported", e.Node, domain, e.Op, e.Opset)
 }
 

@@ -267,3 +267,31 @@ func TestInputsWithDefaults(t *testing.T) {
 		t.Errorf("inputs %v", p)
 	}
 }
+
+// A graph made in Go may read what nothing gives: in a branch, and where it stands.
+func TestUndefinedValues(t *testing.T) {
+	for _, inBranch := range []bool{false, true} {
+		nowhere := &onnx.Value{Name: "nowhere"}
+		g := &onnx.Graph{Name: "g"}
+		n := onnx.NewNode("Relu", []*onnx.Value{nowhere}, "y")
+		if inBranch {
+			c := &onnx.Value{Name: "c", Type: &onnx.Type{Elem: tensor.Bool}}
+			g.Inputs = append(g.Inputs, c)
+			branch := func(name string) *onnx.Attribute {
+				b := &onnx.Graph{Name: name, Nodes: []*onnx.Node{onnx.NewNode("Relu", []*onnx.Value{nowhere}, name+"_y")}}
+				b.Outputs = b.Nodes[0].Outputs
+				return onnx.GraphAttr(name, b)
+			}
+			n = onnx.NewNode("If", []*onnx.Value{c}, "y")
+			n.Attrs = append(n.Attrs, branch("then_branch"), branch("else_branch"))
+			for _, b := range n.Graphs() {
+				b.Outer = n
+			}
+		}
+		g.Nodes, g.Outputs = []*onnx.Node{n}, n.Outputs
+		_, err := runtime.NewSession(&onnx.Model{IRVersion: 8, Opsets: []onnx.Opset{{Version: 13}}, Graph: g})
+		if err == nil || !strings.Contains(err.Error(), `"nowhere"`) || strings.Contains(err.Error(), "panic") {
+			t.Errorf("in a branch %v: want an error that names the value, got %v", inBranch, err)
+		}
+	}
+}

@@ -152,6 +152,13 @@ func inputs(s *runtime.Session, m *onnx.Model, files []string, random bool, seed
 				}
 			}
 		}
+		size, err := tensor.ByteSize(p.Info.DType, shape)
+		if err == nil && size > runtime.DefaultMemoryLimit {
+			err = fmt.Errorf("%d bytes are over the memory limit of %d", size, runtime.DefaultMemoryLimit)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("input %q cannot be made at random: %w", p.Name, err)
+		}
 		t, err := tensor.Zeros(p.Info.DType, shape...)
 		if err != nil {
 			return nil, err

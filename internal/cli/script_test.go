@@ -95,6 +95,8 @@ func breakModel(name, path string) error {
 	case "huge":
 		n.Op = "ConstantOfShape"
 		n.SetInput(0, m.Graph.AddInit("shape", tensor.New([]int64{1 << 40, 1 << 40})))
+	case "vast": // an input of a terabyte
+		x.Type = &onnx.Type{Elem: tensor.Float32, Shape: []onnx.Dim{{Value: 1 << 20}, {Value: 1 << 18}}}
 	case "large": // a terabyte that the file does not hold
 		n.Op = "ConstantOfShape"
 		n.SetInput(0, m.Graph.AddInit("shape", tensor.New([]int64{1 << 20, 1 << 18})))

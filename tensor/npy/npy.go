@@ -366,20 +366,34 @@ func layout(t *tensor.Tensor) (head, body []byte, err error) {
 }
 
 // layoutStrings pads strings to the longest. numpy cannot tell padding from a string's own trailing
-// NULs, so those are refused rather than lost.
+// NULs, so those are refused rather than lost. Strings that are no UTF-8 are numpy's strings of bytes.
 func layoutStrings(strs []string) (code string, body []byte, err error) {
-	width := 1
+	width, bytes := 1, slices.ContainsFunc(strs, func(s string) bool { return !utf8.ValidString(s) })
 	for _, s := range strs {
 		if strings.HasSuffix(s, "\x00") {
 			return "", nil, errors.New("npy: numpy's strings cannot end with a NUL")
 		}
-		width = max(width, utf8.RuneCountInString(s))
+		if bytes {
+			width = max(width, len(s))
+		} else {
+			width = max(width, utf8.RuneCountInString(s))
+		}
 	}
-	size, err := tensor.ByteSize(tensor.Int32, []int{len(strs), width})
+	unit := tensor.Int32
+	if bytes {
+		unit = tensor.Uint8
+	}
+	size, err := tensor.ByteSize(unit, []int{len(strs), width})
 	if err != nil || int64(size) > DefaultLimit {
 		return "", nil, fmt.Errorf("npy: %d strings padded to %d characters are too much", len(strs), width)
 	}
 	body = make([]byte, size)
+	if bytes {
+		for i, s := range strs {
+			copy(body[i*width:], s)
+		}
+		return fmt.Sprintf("|S%d", width), body, nil
+	}
 	for i, s := range strs {
 		at := 4 * i * width
 		for _, r := range s {

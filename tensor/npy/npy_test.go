@@ -241,6 +241,21 @@ func TestHostileNPZ(t *testing.T) {
 	}
 }
 
+func TestStringsOfBytes(t *testing.T) {
+	x := tensor.New([]string{"\xff\x00a", "ü", ""}, 3)
+	data, err := Encode(x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	y, err := Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := tensor.Compare(y, x, 0, 0); err != nil {
+		t.Error(err)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	names, _ := filepath.Glob("testdata/*.npy")
 	for _, n := range names {
