@@ -62,6 +62,9 @@ type vectorKernels struct {
 	dotDeviations     func(x, y []float32, mean float32) float32
 	deviationGrad     func(dst, dy, x []float32, mean, a, b, c float32)
 
+	lstmCell func(i, o, f, a, c, next, hidden, tanhC *float32, n int)
+	gruCell  func(z, r, m, rec, prev, hidden *float32, n int)
+
 	deinterleave func(even, odd, src *float32, n int) // n a multiple of 8
 
 	dot4 func(dst, x, y *float32, ldy, n int) // ldy in bytes

@@ -1,6 +1,9 @@
 package kernel
 
-import "math"
+import (
+	"math"
+	"unsafe"
+)
 
 // Cells of recurrent networks for one row of a batch, after the products with
 // the weights. Slices of length h are one row; gates are overwritten with their
@@ -22,6 +25,14 @@ func LSTMCell[T Float](h int, gates, peep, c, cNext, hidden, tanhC []T) {
 	}
 	i, o, f, g := gates[:h], gates[h:2*h], gates[2*h:3*h], gates[3*h:4*h]
 	c, cNext, hidden = c[:h], cNext[:h], hidden[:h]
+	if is32[T]() && vector.lstmCell != nil && peep == nil && h > 0 {
+		if tanhC == nil {
+			tanhC = hidden
+		}
+		first := func(x []T) *float32 { return (*float32)(unsafe.Pointer(&x[0])) }
+		vector.lstmCell(first(i), first(o), first(f), first(g), first(c), first(cNext), first(hidden), first(tanhC), h)
+		return
+	}
 	if peep == nil {
 		Sigmoid(gates[:3*h], gates[:3*h])
 	} else {
@@ -61,6 +72,11 @@ func GRUCell[T Float](h int, gates, rec, prev, hidden []T) {
 		panic("kernel: GRUCell: operand too short")
 	}
 	z, r, n := gates[:h], gates[h:2*h], gates[2*h:3*h]
+	if is32[T]() && vector.gruCell != nil && h > 0 {
+		first := func(x []T) *float32 { return (*float32)(unsafe.Pointer(&x[0])) }
+		vector.gruCell(first(z), first(r), first(n), first(rec), first(prev), first(hidden), h)
+		return
+	}
 	Sigmoid(gates[:2*h], gates[:2*h])
 	MulAdd(n, r, rec[:h], n)
 	Tanh(n, n)

@@ -48,32 +48,37 @@ func TestLSTMCell(t *testing.T) {
 
 func TestGRUCell(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
-		for _, h := range []int{1, 7, 40} {
-			in, rec, prev := random[float64](3*h), random[float64](h), random[float64](h)
-			after, before := make([]float64, h), make([]float64, h)
-			gates := append([]float64(nil), in...)
-			GRUCell(h, gates, rec, prev, after)
+		testGRUCell[float32](t, 1e-6)
+		testGRUCell[float64](t, 1e-12)
+	})
+}
 
-			gates = append([]float64(nil), in...)
-			reset := make([]float64, h)
-			GRUReset(h, gates, prev, reset)
-			for q := range h {
-				gates[2*h+q] += 2 * reset[q] // a recurrent weight of 2 on the diagonal
-			}
-			GRUOutput(h, gates, prev, before)
-			for q := range h {
-				z, r := sigmoid(in[q]), sigmoid(in[h+q])
-				for name, pair := range map[string][2]float64{
-					"linear before reset": {after[q], (1-z)*math.Tanh(in[2*h+q]+r*rec[q]) + z*prev[q]},
-					"reset before linear": {before[q], (1-z)*math.Tanh(in[2*h+q]+2*r*prev[q]) + z*prev[q]},
-				} {
-					if math.Abs(pair[0]-pair[1]) > 1e-12 {
-						t.Fatalf("%s: h=%d: [%d] = %v, want %v", name, h, q, pair[0], pair[1])
-					}
+func testGRUCell[T Float](t *testing.T, tolerance float64) {
+	for _, h := range []int{1, 7, 40} {
+		in, rec, prev := random[T](3*h), random[T](h), random[T](h)
+		after, before := make([]T, h), make([]T, h)
+		gates := append([]T(nil), in...)
+		GRUCell(h, gates, rec, prev, after)
+
+		gates = append([]T(nil), in...)
+		reset := make([]T, h)
+		GRUReset(h, gates, prev, reset)
+		for q := range h {
+			gates[2*h+q] += 2 * reset[q] // a recurrent weight of 2 on the diagonal
+		}
+		GRUOutput(h, gates, prev, before)
+		for q := range h {
+			z, r, third, was := sigmoid(float64(in[q])), sigmoid(float64(in[h+q])), float64(in[2*h+q]), float64(prev[q])
+			for name, pair := range map[string][2]float64{
+				"linear before reset": {float64(after[q]), (1-z)*math.Tanh(third+r*float64(rec[q])) + z*was},
+				"reset before linear": {float64(before[q]), (1-z)*math.Tanh(third+2*r*was) + z*was},
+			} {
+				if math.Abs(pair[0]-pair[1]) > tolerance {
+					t.Fatalf("%s: h=%d: [%d] = %v, want %v", name, h, q, pair[0], pair[1])
 				}
 			}
 		}
-	})
+	}
 }
 
 // The gradients of cells are the Go twins' in float64, in memory of their own and in that of what they read; those are the derivatives.

@@ -3899,6 +3899,542 @@ done:
 	VZEROUPPER
 	RET
 
+// func lstmCellAVX512(i *float32, o *float32, f *float32, a *float32, c *float32, next *float32, hidden *float32, tanhC *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·lstmCellAVX512(SB), NOSPLIT, $0-72
+	MOVQ i+0(FP), AX
+	MOVQ o+8(FP), CX
+	MOVQ f+16(FP), DX
+	MOVQ a+24(FP), BX
+	MOVQ c+32(FP), SI
+	MOVQ next+40(FP), DI
+	MOVQ hidden+48(FP), R8
+	MOVQ tanhC+56(FP), R9
+	MOVQ n+64(FP), R10
+	SUBQ $+16, R10
+	JL   tail
+
+loop:
+	VMOVUPS      (AX), Z0
+	VORPS        const_80000000<>+0(SB), Z0, Z1
+	VMOVUPS      const_c2d00000<>+0(SB), Z2
+	VMAXPS       Z1, Z2, Z1
+	VMULPS       const_3fb8aa3b<>+0(SB), Z1, Z2
+	VRNDSCALEPS  $0x00, Z2, Z2
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_3f318000<>+0(SB), Z2, Z1
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_b95e8083<>+0(SB), Z2, Z1
+	VMOVUPS      const_3ab56439<>+0(SB), Z9
+	VFMADD213PS  const_3c091609<>+0(SB), Z1, Z9
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z1, Z9
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z1, Z9
+	VFMADD213PS  const_3effffff<>+0(SB), Z1, Z9
+	VMULPS       Z1, Z1, Z10
+	VMOVUPS      Z1, Z1
+	VFMADD231PS  Z9, Z10, Z1
+	VADDPS       const_3f800000<>+0(SB), Z1, Z1
+	VSCALEFPS    Z2, Z1, Z1
+	VMOVUPS      const_3f800000<>+0(SB), Z2
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z0, K1
+	VBLENDMPS    Z1, Z2, K1, Z3
+	VADDPS       Z2, Z1, Z0
+	VDIVPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (AX)
+	VMOVUPS      (BX), Z1
+	VANDPS       const_7fffffff<>+0(SB), Z1, Z2
+	VMOVUPS      const_41200000<>+0(SB), Z9
+	VMINPS       Z2, Z9, Z2
+	VADDPS       Z2, Z2, Z2
+	VMULPS       const_3fb8aa3b<>+0(SB), Z2, Z9
+	VRNDSCALEPS  $0x00, Z9, Z9
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_3f318000<>+0(SB), Z9, Z2
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_b95e8083<>+0(SB), Z9, Z2
+	VMOVUPS      const_3ab56439<>+0(SB), Z10
+	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z10
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z10
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z10
+	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z10
+	VMULPS       Z2, Z2, Z11
+	VMOVUPS      Z2, Z2
+	VFMADD231PS  Z10, Z11, Z2
+	VMOVUPS      const_3f800000<>+0(SB), Z10
+	VSCALEFPS    Z9, Z10, Z9
+	VSUBPS       const_3f800000<>+0(SB), Z9, Z10
+	VMOVUPS      Z10, Z10
+	VFMADD231PS  Z2, Z9, Z10
+	VADDPS       const_40000000<>+0(SB), Z10, Z2
+	VDIVPS       Z2, Z10, Z2
+	VANDPS       const_80000000<>+0(SB), Z1, Z1
+	VORPS        Z1, Z2, Z1
+	VMOVUPS      Z1, (BX)
+	VMOVUPS      (DX), Z2
+	VORPS        const_80000000<>+0(SB), Z2, Z9
+	VMOVUPS      const_c2d00000<>+0(SB), Z10
+	VMAXPS       Z9, Z10, Z9
+	VMULPS       const_3fb8aa3b<>+0(SB), Z9, Z10
+	VRNDSCALEPS  $0x00, Z10, Z10
+	VMOVUPS      Z9, Z9
+	VFNMADD231PS const_3f318000<>+0(SB), Z10, Z9
+	VMOVUPS      Z9, Z9
+	VFNMADD231PS const_b95e8083<>+0(SB), Z10, Z9
+	VMOVUPS      const_3ab56439<>+0(SB), Z11
+	VFMADD213PS  const_3c091609<>+0(SB), Z9, Z11
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z9, Z11
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z9, Z11
+	VFMADD213PS  const_3effffff<>+0(SB), Z9, Z11
+	VMULPS       Z9, Z9, Z12
+	VMOVUPS      Z9, Z9
+	VFMADD231PS  Z11, Z12, Z9
+	VADDPS       const_3f800000<>+0(SB), Z9, Z9
+	VSCALEFPS    Z10, Z9, Z9
+	VMOVUPS      const_3f800000<>+0(SB), Z10
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z2, K1
+	VBLENDMPS    Z9, Z10, K1, Z4
+	VADDPS       Z10, Z9, Z2
+	VDIVPS       Z2, Z4, Z2
+	VMOVUPS      Z2, (DX)
+	VMOVUPS      (SI), Z9
+	VMULPS       Z9, Z2, Z2
+	VMOVUPS      Z2, Z2
+	VFMADD231PS  Z1, Z0, Z2
+	VMOVUPS      Z2, (DI)
+	VMOVUPS      (CX), Z0
+	VORPS        const_80000000<>+0(SB), Z0, Z1
+	VMOVUPS      const_c2d00000<>+0(SB), Z9
+	VMAXPS       Z1, Z9, Z1
+	VMULPS       const_3fb8aa3b<>+0(SB), Z1, Z9
+	VRNDSCALEPS  $0x00, Z9, Z9
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_3f318000<>+0(SB), Z9, Z1
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_b95e8083<>+0(SB), Z9, Z1
+	VMOVUPS      const_3ab56439<>+0(SB), Z10
+	VFMADD213PS  const_3c091609<>+0(SB), Z1, Z10
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z1, Z10
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z1, Z10
+	VFMADD213PS  const_3effffff<>+0(SB), Z1, Z10
+	VMULPS       Z1, Z1, Z11
+	VMOVUPS      Z1, Z1
+	VFMADD231PS  Z10, Z11, Z1
+	VADDPS       const_3f800000<>+0(SB), Z1, Z1
+	VSCALEFPS    Z9, Z1, Z1
+	VMOVUPS      const_3f800000<>+0(SB), Z9
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z0, K1
+	VBLENDMPS    Z1, Z9, K1, Z5
+	VADDPS       Z9, Z1, Z0
+	VDIVPS       Z0, Z5, Z0
+	VMOVUPS      Z0, (CX)
+	VANDPS       const_7fffffff<>+0(SB), Z2, Z1
+	VMOVUPS      const_41200000<>+0(SB), Z9
+	VMINPS       Z1, Z9, Z1
+	VADDPS       Z1, Z1, Z1
+	VMULPS       const_3fb8aa3b<>+0(SB), Z1, Z9
+	VRNDSCALEPS  $0x00, Z9, Z9
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_3f318000<>+0(SB), Z9, Z1
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_b95e8083<>+0(SB), Z9, Z1
+	VMOVUPS      const_3ab56439<>+0(SB), Z10
+	VFMADD213PS  const_3c091609<>+0(SB), Z1, Z10
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z1, Z10
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z1, Z10
+	VFMADD213PS  const_3effffff<>+0(SB), Z1, Z10
+	VMULPS       Z1, Z1, Z11
+	VMOVUPS      Z1, Z1
+	VFMADD231PS  Z10, Z11, Z1
+	VMOVUPS      const_3f800000<>+0(SB), Z10
+	VSCALEFPS    Z9, Z10, Z9
+	VSUBPS       const_3f800000<>+0(SB), Z9, Z10
+	VMOVUPS      Z10, Z10
+	VFMADD231PS  Z1, Z9, Z10
+	VADDPS       const_40000000<>+0(SB), Z10, Z1
+	VDIVPS       Z1, Z10, Z1
+	VANDPS       const_80000000<>+0(SB), Z2, Z2
+	VORPS        Z2, Z1, Z1
+	VMOVUPS      Z1, (R9)
+	VMULPS       Z1, Z0, Z0
+	VMOVUPS      Z0, (R8)
+	ADDQ         $+64, AX
+	ADDQ         $+64, CX
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+64, SI
+	ADDQ         $+64, DI
+	ADDQ         $+64, R8
+	ADDQ         $+64, R9
+	SUBQ         $+16, R10
+	JGE          loop
+
+tail:
+	ADDQ         $+16, R10
+	JZ           done
+	MOVQ         $0x00000001, R11
+	SHLXQ        R10, R11, R11
+	DECQ         R11
+	KMOVW        R11, K1
+	VMOVUPS.Z    (AX), K1, Z0
+	VORPS        const_80000000<>+0(SB), Z0, Z1
+	VMOVUPS      const_c2d00000<>+0(SB), Z2
+	VMAXPS       Z1, Z2, Z1
+	VMULPS       const_3fb8aa3b<>+0(SB), Z1, Z2
+	VRNDSCALEPS  $0x00, Z2, Z2
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_3f318000<>+0(SB), Z2, Z1
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_b95e8083<>+0(SB), Z2, Z1
+	VMOVUPS      const_3ab56439<>+0(SB), Z3
+	VFMADD213PS  const_3c091609<>+0(SB), Z1, Z3
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z1, Z3
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z1, Z3
+	VFMADD213PS  const_3effffff<>+0(SB), Z1, Z3
+	VMULPS       Z1, Z1, Z4
+	VMOVUPS      Z1, Z1
+	VFMADD231PS  Z3, Z4, Z1
+	VADDPS       const_3f800000<>+0(SB), Z1, Z1
+	VSCALEFPS    Z2, Z1, Z1
+	VMOVUPS      const_3f800000<>+0(SB), Z2
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z0, K2
+	VBLENDMPS    Z1, Z2, K2, Z6
+	VADDPS       Z2, Z1, Z0
+	VDIVPS       Z0, Z6, Z0
+	VMOVUPS      Z0, K1, (AX)
+	VMOVUPS.Z    (BX), K1, Z1
+	VANDPS       const_7fffffff<>+0(SB), Z1, Z2
+	VMOVUPS      const_41200000<>+0(SB), Z3
+	VMINPS       Z2, Z3, Z2
+	VADDPS       Z2, Z2, Z2
+	VMULPS       const_3fb8aa3b<>+0(SB), Z2, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_3f318000<>+0(SB), Z3, Z2
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_b95e8083<>+0(SB), Z3, Z2
+	VMOVUPS      const_3ab56439<>+0(SB), Z4
+	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z4
+	VMULPS       Z2, Z2, Z5
+	VMOVUPS      Z2, Z2
+	VFMADD231PS  Z4, Z5, Z2
+	VMOVUPS      const_3f800000<>+0(SB), Z4
+	VSCALEFPS    Z3, Z4, Z3
+	VSUBPS       const_3f800000<>+0(SB), Z3, Z4
+	VMOVUPS      Z4, Z4
+	VFMADD231PS  Z2, Z3, Z4
+	VADDPS       const_40000000<>+0(SB), Z4, Z2
+	VDIVPS       Z2, Z4, Z2
+	VANDPS       const_80000000<>+0(SB), Z1, Z1
+	VORPS        Z1, Z2, Z1
+	VMOVUPS      Z1, K1, (BX)
+	VMOVUPS.Z    (DX), K1, Z2
+	VORPS        const_80000000<>+0(SB), Z2, Z3
+	VMOVUPS      const_c2d00000<>+0(SB), Z4
+	VMAXPS       Z3, Z4, Z3
+	VMULPS       const_3fb8aa3b<>+0(SB), Z3, Z4
+	VRNDSCALEPS  $0x00, Z4, Z4
+	VMOVUPS      Z3, Z3
+	VFNMADD231PS const_3f318000<>+0(SB), Z4, Z3
+	VMOVUPS      Z3, Z3
+	VFNMADD231PS const_b95e8083<>+0(SB), Z4, Z3
+	VMOVUPS      const_3ab56439<>+0(SB), Z5
+	VFMADD213PS  const_3c091609<>+0(SB), Z3, Z5
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z3, Z5
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z3, Z5
+	VFMADD213PS  const_3effffff<>+0(SB), Z3, Z5
+	VMULPS       Z3, Z3, Z6
+	VMOVUPS      Z3, Z3
+	VFMADD231PS  Z5, Z6, Z3
+	VADDPS       const_3f800000<>+0(SB), Z3, Z3
+	VSCALEFPS    Z4, Z3, Z3
+	VMOVUPS      const_3f800000<>+0(SB), Z4
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z2, K2
+	VBLENDMPS    Z3, Z4, K2, Z7
+	VADDPS       Z4, Z3, Z2
+	VDIVPS       Z2, Z7, Z2
+	VMOVUPS      Z2, K1, (DX)
+	VMOVUPS.Z    (SI), K1, Z3
+	VMULPS       Z3, Z2, Z2
+	VMOVUPS      Z2, Z2
+	VFMADD231PS  Z1, Z0, Z2
+	VMOVUPS      Z2, K1, (DI)
+	VMOVUPS.Z    (CX), K1, Z0
+	VORPS        const_80000000<>+0(SB), Z0, Z1
+	VMOVUPS      const_c2d00000<>+0(SB), Z3
+	VMAXPS       Z1, Z3, Z1
+	VMULPS       const_3fb8aa3b<>+0(SB), Z1, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_3f318000<>+0(SB), Z3, Z1
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_b95e8083<>+0(SB), Z3, Z1
+	VMOVUPS      const_3ab56439<>+0(SB), Z4
+	VFMADD213PS  const_3c091609<>+0(SB), Z1, Z4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z1, Z4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z1, Z4
+	VFMADD213PS  const_3effffff<>+0(SB), Z1, Z4
+	VMULPS       Z1, Z1, Z5
+	VMOVUPS      Z1, Z1
+	VFMADD231PS  Z4, Z5, Z1
+	VADDPS       const_3f800000<>+0(SB), Z1, Z1
+	VSCALEFPS    Z3, Z1, Z1
+	VMOVUPS      const_3f800000<>+0(SB), Z3
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z0, K2
+	VBLENDMPS    Z1, Z3, K2, Z8
+	VADDPS       Z3, Z1, Z0
+	VDIVPS       Z0, Z8, Z0
+	VMOVUPS      Z0, K1, (CX)
+	VANDPS       const_7fffffff<>+0(SB), Z2, Z1
+	VMOVUPS      const_41200000<>+0(SB), Z3
+	VMINPS       Z1, Z3, Z1
+	VADDPS       Z1, Z1, Z1
+	VMULPS       const_3fb8aa3b<>+0(SB), Z1, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_3f318000<>+0(SB), Z3, Z1
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_b95e8083<>+0(SB), Z3, Z1
+	VMOVUPS      const_3ab56439<>+0(SB), Z4
+	VFMADD213PS  const_3c091609<>+0(SB), Z1, Z4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z1, Z4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z1, Z4
+	VFMADD213PS  const_3effffff<>+0(SB), Z1, Z4
+	VMULPS       Z1, Z1, Z5
+	VMOVUPS      Z1, Z1
+	VFMADD231PS  Z4, Z5, Z1
+	VMOVUPS      const_3f800000<>+0(SB), Z4
+	VSCALEFPS    Z3, Z4, Z3
+	VSUBPS       const_3f800000<>+0(SB), Z3, Z4
+	VMOVUPS      Z4, Z4
+	VFMADD231PS  Z1, Z3, Z4
+	VADDPS       const_40000000<>+0(SB), Z4, Z1
+	VDIVPS       Z1, Z4, Z1
+	VANDPS       const_80000000<>+0(SB), Z2, Z2
+	VORPS        Z2, Z1, Z1
+	VMOVUPS      Z1, K1, (R9)
+	VMULPS       Z1, Z0, Z0
+	VMOVUPS      Z0, K1, (R8)
+
+done:
+	VZEROUPPER
+	RET
+
+// func gruCellAVX512(z *float32, r *float32, m *float32, rec *float32, prev *float32, hidden *float32, n int)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·gruCellAVX512(SB), NOSPLIT, $0-56
+	MOVQ z+0(FP), AX
+	MOVQ r+8(FP), CX
+	MOVQ m+16(FP), DX
+	MOVQ rec+24(FP), BX
+	MOVQ prev+32(FP), SI
+	MOVQ hidden+40(FP), DI
+	MOVQ n+48(FP), R8
+	SUBQ $+16, R8
+	JL   tail
+
+loop:
+	VMOVUPS      (CX), Z0
+	VORPS        const_80000000<>+0(SB), Z0, Z1
+	VMOVUPS      const_c2d00000<>+0(SB), Z2
+	VMAXPS       Z1, Z2, Z1
+	VMULPS       const_3fb8aa3b<>+0(SB), Z1, Z2
+	VRNDSCALEPS  $0x00, Z2, Z2
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_3f318000<>+0(SB), Z2, Z1
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_b95e8083<>+0(SB), Z2, Z1
+	VMOVUPS      const_3ab56439<>+0(SB), Z7
+	VFMADD213PS  const_3c091609<>+0(SB), Z1, Z7
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z1, Z7
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z1, Z7
+	VFMADD213PS  const_3effffff<>+0(SB), Z1, Z7
+	VMULPS       Z1, Z1, Z8
+	VMOVUPS      Z1, Z1
+	VFMADD231PS  Z7, Z8, Z1
+	VADDPS       const_3f800000<>+0(SB), Z1, Z1
+	VSCALEFPS    Z2, Z1, Z1
+	VMOVUPS      const_3f800000<>+0(SB), Z2
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z0, K1
+	VBLENDMPS    Z1, Z2, K1, Z3
+	VADDPS       Z2, Z1, Z0
+	VDIVPS       Z0, Z3, Z0
+	VMOVUPS      Z0, (CX)
+	VMOVUPS      (BX), Z1
+	VMOVUPS      (DX), Z2
+	VMOVUPS      Z2, Z2
+	VFMADD231PS  Z1, Z0, Z2
+	VANDPS       const_7fffffff<>+0(SB), Z2, Z0
+	VMOVUPS      const_41200000<>+0(SB), Z1
+	VMINPS       Z0, Z1, Z0
+	VADDPS       Z0, Z0, Z0
+	VMULPS       const_3fb8aa3b<>+0(SB), Z0, Z1
+	VRNDSCALEPS  $0x00, Z1, Z1
+	VMOVUPS      Z0, Z0
+	VFNMADD231PS const_3f318000<>+0(SB), Z1, Z0
+	VMOVUPS      Z0, Z0
+	VFNMADD231PS const_b95e8083<>+0(SB), Z1, Z0
+	VMOVUPS      const_3ab56439<>+0(SB), Z7
+	VFMADD213PS  const_3c091609<>+0(SB), Z0, Z7
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z0, Z7
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z0, Z7
+	VFMADD213PS  const_3effffff<>+0(SB), Z0, Z7
+	VMULPS       Z0, Z0, Z8
+	VMOVUPS      Z0, Z0
+	VFMADD231PS  Z7, Z8, Z0
+	VMOVUPS      const_3f800000<>+0(SB), Z7
+	VSCALEFPS    Z1, Z7, Z1
+	VSUBPS       const_3f800000<>+0(SB), Z1, Z7
+	VMOVUPS      Z7, Z7
+	VFMADD231PS  Z0, Z1, Z7
+	VADDPS       const_40000000<>+0(SB), Z7, Z0
+	VDIVPS       Z0, Z7, Z0
+	VANDPS       const_80000000<>+0(SB), Z2, Z1
+	VORPS        Z1, Z0, Z0
+	VMOVUPS      Z0, (DX)
+	VMOVUPS      (AX), Z1
+	VORPS        const_80000000<>+0(SB), Z1, Z2
+	VMOVUPS      const_c2d00000<>+0(SB), Z7
+	VMAXPS       Z2, Z7, Z2
+	VMULPS       const_3fb8aa3b<>+0(SB), Z2, Z7
+	VRNDSCALEPS  $0x00, Z7, Z7
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_3f318000<>+0(SB), Z7, Z2
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_b95e8083<>+0(SB), Z7, Z2
+	VMOVUPS      const_3ab56439<>+0(SB), Z8
+	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z8
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z8
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z8
+	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z8
+	VMULPS       Z2, Z2, Z9
+	VMOVUPS      Z2, Z2
+	VFMADD231PS  Z8, Z9, Z2
+	VADDPS       const_3f800000<>+0(SB), Z2, Z2
+	VSCALEFPS    Z7, Z2, Z2
+	VMOVUPS      const_3f800000<>+0(SB), Z7
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z1, K1
+	VBLENDMPS    Z2, Z7, K1, Z4
+	VADDPS       Z7, Z2, Z1
+	VDIVPS       Z1, Z4, Z1
+	VMOVUPS      Z1, (AX)
+	VMOVUPS      (SI), Z2
+	VSUBPS       Z0, Z2, Z2
+	VMOVUPS      Z0, Z0
+	VFMADD231PS  Z2, Z1, Z0
+	VMOVUPS      Z0, (DI)
+	ADDQ         $+64, AX
+	ADDQ         $+64, CX
+	ADDQ         $+64, DX
+	ADDQ         $+64, BX
+	ADDQ         $+64, SI
+	ADDQ         $+64, DI
+	SUBQ         $+16, R8
+	JGE          loop
+
+tail:
+	ADDQ         $+16, R8
+	JZ           done
+	MOVQ         $0x00000001, R9
+	SHLXQ        R8, R9, R9
+	DECQ         R9
+	KMOVW        R9, K1
+	VMOVUPS.Z    (CX), K1, Z0
+	VORPS        const_80000000<>+0(SB), Z0, Z1
+	VMOVUPS      const_c2d00000<>+0(SB), Z2
+	VMAXPS       Z1, Z2, Z1
+	VMULPS       const_3fb8aa3b<>+0(SB), Z1, Z2
+	VRNDSCALEPS  $0x00, Z2, Z2
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_3f318000<>+0(SB), Z2, Z1
+	VMOVUPS      Z1, Z1
+	VFNMADD231PS const_b95e8083<>+0(SB), Z2, Z1
+	VMOVUPS      const_3ab56439<>+0(SB), Z3
+	VFMADD213PS  const_3c091609<>+0(SB), Z1, Z3
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z1, Z3
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z1, Z3
+	VFMADD213PS  const_3effffff<>+0(SB), Z1, Z3
+	VMULPS       Z1, Z1, Z4
+	VMOVUPS      Z1, Z1
+	VFMADD231PS  Z3, Z4, Z1
+	VADDPS       const_3f800000<>+0(SB), Z1, Z1
+	VSCALEFPS    Z2, Z1, Z1
+	VMOVUPS      const_3f800000<>+0(SB), Z2
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z0, K2
+	VBLENDMPS    Z1, Z2, K2, Z5
+	VADDPS       Z2, Z1, Z0
+	VDIVPS       Z0, Z5, Z0
+	VMOVUPS      Z0, K1, (CX)
+	VMOVUPS.Z    (BX), K1, Z1
+	VMOVUPS.Z    (DX), K1, Z2
+	VMOVUPS      Z2, Z2
+	VFMADD231PS  Z1, Z0, Z2
+	VANDPS       const_7fffffff<>+0(SB), Z2, Z0
+	VMOVUPS      const_41200000<>+0(SB), Z1
+	VMINPS       Z0, Z1, Z0
+	VADDPS       Z0, Z0, Z0
+	VMULPS       const_3fb8aa3b<>+0(SB), Z0, Z1
+	VRNDSCALEPS  $0x00, Z1, Z1
+	VMOVUPS      Z0, Z0
+	VFNMADD231PS const_3f318000<>+0(SB), Z1, Z0
+	VMOVUPS      Z0, Z0
+	VFNMADD231PS const_b95e8083<>+0(SB), Z1, Z0
+	VMOVUPS      const_3ab56439<>+0(SB), Z3
+	VFMADD213PS  const_3c091609<>+0(SB), Z0, Z3
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z0, Z3
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z0, Z3
+	VFMADD213PS  const_3effffff<>+0(SB), Z0, Z3
+	VMULPS       Z0, Z0, Z4
+	VMOVUPS      Z0, Z0
+	VFMADD231PS  Z3, Z4, Z0
+	VMOVUPS      const_3f800000<>+0(SB), Z3
+	VSCALEFPS    Z1, Z3, Z1
+	VSUBPS       const_3f800000<>+0(SB), Z1, Z3
+	VMOVUPS      Z3, Z3
+	VFMADD231PS  Z0, Z1, Z3
+	VADDPS       const_40000000<>+0(SB), Z3, Z0
+	VDIVPS       Z0, Z3, Z0
+	VANDPS       const_80000000<>+0(SB), Z2, Z1
+	VORPS        Z1, Z0, Z0
+	VMOVUPS      Z0, K1, (DX)
+	VMOVUPS.Z    (AX), K1, Z1
+	VORPS        const_80000000<>+0(SB), Z1, Z2
+	VMOVUPS      const_c2d00000<>+0(SB), Z3
+	VMAXPS       Z2, Z3, Z2
+	VMULPS       const_3fb8aa3b<>+0(SB), Z2, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_3f318000<>+0(SB), Z3, Z2
+	VMOVUPS      Z2, Z2
+	VFNMADD231PS const_b95e8083<>+0(SB), Z3, Z2
+	VMOVUPS      const_3ab56439<>+0(SB), Z4
+	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z4
+	VMULPS       Z2, Z2, Z5
+	VMOVUPS      Z2, Z2
+	VFMADD231PS  Z4, Z5, Z2
+	VADDPS       const_3f800000<>+0(SB), Z2, Z2
+	VSCALEFPS    Z3, Z2, Z2
+	VMOVUPS      const_3f800000<>+0(SB), Z3
+	VCMPPS       $0x01, const_00000000<>+0(SB), Z1, K2
+	VBLENDMPS    Z2, Z3, K2, Z6
+	VADDPS       Z3, Z2, Z1
+	VDIVPS       Z1, Z6, Z1
+	VMOVUPS      Z1, K1, (AX)
+	VMOVUPS.Z    (SI), K1, Z2
+	VSUBPS       Z0, Z2, Z2
+	VMOVUPS      Z0, Z0
+	VFMADD231PS  Z2, Z1, Z0
+	VMOVUPS      Z0, K1, (DI)
+
+done:
+	VZEROUPPER
+	RET
+
 // func fromFloat16AVX512(dst []float32, x []uint16)
 // Requires: AVX, AVX512F
 TEXT ·fromFloat16AVX512(SB), NOSPLIT, $0-48
@@ -7451,6 +7987,670 @@ tail:
 	VMASKMOVPS   Y1, Y0, (DI)
 	VMULPS       Y2, Y5, Y1
 	VMASKMOVPS   Y1, Y0, (R8)
+
+done:
+	VZEROUPPER
+	RET
+
+// func lstmCellAVX2(i *float32, o *float32, f *float32, a *float32, c *float32, next *float32, hidden *float32, tanhC *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·lstmCellAVX2(SB), NOSPLIT, $0-72
+	MOVQ i+0(FP), AX
+	MOVQ o+8(FP), CX
+	MOVQ f+16(FP), DX
+	MOVQ a+24(FP), BX
+	MOVQ c+32(FP), SI
+	MOVQ next+40(FP), DI
+	MOVQ hidden+48(FP), R8
+	MOVQ tanhC+56(FP), R9
+	MOVQ n+64(FP), R10
+	SUBQ $+8, R10
+	JL   tail
+
+loop:
+	VMOVUPS      (AX), Y0
+	VORPS        const_80000000<>+0(SB), Y0, Y1
+	VMOVUPS      const_c2d00000<>+0(SB), Y2
+	VMAXPS       Y1, Y2, Y1
+	VMULPS       const_3fb8aa3b<>+0(SB), Y1, Y2
+	VROUNDPS     $0x00, Y2, Y2
+	VMOVUPS      Y1, Y1
+	VFNMADD231PS const_3f318000<>+0(SB), Y2, Y1
+	VMOVUPS      Y1, Y1
+	VFNMADD231PS const_b95e8083<>+0(SB), Y2, Y1
+	VMOVUPS      const_3ab56439<>+0(SB), Y3
+	VFMADD213PS  const_3c091609<>+0(SB), Y1, Y3
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y1, Y3
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y1, Y3
+	VFMADD213PS  const_3effffff<>+0(SB), Y1, Y3
+	VMULPS       Y1, Y1, Y4
+	VMOVUPS      Y1, Y1
+	VFMADD231PS  Y3, Y4, Y1
+	VADDPS       const_3f800000<>+0(SB), Y1, Y1
+	VCVTPS2DQ    Y2, Y2
+	VPSRAD       $0x01, Y2, Y3
+	VPSUBD       Y3, Y2, Y2
+	VPADDD       const_0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       const_0000007f<>+0(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      const_3f800000<>+0(SB), Y2
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y0, Y0
+	VBLENDVPS    Y0, Y1, Y2, Y0
+	VADDPS       Y2, Y1, Y1
+	VDIVPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      (BX), Y1
+	VANDPS       const_7fffffff<>+0(SB), Y1, Y2
+	VMOVUPS      const_41200000<>+0(SB), Y3
+	VMINPS       Y2, Y3, Y2
+	VADDPS       Y2, Y2, Y2
+	VMULPS       const_3fb8aa3b<>+0(SB), Y2, Y3
+	VROUNDPS     $0x00, Y3, Y3
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_3f318000<>+0(SB), Y3, Y2
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_b95e8083<>+0(SB), Y3, Y2
+	VMOVUPS      const_3ab56439<>+0(SB), Y4
+	VFMADD213PS  const_3c091609<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3effffff<>+0(SB), Y2, Y4
+	VMULPS       Y2, Y2, Y5
+	VMOVUPS      Y2, Y2
+	VFMADD231PS  Y4, Y5, Y2
+	VMOVUPS      const_3f800000<>+0(SB), Y4
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y5
+	VPSUBD       Y5, Y3, Y3
+	VPADDD       const_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPADDD       const_0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y5, Y4, Y4
+	VMULPS       Y3, Y4, Y3
+	VSUBPS       const_3f800000<>+0(SB), Y3, Y4
+	VMOVUPS      Y4, Y4
+	VFMADD231PS  Y2, Y3, Y4
+	VADDPS       const_40000000<>+0(SB), Y4, Y2
+	VDIVPS       Y2, Y4, Y2
+	VANDPS       const_80000000<>+0(SB), Y1, Y1
+	VORPS        Y1, Y2, Y1
+	VMOVUPS      Y1, (BX)
+	VMOVUPS      (DX), Y2
+	VORPS        const_80000000<>+0(SB), Y2, Y3
+	VMOVUPS      const_c2d00000<>+0(SB), Y4
+	VMAXPS       Y3, Y4, Y3
+	VMULPS       const_3fb8aa3b<>+0(SB), Y3, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VMOVUPS      Y3, Y3
+	VFNMADD231PS const_3f318000<>+0(SB), Y4, Y3
+	VMOVUPS      Y3, Y3
+	VFNMADD231PS const_b95e8083<>+0(SB), Y4, Y3
+	VMOVUPS      const_3ab56439<>+0(SB), Y5
+	VFMADD213PS  const_3c091609<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3effffff<>+0(SB), Y3, Y5
+	VMULPS       Y3, Y3, Y6
+	VMOVUPS      Y3, Y3
+	VFMADD231PS  Y5, Y6, Y3
+	VADDPS       const_3f800000<>+0(SB), Y3, Y3
+	VCVTPS2DQ    Y4, Y4
+	VPSRAD       $0x01, Y4, Y5
+	VPSUBD       Y5, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y5, Y3, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      const_3f800000<>+0(SB), Y4
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y2, Y2
+	VBLENDVPS    Y2, Y3, Y4, Y2
+	VADDPS       Y4, Y3, Y3
+	VDIVPS       Y3, Y2, Y2
+	VMOVUPS      Y2, (DX)
+	VMOVUPS      (SI), Y3
+	VMULPS       Y3, Y2, Y2
+	VMOVUPS      Y2, Y2
+	VFMADD231PS  Y1, Y0, Y2
+	VMOVUPS      Y2, (DI)
+	VMOVUPS      (CX), Y0
+	VORPS        const_80000000<>+0(SB), Y0, Y1
+	VMOVUPS      const_c2d00000<>+0(SB), Y3
+	VMAXPS       Y1, Y3, Y1
+	VMULPS       const_3fb8aa3b<>+0(SB), Y1, Y3
+	VROUNDPS     $0x00, Y3, Y3
+	VMOVUPS      Y1, Y1
+	VFNMADD231PS const_3f318000<>+0(SB), Y3, Y1
+	VMOVUPS      Y1, Y1
+	VFNMADD231PS const_b95e8083<>+0(SB), Y3, Y1
+	VMOVUPS      const_3ab56439<>+0(SB), Y4
+	VFMADD213PS  const_3c091609<>+0(SB), Y1, Y4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y1, Y4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y1, Y4
+	VFMADD213PS  const_3effffff<>+0(SB), Y1, Y4
+	VMULPS       Y1, Y1, Y5
+	VMOVUPS      Y1, Y1
+	VFMADD231PS  Y4, Y5, Y1
+	VADDPS       const_3f800000<>+0(SB), Y1, Y1
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y4
+	VPSUBD       Y4, Y3, Y3
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y4, Y1, Y1
+	VMULPS       Y3, Y1, Y1
+	VMOVUPS      const_3f800000<>+0(SB), Y3
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y0, Y0
+	VBLENDVPS    Y0, Y1, Y3, Y0
+	VADDPS       Y3, Y1, Y1
+	VDIVPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VANDPS       const_7fffffff<>+0(SB), Y2, Y1
+	VMOVUPS      const_41200000<>+0(SB), Y3
+	VMINPS       Y1, Y3, Y1
+	VADDPS       Y1, Y1, Y1
+	VMULPS       const_3fb8aa3b<>+0(SB), Y1, Y3
+	VROUNDPS     $0x00, Y3, Y3
+	VMOVUPS      Y1, Y1
+	VFNMADD231PS const_3f318000<>+0(SB), Y3, Y1
+	VMOVUPS      Y1, Y1
+	VFNMADD231PS const_b95e8083<>+0(SB), Y3, Y1
+	VMOVUPS      const_3ab56439<>+0(SB), Y4
+	VFMADD213PS  const_3c091609<>+0(SB), Y1, Y4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y1, Y4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y1, Y4
+	VFMADD213PS  const_3effffff<>+0(SB), Y1, Y4
+	VMULPS       Y1, Y1, Y5
+	VMOVUPS      Y1, Y1
+	VFMADD231PS  Y4, Y5, Y1
+	VMOVUPS      const_3f800000<>+0(SB), Y4
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y5
+	VPSUBD       Y5, Y3, Y3
+	VPADDD       const_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPADDD       const_0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y5, Y4, Y4
+	VMULPS       Y3, Y4, Y3
+	VSUBPS       const_3f800000<>+0(SB), Y3, Y4
+	VMOVUPS      Y4, Y4
+	VFMADD231PS  Y1, Y3, Y4
+	VADDPS       const_40000000<>+0(SB), Y4, Y1
+	VDIVPS       Y1, Y4, Y1
+	VANDPS       const_80000000<>+0(SB), Y2, Y2
+	VORPS        Y2, Y1, Y1
+	VMOVUPS      Y1, (R9)
+	VMULPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (R8)
+	ADDQ         $+32, AX
+	ADDQ         $+32, CX
+	ADDQ         $+32, DX
+	ADDQ         $+32, BX
+	ADDQ         $+32, SI
+	ADDQ         $+32, DI
+	ADDQ         $+32, R8
+	ADDQ         $+32, R9
+	SUBQ         $+8, R10
+	JGE          loop
+
+tail:
+	ADDQ         $+8, R10
+	JZ           done
+	LEAQ         tailMask<>+32(SB), R11
+	SHLQ         $0x02, R10
+	SUBQ         R10, R11
+	VMOVUPS      (R11), Y0
+	VMASKMOVPS   (AX), Y0, Y1
+	VORPS        const_80000000<>+0(SB), Y1, Y2
+	VMOVUPS      const_c2d00000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMULPS       const_3fb8aa3b<>+0(SB), Y2, Y3
+	VROUNDPS     $0x00, Y3, Y3
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_3f318000<>+0(SB), Y3, Y2
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_b95e8083<>+0(SB), Y3, Y2
+	VMOVUPS      const_3ab56439<>+0(SB), Y4
+	VFMADD213PS  const_3c091609<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3effffff<>+0(SB), Y2, Y4
+	VMULPS       Y2, Y2, Y5
+	VMOVUPS      Y2, Y2
+	VFMADD231PS  Y4, Y5, Y2
+	VADDPS       const_3f800000<>+0(SB), Y2, Y2
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y4
+	VPSUBD       Y4, Y3, Y3
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y3, Y2, Y2
+	VMOVUPS      const_3f800000<>+0(SB), Y3
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y1, Y1
+	VBLENDVPS    Y1, Y2, Y3, Y1
+	VADDPS       Y3, Y2, Y2
+	VDIVPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (AX)
+	VMASKMOVPS   (BX), Y0, Y2
+	VANDPS       const_7fffffff<>+0(SB), Y2, Y3
+	VMOVUPS      const_41200000<>+0(SB), Y4
+	VMINPS       Y3, Y4, Y3
+	VADDPS       Y3, Y3, Y3
+	VMULPS       const_3fb8aa3b<>+0(SB), Y3, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VMOVUPS      Y3, Y3
+	VFNMADD231PS const_3f318000<>+0(SB), Y4, Y3
+	VMOVUPS      Y3, Y3
+	VFNMADD231PS const_b95e8083<>+0(SB), Y4, Y3
+	VMOVUPS      const_3ab56439<>+0(SB), Y5
+	VFMADD213PS  const_3c091609<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3effffff<>+0(SB), Y3, Y5
+	VMULPS       Y3, Y3, Y6
+	VMOVUPS      Y3, Y3
+	VFMADD231PS  Y5, Y6, Y3
+	VMOVUPS      const_3f800000<>+0(SB), Y5
+	VCVTPS2DQ    Y4, Y4
+	VPSRAD       $0x01, Y4, Y6
+	VPSUBD       Y6, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+	VMULPS       Y4, Y5, Y4
+	VSUBPS       const_3f800000<>+0(SB), Y4, Y5
+	VMOVUPS      Y5, Y5
+	VFMADD231PS  Y3, Y4, Y5
+	VADDPS       const_40000000<>+0(SB), Y5, Y3
+	VDIVPS       Y3, Y5, Y3
+	VANDPS       const_80000000<>+0(SB), Y2, Y2
+	VORPS        Y2, Y3, Y2
+	VMASKMOVPS   Y2, Y0, (BX)
+	VMASKMOVPS   (DX), Y0, Y3
+	VORPS        const_80000000<>+0(SB), Y3, Y4
+	VMOVUPS      const_c2d00000<>+0(SB), Y5
+	VMAXPS       Y4, Y5, Y4
+	VMULPS       const_3fb8aa3b<>+0(SB), Y4, Y5
+	VROUNDPS     $0x00, Y5, Y5
+	VMOVUPS      Y4, Y4
+	VFNMADD231PS const_3f318000<>+0(SB), Y5, Y4
+	VMOVUPS      Y4, Y4
+	VFNMADD231PS const_b95e8083<>+0(SB), Y5, Y4
+	VMOVUPS      const_3ab56439<>+0(SB), Y6
+	VFMADD213PS  const_3c091609<>+0(SB), Y4, Y6
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y4, Y6
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y4, Y6
+	VFMADD213PS  const_3effffff<>+0(SB), Y4, Y6
+	VMULPS       Y4, Y4, Y7
+	VMOVUPS      Y4, Y4
+	VFMADD231PS  Y6, Y7, Y4
+	VADDPS       const_3f800000<>+0(SB), Y4, Y4
+	VCVTPS2DQ    Y5, Y5
+	VPSRAD       $0x01, Y5, Y6
+	VPSUBD       Y6, Y5, Y5
+	VPADDD       const_0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPADDD       const_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y5, Y4, Y4
+	VMOVUPS      const_3f800000<>+0(SB), Y5
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y3, Y3
+	VBLENDVPS    Y3, Y4, Y5, Y3
+	VADDPS       Y5, Y4, Y4
+	VDIVPS       Y4, Y3, Y3
+	VMASKMOVPS   Y3, Y0, (DX)
+	VMASKMOVPS   (SI), Y0, Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      Y3, Y3
+	VFMADD231PS  Y2, Y1, Y3
+	VMASKMOVPS   Y3, Y0, (DI)
+	VMASKMOVPS   (CX), Y0, Y1
+	VORPS        const_80000000<>+0(SB), Y1, Y2
+	VMOVUPS      const_c2d00000<>+0(SB), Y4
+	VMAXPS       Y2, Y4, Y2
+	VMULPS       const_3fb8aa3b<>+0(SB), Y2, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_3f318000<>+0(SB), Y4, Y2
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_b95e8083<>+0(SB), Y4, Y2
+	VMOVUPS      const_3ab56439<>+0(SB), Y5
+	VFMADD213PS  const_3c091609<>+0(SB), Y2, Y5
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y2, Y5
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y2, Y5
+	VFMADD213PS  const_3effffff<>+0(SB), Y2, Y5
+	VMULPS       Y2, Y2, Y6
+	VMOVUPS      Y2, Y2
+	VFMADD231PS  Y5, Y6, Y2
+	VADDPS       const_3f800000<>+0(SB), Y2, Y2
+	VCVTPS2DQ    Y4, Y4
+	VPSRAD       $0x01, Y4, Y5
+	VPSUBD       Y5, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y5, Y2, Y2
+	VMULPS       Y4, Y2, Y2
+	VMOVUPS      const_3f800000<>+0(SB), Y4
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y1, Y1
+	VBLENDVPS    Y1, Y2, Y4, Y1
+	VADDPS       Y4, Y2, Y2
+	VDIVPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (CX)
+	VANDPS       const_7fffffff<>+0(SB), Y3, Y2
+	VMOVUPS      const_41200000<>+0(SB), Y4
+	VMINPS       Y2, Y4, Y2
+	VADDPS       Y2, Y2, Y2
+	VMULPS       const_3fb8aa3b<>+0(SB), Y2, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_3f318000<>+0(SB), Y4, Y2
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_b95e8083<>+0(SB), Y4, Y2
+	VMOVUPS      const_3ab56439<>+0(SB), Y5
+	VFMADD213PS  const_3c091609<>+0(SB), Y2, Y5
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y2, Y5
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y2, Y5
+	VFMADD213PS  const_3effffff<>+0(SB), Y2, Y5
+	VMULPS       Y2, Y2, Y6
+	VMOVUPS      Y2, Y2
+	VFMADD231PS  Y5, Y6, Y2
+	VMOVUPS      const_3f800000<>+0(SB), Y5
+	VCVTPS2DQ    Y4, Y4
+	VPSRAD       $0x01, Y4, Y6
+	VPSUBD       Y6, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y6, Y5, Y5
+	VMULPS       Y4, Y5, Y4
+	VSUBPS       const_3f800000<>+0(SB), Y4, Y5
+	VMOVUPS      Y5, Y5
+	VFMADD231PS  Y2, Y4, Y5
+	VADDPS       const_40000000<>+0(SB), Y5, Y2
+	VDIVPS       Y2, Y5, Y2
+	VANDPS       const_80000000<>+0(SB), Y3, Y3
+	VORPS        Y3, Y2, Y2
+	VMASKMOVPS   Y2, Y0, (R9)
+	VMULPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (R8)
+
+done:
+	VZEROUPPER
+	RET
+
+// func gruCellAVX2(z *float32, r *float32, m *float32, rec *float32, prev *float32, hidden *float32, n int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·gruCellAVX2(SB), NOSPLIT, $0-56
+	MOVQ z+0(FP), AX
+	MOVQ r+8(FP), CX
+	MOVQ m+16(FP), DX
+	MOVQ rec+24(FP), BX
+	MOVQ prev+32(FP), SI
+	MOVQ hidden+40(FP), DI
+	MOVQ n+48(FP), R8
+	SUBQ $+8, R8
+	JL   tail
+
+loop:
+	VMOVUPS      (CX), Y0
+	VORPS        const_80000000<>+0(SB), Y0, Y1
+	VMOVUPS      const_c2d00000<>+0(SB), Y2
+	VMAXPS       Y1, Y2, Y1
+	VMULPS       const_3fb8aa3b<>+0(SB), Y1, Y2
+	VROUNDPS     $0x00, Y2, Y2
+	VMOVUPS      Y1, Y1
+	VFNMADD231PS const_3f318000<>+0(SB), Y2, Y1
+	VMOVUPS      Y1, Y1
+	VFNMADD231PS const_b95e8083<>+0(SB), Y2, Y1
+	VMOVUPS      const_3ab56439<>+0(SB), Y3
+	VFMADD213PS  const_3c091609<>+0(SB), Y1, Y3
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y1, Y3
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y1, Y3
+	VFMADD213PS  const_3effffff<>+0(SB), Y1, Y3
+	VMULPS       Y1, Y1, Y4
+	VMOVUPS      Y1, Y1
+	VFMADD231PS  Y3, Y4, Y1
+	VADDPS       const_3f800000<>+0(SB), Y1, Y1
+	VCVTPS2DQ    Y2, Y2
+	VPSRAD       $0x01, Y2, Y3
+	VPSUBD       Y3, Y2, Y2
+	VPADDD       const_0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPADDD       const_0000007f<>+0(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y3, Y1, Y1
+	VMULPS       Y2, Y1, Y1
+	VMOVUPS      const_3f800000<>+0(SB), Y2
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y0, Y0
+	VBLENDVPS    Y0, Y1, Y2, Y0
+	VADDPS       Y2, Y1, Y1
+	VDIVPS       Y1, Y0, Y0
+	VMOVUPS      Y0, (CX)
+	VMOVUPS      (BX), Y1
+	VMOVUPS      (DX), Y2
+	VMOVUPS      Y2, Y2
+	VFMADD231PS  Y1, Y0, Y2
+	VANDPS       const_7fffffff<>+0(SB), Y2, Y0
+	VMOVUPS      const_41200000<>+0(SB), Y1
+	VMINPS       Y0, Y1, Y0
+	VADDPS       Y0, Y0, Y0
+	VMULPS       const_3fb8aa3b<>+0(SB), Y0, Y1
+	VROUNDPS     $0x00, Y1, Y1
+	VMOVUPS      Y0, Y0
+	VFNMADD231PS const_3f318000<>+0(SB), Y1, Y0
+	VMOVUPS      Y0, Y0
+	VFNMADD231PS const_b95e8083<>+0(SB), Y1, Y0
+	VMOVUPS      const_3ab56439<>+0(SB), Y3
+	VFMADD213PS  const_3c091609<>+0(SB), Y0, Y3
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y0, Y3
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y0, Y3
+	VFMADD213PS  const_3effffff<>+0(SB), Y0, Y3
+	VMULPS       Y0, Y0, Y4
+	VMOVUPS      Y0, Y0
+	VFMADD231PS  Y3, Y4, Y0
+	VMOVUPS      const_3f800000<>+0(SB), Y3
+	VCVTPS2DQ    Y1, Y1
+	VPSRAD       $0x01, Y1, Y4
+	VPSUBD       Y4, Y1, Y1
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y1, Y1
+	VPSLLD       $0x17, Y1, Y1
+	VMULPS       Y4, Y3, Y3
+	VMULPS       Y1, Y3, Y1
+	VSUBPS       const_3f800000<>+0(SB), Y1, Y3
+	VMOVUPS      Y3, Y3
+	VFMADD231PS  Y0, Y1, Y3
+	VADDPS       const_40000000<>+0(SB), Y3, Y0
+	VDIVPS       Y0, Y3, Y0
+	VANDPS       const_80000000<>+0(SB), Y2, Y1
+	VORPS        Y1, Y0, Y0
+	VMOVUPS      Y0, (DX)
+	VMOVUPS      (AX), Y1
+	VORPS        const_80000000<>+0(SB), Y1, Y2
+	VMOVUPS      const_c2d00000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMULPS       const_3fb8aa3b<>+0(SB), Y2, Y3
+	VROUNDPS     $0x00, Y3, Y3
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_3f318000<>+0(SB), Y3, Y2
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_b95e8083<>+0(SB), Y3, Y2
+	VMOVUPS      const_3ab56439<>+0(SB), Y4
+	VFMADD213PS  const_3c091609<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3effffff<>+0(SB), Y2, Y4
+	VMULPS       Y2, Y2, Y5
+	VMOVUPS      Y2, Y2
+	VFMADD231PS  Y4, Y5, Y2
+	VADDPS       const_3f800000<>+0(SB), Y2, Y2
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y4
+	VPSUBD       Y4, Y3, Y3
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y3, Y2, Y2
+	VMOVUPS      const_3f800000<>+0(SB), Y3
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y1, Y1
+	VBLENDVPS    Y1, Y2, Y3, Y1
+	VADDPS       Y3, Y2, Y2
+	VDIVPS       Y2, Y1, Y1
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      (SI), Y2
+	VSUBPS       Y0, Y2, Y2
+	VMOVUPS      Y0, Y0
+	VFMADD231PS  Y2, Y1, Y0
+	VMOVUPS      Y0, (DI)
+	ADDQ         $+32, AX
+	ADDQ         $+32, CX
+	ADDQ         $+32, DX
+	ADDQ         $+32, BX
+	ADDQ         $+32, SI
+	ADDQ         $+32, DI
+	SUBQ         $+8, R8
+	JGE          loop
+
+tail:
+	ADDQ         $+8, R8
+	JZ           done
+	LEAQ         tailMask<>+32(SB), R9
+	SHLQ         $0x02, R8
+	SUBQ         R8, R9
+	VMOVUPS      (R9), Y0
+	VMASKMOVPS   (CX), Y0, Y1
+	VORPS        const_80000000<>+0(SB), Y1, Y2
+	VMOVUPS      const_c2d00000<>+0(SB), Y3
+	VMAXPS       Y2, Y3, Y2
+	VMULPS       const_3fb8aa3b<>+0(SB), Y2, Y3
+	VROUNDPS     $0x00, Y3, Y3
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_3f318000<>+0(SB), Y3, Y2
+	VMOVUPS      Y2, Y2
+	VFNMADD231PS const_b95e8083<>+0(SB), Y3, Y2
+	VMOVUPS      const_3ab56439<>+0(SB), Y4
+	VFMADD213PS  const_3c091609<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y2, Y4
+	VFMADD213PS  const_3effffff<>+0(SB), Y2, Y4
+	VMULPS       Y2, Y2, Y5
+	VMOVUPS      Y2, Y2
+	VFMADD231PS  Y4, Y5, Y2
+	VADDPS       const_3f800000<>+0(SB), Y2, Y2
+	VCVTPS2DQ    Y3, Y3
+	VPSRAD       $0x01, Y3, Y4
+	VPSUBD       Y4, Y3, Y3
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VMULPS       Y4, Y2, Y2
+	VMULPS       Y3, Y2, Y2
+	VMOVUPS      const_3f800000<>+0(SB), Y3
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y1, Y1
+	VBLENDVPS    Y1, Y2, Y3, Y1
+	VADDPS       Y3, Y2, Y2
+	VDIVPS       Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (CX)
+	VMASKMOVPS   (BX), Y0, Y2
+	VMASKMOVPS   (DX), Y0, Y3
+	VMOVUPS      Y3, Y3
+	VFMADD231PS  Y2, Y1, Y3
+	VANDPS       const_7fffffff<>+0(SB), Y3, Y1
+	VMOVUPS      const_41200000<>+0(SB), Y2
+	VMINPS       Y1, Y2, Y1
+	VADDPS       Y1, Y1, Y1
+	VMULPS       const_3fb8aa3b<>+0(SB), Y1, Y2
+	VROUNDPS     $0x00, Y2, Y2
+	VMOVUPS      Y1, Y1
+	VFNMADD231PS const_3f318000<>+0(SB), Y2, Y1
+	VMOVUPS      Y1, Y1
+	VFNMADD231PS const_b95e8083<>+0(SB), Y2, Y1
+	VMOVUPS      const_3ab56439<>+0(SB), Y4
+	VFMADD213PS  const_3c091609<>+0(SB), Y1, Y4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y1, Y4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y1, Y4
+	VFMADD213PS  const_3effffff<>+0(SB), Y1, Y4
+	VMULPS       Y1, Y1, Y5
+	VMOVUPS      Y1, Y1
+	VFMADD231PS  Y4, Y5, Y1
+	VMOVUPS      const_3f800000<>+0(SB), Y4
+	VCVTPS2DQ    Y2, Y2
+	VPSRAD       $0x01, Y2, Y5
+	VPSUBD       Y5, Y2, Y2
+	VPADDD       const_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPADDD       const_0000007f<>+0(SB), Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y5, Y4, Y4
+	VMULPS       Y2, Y4, Y2
+	VSUBPS       const_3f800000<>+0(SB), Y2, Y4
+	VMOVUPS      Y4, Y4
+	VFMADD231PS  Y1, Y2, Y4
+	VADDPS       const_40000000<>+0(SB), Y4, Y1
+	VDIVPS       Y1, Y4, Y1
+	VANDPS       const_80000000<>+0(SB), Y3, Y2
+	VORPS        Y2, Y1, Y1
+	VMASKMOVPS   Y1, Y0, (DX)
+	VMASKMOVPS   (AX), Y0, Y2
+	VORPS        const_80000000<>+0(SB), Y2, Y3
+	VMOVUPS      const_c2d00000<>+0(SB), Y4
+	VMAXPS       Y3, Y4, Y3
+	VMULPS       const_3fb8aa3b<>+0(SB), Y3, Y4
+	VROUNDPS     $0x00, Y4, Y4
+	VMOVUPS      Y3, Y3
+	VFNMADD231PS const_3f318000<>+0(SB), Y4, Y3
+	VMOVUPS      Y3, Y3
+	VFNMADD231PS const_b95e8083<>+0(SB), Y4, Y3
+	VMOVUPS      const_3ab56439<>+0(SB), Y5
+	VFMADD213PS  const_3c091609<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y3, Y5
+	VFMADD213PS  const_3effffff<>+0(SB), Y3, Y5
+	VMULPS       Y3, Y3, Y6
+	VMOVUPS      Y3, Y3
+	VFMADD231PS  Y5, Y6, Y3
+	VADDPS       const_3f800000<>+0(SB), Y3, Y3
+	VCVTPS2DQ    Y4, Y4
+	VPSRAD       $0x01, Y4, Y5
+	VPSUBD       Y5, Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPADDD       const_0000007f<>+0(SB), Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y5, Y3, Y3
+	VMULPS       Y4, Y3, Y3
+	VMOVUPS      const_3f800000<>+0(SB), Y4
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y2, Y2
+	VBLENDVPS    Y2, Y3, Y4, Y2
+	VADDPS       Y4, Y3, Y3
+	VDIVPS       Y3, Y2, Y2
+	VMASKMOVPS   Y2, Y0, (AX)
+	VMASKMOVPS   (SI), Y0, Y3
+	VSUBPS       Y1, Y3, Y3
+	VMOVUPS      Y1, Y1
+	VFMADD231PS  Y3, Y2, Y1
+	VMASKMOVPS   Y1, Y0, (DI)
 
 done:
 	VZEROUPPER

@@ -249,6 +249,16 @@ func lstmCellGradAVX512(h int, gates, c, cNext, dh, dc, dGates *float32)
 //go:noescape
 func gruCellGradAVX512(h int, gates, rec, prev, dh, dGates, dRec, dPrev *float32)
 
+// lstmCellAVX512 activates gates of n units in place, and sets next = f·c + i·a, tanhC = tanh next and hidden = o·tanhC.
+//
+//go:noescape
+func lstmCellAVX512(i, o, f, a, c, next, hidden, tanhC *float32, n int)
+
+// gruCellAVX512 activates gates of n units in place, the third, m, after it got r·rec, and sets hidden = z·(prev - m) + m.
+//
+//go:noescape
+func gruCellAVX512(z, r, m, rec, prev, hidden *float32, n int)
+
 // fromFloat16AVX512 converts the first len(x) - len(x) mod 16 elements.
 //
 //go:noescape
@@ -370,6 +380,8 @@ var vectorAVX512 = vectorKernels{
 	dot4:              dot4AVX512,
 	lstmCellGrad:      lstmCellGradAVX512,
 	gruCellGrad:       gruCellGradAVX512,
+	lstmCell:          lstmCellAVX512,
+	gruCell:           gruCellAVX512,
 	fromFloat16:       fromFloat16AVX512,
 	toFloat16:         toFloat16AVX512,
 	fromBFloat16:      fromBFloat16AVX512,
@@ -633,6 +645,16 @@ func lstmCellGradAVX2(h int, gates, c, cNext, dh, dc, dGates *float32)
 //go:noescape
 func gruCellGradAVX2(h int, gates, rec, prev, dh, dGates, dRec, dPrev *float32)
 
+// lstmCellAVX2 activates gates of n units in place, and sets next = f·c + i·a, tanhC = tanh next and hidden = o·tanhC.
+//
+//go:noescape
+func lstmCellAVX2(i, o, f, a, c, next, hidden, tanhC *float32, n int)
+
+// gruCellAVX2 activates gates of n units in place, the third, m, after it got r·rec, and sets hidden = z·(prev - m) + m.
+//
+//go:noescape
+func gruCellAVX2(z, r, m, rec, prev, hidden *float32, n int)
+
 // fromFloat16AVX2 converts the first len(x) - len(x) mod 8 elements.
 //
 //go:noescape
@@ -754,6 +776,8 @@ var vectorAVX2 = vectorKernels{
 	dot4:              dot4AVX2,
 	lstmCellGrad:      lstmCellGradAVX2,
 	gruCellGrad:       gruCellGradAVX2,
+	lstmCell:          lstmCellAVX2,
+	gruCell:           gruCellAVX2,
 	fromFloat16:       fromFloat16AVX2,
 	toFloat16:         toFloat16AVX2,
 	fromBFloat16:      fromBFloat16AVX2,

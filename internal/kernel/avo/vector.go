@@ -43,6 +43,10 @@ func vector(u *unit) {
 			f.write(v, f.name+s.name)
 			fmt.Fprintf(table, "\t%s: %s,\n", f.name, f.name+s.name)
 		}
+		for _, f := range cells {
+			f.write(v, f.name+s.name)
+			fmt.Fprintf(table, "\t%s: %s,\n", f.name, f.name+s.name)
+		}
 		for _, f := range conversions {
 			v.convert(f.name+s.name, f.dst, f.src, f.body)
 			fmt.Fprintf(table, "\t%s: %s,\n", f.name, f.name+s.name)
