@@ -84,12 +84,7 @@ func init() {
 						return fmt.Errorf("a table of %v has not 256 entries", t.Shape())
 					}
 					y, table := tensor.View[uint8](c.Out(0)), (*[256]uint8)(tensor.View[uint8](t))
-					c.Pool.For(len(x), unaryGrain, func(lo, hi int) {
-						to := y[lo:hi]
-						for i, v := range x[lo:hi] {
-							to[i] = table[v]
-						}
-					})
+					c.Pool.For(len(x), 4*unaryGrain, func(lo, hi int) { kernel.MapBytes(y[lo:hi], x[lo:hi], table) })
 					return nil
 				}, nil
 			}},

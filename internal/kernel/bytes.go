@@ -98,6 +98,19 @@ func MulBytes(dst, x, y []uint8, xZero, yZero, by, c, lo, hi float32, signed boo
 	}
 }
 
+// MapBytes sets dst[i] = table[x[i]].
+func MapBytes(dst, x []uint8, table *[256]uint8) {
+	sameLen("MapBytes", len(dst), len(x))
+	done := 0
+	if vector.mapBytes != nil {
+		vector.mapBytes(dst, x, table)
+		done = len(x) &^ 63
+	}
+	for i, v := range x[done:] {
+		dst[done+i] = table[v]
+	}
+}
+
 // MaxBytes sets dst[i] to the greater of dst[i] and x[i]. signed says that they are the bits of int8s.
 func MaxBytes(dst, x []uint8, signed bool) {
 	sameLen("MaxBytes", len(dst), len(x))

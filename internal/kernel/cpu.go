@@ -82,7 +82,8 @@ type vectorKernels struct {
 	dequantizeU8, dequantizeS8 func(dst []float32, x []uint8, zero int, scale float32)
 	addU8, addS8               func(dst, x, y []uint8, a, b, c, lo, hi float32)
 	mulU8, mulS8               func(dst, x, y []uint8, xZero, yZero, by, c, lo, hi float32)
-	maxU8, maxS8               func(dst, x []uint8) // as many elements as fill 16 bytes
+	maxU8, maxS8               func(dst, x []uint8)                    // as many elements as fill 16 bytes
+	mapBytes                   func(dst, x []uint8, table *[256]uint8) // as many as fill 64
 }
 
 var vector vectorKernels

@@ -138,6 +138,13 @@ func TestByteArithmetic(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		for n := range 150 {
 			x, y, sum := randomBytes(n), randomBytes(n), make([]uint8, n)
+			mapped, table := make([]uint8, n), [256]uint8(randomBytes(256))
+			MapBytes(mapped, x, &table)
+			for i, v := range x {
+				if mapped[i] != table[v] {
+					t.Fatalf("entry %d is %d, want %d", v, mapped[i], table[v])
+				}
+			}
 			for _, signed := range []bool{false, true} {
 				value, lo, hi := func(v uint8) float64 { return float64(v) }, float32(0), float32(255)
 				if signed {

@@ -4869,6 +4869,37 @@ end:
 	VZEROUPPER
 	RET
 
+// func mapBytesAVX512(dst []uint8, x []uint8, table *[256]uint8)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
+TEXT ·mapBytesAVX512(SB), NOSPLIT, $0-56
+	MOVQ     x_len+32(FP), AX
+	MOVQ     dst_base+0(FP), CX
+	MOVQ     x_base+24(FP), DX
+	MOVQ     table+48(FP), BX
+	VMOVDQU8 (BX), Z0
+	VMOVDQU8 64(BX), Z1
+	VMOVDQU8 128(BX), Z2
+	VMOVDQU8 192(BX), Z3
+	SUBQ     $+64, AX
+	JL       done
+
+loop:
+	VMOVDQU8  (DX), Z4
+	VMOVDQA64 Z4, Z5
+	VPMOVB2M  Z4, K1
+	VPERMI2B  Z1, Z0, Z4
+	VPERMI2B  Z3, Z2, Z5
+	VMOVDQU8  Z5, K1, Z4
+	VMOVDQU8  Z4, (CX)
+	ADDQ      $+64, DX
+	ADDQ      $+64, CX
+	SUBQ      $+64, AX
+	JGE       loop
+
+done:
+	VZEROUPPER
+	RET
+
 // func expAVX2(dst []float32, x []float32)
 // Requires: AVX, AVX2, FMA3
 TEXT ·expAVX2(SB), NOSPLIT, $0-48

@@ -324,6 +324,11 @@ func maxU8AVX512(dst, x []uint8)
 //go:noescape
 func maxS8AVX512(dst, x []uint8)
 
+// mapBytesAVX512 sets dst[i] = table[x[i]] for the first len(x) - len(x) mod 64 elements. It takes VBMI.
+//
+//go:noescape
+func mapBytesAVX512(dst, x []uint8, table *[256]uint8)
+
 var vectorAVX512 = vectorKernels{
 	unary: [numUnary]func(dst, x []float32){
 		opExp:       expAVX512,
@@ -395,6 +400,7 @@ var vectorAVX512 = vectorKernels{
 	mulS8:             mulS8AVX512,
 	maxU8:             maxU8AVX512,
 	maxS8:             maxS8AVX512,
+	mapBytes:          mapBytesAVX512,
 	gather:            gatherAVX512,
 	taps:              tapsAVX512,
 	deinterleave:      deinterleaveAVX2,

@@ -120,6 +120,36 @@ func (v vec) mulBytes(name string, widen func(...operand.Op)) {
 	})
 }
 
+// mapBytes holds the table in four registers, of which VBMI's permutations look at two.
+func (v vec) mapBytes(name string) {
+	v.fn(name, "(dst, x []uint8, table *[256]uint8)", name+" sets dst[i] = table[x[i]] for the first len(x) - len(x) mod 64 elements. It takes VBMI.")
+	n, dst, x := v.length("x"), v.ptr("dst"), v.ptr("x")
+	from := v.Load(v.Param("table"), v.GP64()).(reg.GPVirtual)
+	var table [4]reg.VecVirtual
+	for i := range table {
+		table[i] = v.ZMM()
+		v.VMOVDQU8(operand.Mem{Base: from, Disp: 64 * i}, table[i])
+	}
+	v.SUBQ(operand.I32(64), n)
+	v.JL(operand.LabelRef("done"))
+	v.Label("loop")
+	low, high, upper := v.ZMM(), v.ZMM(), v.K()
+	v.VMOVDQU8(operand.Mem{Base: x}, low)
+	v.VMOVDQA64(low, high)
+	v.VPMOVB2M(low, upper)
+	v.VPERMI2B(table[1], table[0], low)
+	v.VPERMI2B(table[3], table[2], high)
+	v.VMOVDQU8(high, upper, low)
+	v.VMOVDQU8(low, operand.Mem{Base: dst})
+	v.ADDQ(operand.I32(64), x)
+	v.ADDQ(operand.I32(64), dst)
+	v.SUBQ(operand.I32(64), n)
+	v.JGE(operand.LabelRef("loop"))
+	v.Label("done")
+	v.VZEROUPPER()
+	v.RET()
+}
+
 // maxBytes goes on with 16 bytes at a time where there is no whole vector.
 func (v vec) maxBytes(name string, op func(...operand.Op)) {
 	v.fn(name, "(dst, x []uint8)", name+" sets dst[i] = max(dst[i], x[i]) for the first len(x) - len(x) mod 16 elements.")

@@ -55,6 +55,10 @@ func vector(u *unit) {
 			f.write(v, f.name+s.name)
 			fmt.Fprintf(table, "\t%s: %s,\n", f.name, f.name+s.name)
 		}
+		if s.masked() {
+			v.mapBytes("mapBytes" + s.name)
+			fmt.Fprintf(table, "\tmapBytes: mapBytes%s,\n", s.name)
+		}
 		fmt.Fprintf(table, "\tgather: gather%s,\n\ttaps: taps%s,\n\tdeinterleave: deinterleaveAVX2,\n", s.name, s.name)
 		u.decls.WriteString(table.String() + "}\n")
 	}
