@@ -197,6 +197,16 @@ func movePart[T any](m *movement, dst, src []T, lo, hi int) {
 				if words, ok := any(dst).([]uint32); ok && kernel.Transpose(words[do+d+i0:], t.d, any(src).([]uint32)[so+s+i0*in.s:], in.s, w, rows) {
 					continue
 				}
+				if w < 8 { // channels of an image, say: along the longer side
+					for i := range w {
+						at := do + d + i0 + i
+						for _, v := range src[so+s+(i0+i)*in.s:][:rows] {
+							dst[at] = v
+							at += t.d
+						}
+					}
+					continue
+				}
 				for r := range rows {
 					out := dst[do+d+r*t.d+i0:][:w]
 					at := so + s + r + i0*in.s
