@@ -195,7 +195,7 @@ func (s *Session) Run(ctx context.Context, inputs map[string]tensor.Value) (map[
 
 // RunInto is [Session.Run] for the outputs that are named in outputs, where a tensor is the memory that the output is written into,
 // and nil is replaced by the output. A tensor must have the output's element type and shape, and share no memory with another. It may
-// be an input too, which costs a copy. After an error its elements are undefined. Once a session has seen the shapes of its inputs, a run
+// be an input too, which costs a copy. After an error its elements are undefined. Once a session has seen the shapes of its inputs twice, a run
 // on one thread into tensors for all of its outputs takes no new memory, for most networks without loops.
 func (s *Session) RunInto(ctx context.Context, inputs, outputs map[string]tensor.Value) error {
 	c := s.calls.Get().(*call)
