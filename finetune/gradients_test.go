@@ -3,13 +3,64 @@ package finetune
 import (
 	"bytes"
 	"context"
+	"math"
 	"os"
 	"strings"
 	"testing"
 
 	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/runtime"
 	"github.com/retune-go/retune/tensor"
 )
+
+// A Gelu that is spelled out is differentiated as one, but where what would be its constants is trained.
+func TestGeluIsFound(t *testing.T) {
+	b := onnx.NewBuilder("gelu", 13)
+	x := b.Input("x", tensor.Float32, 3, 4)
+	w, root := b.Init("w", tensor.New([]float32{-1, 0.5, 2, 0.1})), b.Init("root", tensor.New([]float32{math.Sqrt2}))
+	number := func(v float32) *onnx.Value { return b.Const(tensor.Scalar(v)) }
+	h := b.Op("Mul", x, w)
+	y := b.Op("Mul", b.Op("Mul", h, b.Op("Add", b.Op("Erf", b.Op("Div", h, root)), number(1))), number(0.5))
+	b.Output("y", y, tensor.Float32, 3, 4)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var data []float32
+	for i := range 12 {
+		data = append(data, float32(i)/3-2)
+	}
+	batch := Batch{"x": tensor.New(data, 3, 4), "target": tensor.New(make([]float32, 12), 3, 4)}
+	var grads [2][]float64
+	for i, trained := range [][]string{{"w"}, {"w", "root"}} {
+		p := &runtime.Profile{}
+		tr, err := New(m, Config{Loss: MSE{Output: "y", Target: "target"}, Optimizer: SGD{}, Trainable: trained, Threads: 1, Profile: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		_, g, err := tr.Gradients(context.Background(), batch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for _, n := range p.ByNode {
+			found = found || n.Op == "GeluGrad"
+		}
+		if found != (i == 0) {
+			t.Errorf("with %v trained: Gelu found is %v", trained, found)
+		}
+		if i == 1 && tensor.Float64At(g["root"], 0) == 0 {
+			t.Error("no gradient came to the root")
+		}
+		grads[i] = tensor.Float64s(g["w"])
+	}
+	for i, v := range grads[0] {
+		if math.Abs(v-grads[1][i]) > 1e-6 {
+			t.Errorf("the gradients of w are %v and %v", grads[0], grads[1])
+		}
+	}
+}
 
 // The mean's gradients are the sum's divided by the number of elements, what the output does not hang on has zeros, and an
 // output that does not exist is an error.

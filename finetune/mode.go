@@ -283,14 +283,18 @@ func (e *modeEdit) dropout(g *onnx.Graph, n *onnx.Node) error {
 		}
 		on = c != nil && c.Len() == 1 && tensor.Float64At(c, 0) != 0
 	}
-	switch e.mode {
-	case Train:
-		on = true
-	case Eval:
+	on = on || e.mode == Train
+	if e.mode == Eval || on && e.dropsNone(n, since) {
 		on = false
-		if since < 7 {
+		switch {
+		case e.drop(n, 1) == nil: // nothing reads the mask
+			for i := 1; i < len(n.Inputs); i++ {
+				n.SetInput(i, nil)
+			}
+			n.Op, n.Opset, n.Attrs, n.Inputs = "Identity", ops.GradOpset, nil, n.Inputs[:1]
+		case since < 7:
 			n.SetAttr(ops.IntAttr("is_test", 1))
-		} else if since >= 12 && n.Input(2) != nil {
+		case since >= 12 && n.Input(2) != nil:
 			n.SetInput(2, nil)
 		}
 	}
@@ -334,6 +338,22 @@ func (e *modeEdit) dropout(g *onnx.Graph, n *onnx.Node) error {
 	n.Attrs = []*onnx.Attribute{ops.IntAttr("stream", e.streams)}
 	e.streams++
 	return nil
+}
+
+// dropsNone reports whether a dropout's ratio is 0.
+func (e *modeEdit) dropsNone(n *onnx.Node, since int) bool {
+	if since < 12 {
+		return n.Float("ratio", 0.5) == 0
+	}
+	v := n.Input(1)
+	if v == nil {
+		return false
+	}
+	c := e.infos[v].Const
+	if v.Const != nil && !slices.Contains(e.model.Graph.Inputs, v) {
+		c = v.Const
+	}
+	return c != nil && c.Len() == 1 && tensor.Float64At(c, 0) == 0
 }
 
 // graphOf is the graph that n is a node of.

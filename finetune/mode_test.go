@@ -110,6 +110,39 @@ func TestValidationHasNoTrainingBehaviour(t *testing.T) {
 }
 
 // dropped is y = weight · dropout(x) at an opset; the loss is MSE against y's target.
+// Dropout of ratio 0 draws nothing.
+func TestDropoutOfNothing(t *testing.T) {
+	for _, opset := range []int64{6, 7, 10, 12, 13, 22} {
+		m := dropped(t, opset, true)
+		for _, n := range m.Graph.Nodes {
+			if n.Op != "Dropout" {
+				continue
+			}
+			if opset < 12 {
+				n.SetAttr(onnx.FloatAttr("ratio", 0))
+			} else {
+				n.Inputs[1].Const = tensor.Scalar(float32(0))
+			}
+			n.SetOutput(1, &onnx.Value{Name: "mask"}) // that nothing reads
+		}
+		tr, err := New(m, Config{Loss: MSE{Output: "y", Target: "target"}, Optimizer: SGD{LR: 1e-9}, Mode: Train})
+		if err != nil {
+			t.Fatalf("opset %d: %v", opset, err)
+		}
+		defer tr.Close()
+		x := tensor.New(slices.Repeat([]float32{1}, 6400), 64, 100)
+		loss, grads, err := tr.Gradients(context.Background(), Batch{"x": x, "target": tensor.New(make([]float32, 6400), 64, 100)})
+		if err != nil || loss != 1 || tr.train.takes[seedInput] {
+			t.Errorf("opset %d: loss %v, %v, draws %v", opset, loss, err, tr.train.takes[seedInput])
+		}
+		for _, g := range tensor.Float64s(grads["weight"]) {
+			if math.Abs(g-0.02) > 1e-6 {
+				t.Fatalf("opset %d: gradient %v", opset, g)
+			}
+		}
+	}
+}
+
 func dropped(t *testing.T, opset int64, training bool) *onnx.Model {
 	t.Helper()
 	b := onnx.NewBuilder("dropped", opset)

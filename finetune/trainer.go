@@ -77,6 +77,7 @@ type Config struct {
 
 	// Recompute has activations computed again in the backward pass rather than kept: the same weights for less memory and more time.
 	Recompute runtime.Recompute
+	Profile   *runtime.Profile // if not nil, where the time of forward and backward passes goes, node by node
 }
 
 // Batch is one step's inputs and targets by name.
@@ -271,7 +272,7 @@ func (t *Trainer) prepare() error {
 			t.ties = append(t.ties, x)
 		}
 	}
-	if t.train, err = t.compile(work, loss, append(outs, t.states.of(work)...), runtime.WithRecompute(t.cfg.Recompute)); err != nil {
+	if t.train, err = t.compile(work, loss, append(outs, t.states.of(work)...), runtime.WithRecompute(t.cfg.Recompute), runtime.WithProfile(t.cfg.Profile)); err != nil {
 		return err
 	}
 	mode := t.cfg.Mode
@@ -364,6 +365,9 @@ func (t *Trainer) withGradients(ties []tie) (*lossGraph, error) {
 				t.at.Scale = 65536
 			}
 		}
+	}
+	if err := runtime.Fuse(l.model, l.wrt); err != nil {
+		return nil, err
 	}
 	g, scaled := l.builder, l.loss
 	if t.at.Scale != 1 || half && t.cfg.LossScale == 0 {

@@ -90,6 +90,16 @@ func unaryOp(name string, since []int, types TypeSet, floats func(n *Node) float
 	return op
 }
 
+// geluGrad is of the form without an approximation.
+func geluGrad[T kernel.Float](c *Ctx) error {
+	if c.In(1) == nil || !slices.Equal(c.In(0).Shape(), c.In(1).Shape()) || c.In(0).DType() != c.In(1).DType() {
+		return fmt.Errorf("the gradient is not as the input")
+	}
+	dy, x, dx := tensor.Data[T](c.In(0)), tensor.Data[T](c.In(1)), tensor.Data[T](c.Out(0))
+	c.Pool.For(len(dy), unaryGrain, func(lo, hi int) { kernel.GeluGrad(dx[lo:hi], dy[lo:hi], x[lo:hi]) })
+	return nil
+}
+
 func reluGrad[T kernel.Float](c *Ctx) error {
 	if c.In(1) == nil || !slices.Equal(c.In(0).Shape(), c.In(1).Shape()) || c.In(0).DType() != c.In(1).DType() {
 		return fmt.Errorf("the gradient is not as the output")
@@ -241,6 +251,15 @@ func init() {
 			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
 				dy, y := n.Inputs[0], n.Inputs[1]
 				return []*onnx.Value{where(g, g.Op("LessOrEqual", y, g.Like(y, 0)), g.Like(dy, 0), dy)}, nil
+			}},
+		// dY, X
+		Op{Domain: Internal, Name: "GeluGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, Infer: SameAs(0), InPlace: []int{0, 1},
+			Compile: Table{tensor.Float32: geluGrad[float32], tensor.Float64: geluGrad[float64]}.Always(0), NoGrad: "it is a gradient itself",
+			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
+				dy, x := n.Inputs[0], n.Inputs[1]
+				cdf := g.Mul(g.Like(x, 0.5), g.Add(g.Like(x, 1), g.Op("Erf", g.Mul(x, g.Like(x, math.Sqrt2/2)))))
+				pdf := g.Mul(g.Op("Exp", g.Mul(g.Mul(x, x), g.Like(x, -0.5))), g.Like(x, 1/math.Sqrt(2*math.Pi)))
+				return []*onnx.Value{g.Mul(dy, g.Add(cdf, g.Mul(x, pdf)))}, nil
 			}},
 		unaryOp("LeakyRelu", []int{1, 6, 16}, Floats, func(n *Node) floatKernels {
 			a := attr(n, "alpha", 0.01)
@@ -538,9 +557,7 @@ func gelu() Op {
 			d := g.Add(g.Mul(half, g.Add(one, t)), g.Mul(g.Mul(g.Mul(half, x), g.Sub(one, g.Mul(t, t))), du))
 			return g.Mul(dy, d)
 		}
-		cdf := g.Mul(half, g.Add(one, g.Op("Erf", g.Mul(x, g.Like(x, math.Sqrt2/2)))))
-		pdf := g.Mul(g.Op("Exp", g.Mul(g.Mul(x, x), g.Like(x, -0.5))), g.Like(x, 1/math.Sqrt(2*math.Pi)))
-		return g.Mul(dy, g.Add(cdf, g.Mul(x, pdf)))
+		return g.Internal("GeluGrad", 1, []*onnx.Value{dy, x})[0]
 	})
 	compile := op.Compile
 	op.Compile = func(n *Node) (Kernel, error) {

@@ -201,14 +201,17 @@ func crossEntropy[T kernel.Float](c *Ctx, at int, s lossSpec) error {
 	}
 	each := func(f func(i, base int, logp []T)) {
 		c.Pool.For(len(target), max(1, 4096/max(1, classes)), func(lo, hi int) {
-			logp := make([]T, classes)
+			row, logp := make([]T, classes), make([]T, classes)
+			if s.logProbs {
+				logp = row
+			}
 			for i := lo; i < hi; i++ {
 				base := i/inner*classes*inner + i%inner
-				for j := range logp {
-					logp[j] = scores[base+j*inner]
+				for j := range row {
+					row[j] = scores[base+j*inner]
 				}
 				if !s.logProbs {
-					kernel.LogSoftmaxRow(logp, logp)
+					kernel.LogSoftmaxRow(logp, row)
 				}
 				f(i, base, logp)
 			}

@@ -390,10 +390,13 @@ func gradMatMul(g *Grad, n *Node, dys []*onnx.Value) ([]*onnx.Value, error) {
 	var da, db *onnx.Value
 	if rb <= 2 && ra > 2 {
 		// One matrix on the right, as of a linear layer: dB is one product over all rows.
-		rows := func(v, like *onnx.Value) *onnx.Value {
-			return g.Op("Reshape", v, g.Node("Concat", 1, []*onnx.Value{g.Int64s(-1), g.Dims(like, -1)}, IntAttr("axis", 0))[0])
+		rows := func(v *onnx.Value) *onnx.Value {
+			if shape := g.Info(v).Shape; len(shape) > 0 && shape[len(shape)-1].N > 0 {
+				return g.Op("Reshape", v, g.Int64s(-1, int64(shape[len(shape)-1].N)))
+			}
+			return g.Op("Reshape", v, g.Node("Concat", 1, []*onnx.Value{g.Int64s(-1), g.Dims(v, -1)}, IntAttr("axis", 0))[0])
 		}
-		db = g.MatMul(g.Transpose(rows(a, a)), rows(dy, dy))
+		db = g.MatMul(g.Transpose(rows(a)), rows(dy))
 	} else {
 		db = g.MatMul(g.Transpose(a2), dy)
 	}

@@ -799,9 +799,7 @@ func gradRow[T kernel.Float](dx, g, xhat []T, inv T, rms bool) {
 	if !rms {
 		ms = kernel.Sum(g) / count
 	}
-	for i, v := range g {
-		dx[i] = inv * (v - ms - xhat[i]*md)
-	}
+	kernel.DeviationGrad(dx, g, xhat, 0, inv, -inv*md, -inv*ms)
 }
 
 func layerNormGrad[T kernel.Float](c *Ctx) error {

@@ -91,6 +91,47 @@ func transposed(r *rewriter) {
 		}
 		r.put(fresh, n, n)
 	}
+	r.turned()
+}
+
+// turned has products whose columns a transposition makes rows computed so: the transpose of A·B is Bᵀ·Aᵀ.
+func (r *rewriter) turned() {
+	for _, n := range slices.Clone(r.graph.Nodes) {
+		perm := r.permOf(n)
+		rank := len(perm)
+		if rank < 2 || perm[rank-1] != int64(rank-2) {
+			continue
+		}
+		v := n.Inputs[0]
+		p := v.Def()
+		if p == nil || p.Op != "MatMul" || !is(p, "MatMul") && p.Domain != ops.Internal || r.next(v) != n || r.constant(v) != nil || !r.float(v) ||
+			r.infos[p.Inputs[0]].Rank() < 2 || r.infos[p.Inputs[1]].Rank() < 2 {
+			continue
+		}
+		fresh := &onnx.Node{Op: "MatMul", Domain: ops.Internal}
+		fresh.SetAttr(onnx.IntAttr("transA", 1-p.Int("transB", 0)))
+		fresh.SetAttr(onnx.IntAttr("transB", 1-p.Int("transA", 0)))
+		fresh.SetInput(0, p.Inputs[1])
+		fresh.SetInput(1, p.Inputs[0])
+		for i, axis := range perm {
+			switch axis {
+			case int64(rank - 2):
+				perm[i]++
+			case int64(rank - 1):
+				perm[i]--
+			}
+		}
+		if slices.Equal(perm, identityPerm(rank)) {
+			r.put(fresh, n, p)
+			continue
+		}
+		r.put(fresh, p, p)
+		info := r.infos[v]
+		info.Shape = slices.Clone(info.Shape)
+		info.Shape[rank-2], info.Shape[rank-1] = info.Shape[rank-1], info.Shape[rank-2]
+		r.infos[v] = info
+		n.SetAttr(onnx.IntsAttr("perm", perm...))
+	}
 }
 
 // swapped is what v is the transpose of, if it is one that swaps the last two axes, nil otherwise.

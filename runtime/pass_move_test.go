@@ -54,6 +54,12 @@ func TestMovesAreFound(t *testing.T) {
 			numbers := b.Node("Cast", []*onnx.Value{b.Op("Sign", x)}, onnx.IntAttr("to", int64(tensor.Int64)))
 			return perm(b, b.Op("Gather", b.Const(random(4, 5)), numbers), 1, 2, 0)
 		}, "Cast Gather Sign Transpose"},
+		"a product's transpose": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return perm(b, b.Op("MatMul", b.Op("Sin", x), perm(b, x, 0, 2, 1)), 0, 2, 1)
+		}, "MatMul Sin"},
+		"a product's transpose that also moves another axis": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return perm(b, b.Op("MatMul", x, b.Const(random(2, 4, 5))), 2, 0, 1)
+		}, "MatMul Transpose"},
 		"slices of everything, expansion by nothing": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			y := b.Op("Slice", x, ints(b, 0, 0), ints(b, 1<<31-1, 3), ints(b, 2, 1))
 			return b.Op("Sin", b.Op("Expand", y, ints(b, 1, 4)))

@@ -83,6 +83,27 @@ func optimize(m *onnx.Model, set *settings) (*onnx.Model, error) {
 	return m, nil
 }
 
+// Fuse puts, in m itself, one operator in the place of nodes that spell it out where its gradient takes less time and memory than theirs.
+// What hangs on the initializers that are trained is taken for no constant.
+func Fuse(m *onnx.Model, trained []*onnx.Value) error {
+	inputs := m.Graph.Inputs
+	defer func() { m.Graph.Inputs = inputs }()
+	for _, v := range trained {
+		if !slices.Contains(inputs, v) {
+			m.Graph.Inputs = append(slices.Clip(m.Graph.Inputs), v)
+		}
+	}
+	r, err := newRewriter(m, &settings{limit: DefaultMemoryLimit})
+	if err != nil {
+		return err
+	}
+	m.Graph.Walk(func(g *onnx.Graph) {
+		r.graph = g
+		gelu(r)
+	})
+	return nil
+}
+
 // newRewriter is ready for passes over m.
 func newRewriter(m *onnx.Model, set *settings) (*rewriter, error) {
 	p, err := compile(m, m.Graph, nil, set)

@@ -100,7 +100,8 @@ func gradInputSmall[T Float](p *Pool, cv Conv2D, dx, dy, w []T) {
 	if cv.pointwise() {
 		Gemm(p, true, false, k, n, cv.M, 1, w, k, s.y, n, 0, s.x, n)
 	} else {
-		pb := PackB(false, cv.M, n, s.y, n)
+		s.cols = grow(s.cols, PackedBSize[T](cv.M, n))
+		pb := PackBInto(s.cols, false, cv.M, n, s.y, n)
 		// So many channels at a time that their columns are still in the cache when they are added up, whatever the number of threads: what is
 		// left over of tiles is summed in another order.
 		chans := max(1, min(columnsAside/(taps*n), ceilDiv(cv.C, 8)))

@@ -22,8 +22,12 @@ func ConvGradInput[T Float](p *Pool, cv Conv2D, dx, dy, w []T) {
 		return
 	// Turning the weights round takes M·k copies and saves adding up pix·k columns.
 	case cv.StrideH == 1 && cv.StrideW == 1 && !cv.pointwise() && cv.M <= cv.N*pix*cv.Group:
+		s, recycle := getAside[T]()
+		defer recycle()
+		s.x = grow(s.x, cv.M*k)
+		reverseWeights(p, cv, s.x, w)
 		back := cv.reversed()
-		Conv(p, back, dx, dy, PackConvWeights(back, reverseWeights(p, cv, w), false), nil)
+		Conv(p, back, dx, dy, PackConvWeights(back, s.x, false), nil)
 		return
 	case cv.depthwise():
 		depthwiseGradInput(p, cv, dx, dy, w)
@@ -65,10 +69,9 @@ func (cv Conv2D) reversed() Conv2D {
 	return back
 }
 
-// reverseWeights swaps the channels of each group and turns the taps round.
-func reverseWeights[T Float](p *Pool, cv Conv2D, w []T) []T {
+// reverseWeights sets out to w with the channels of each group swapped and the taps turned round.
+func reverseWeights[T Float](p *Pool, cv Conv2D, out, w []T) {
 	rows, chans, taps := cv.M/cv.Group, cv.C/cv.Group, cv.KH*cv.KW
-	out := make([]T, len(w))
 	p.For(cv.M, max(1, serialWork/8/(chans*taps)), func(lo, hi int) {
 		for m := lo; m < hi; m++ {
 			g, r := m/rows, m%rows
@@ -80,7 +83,6 @@ func reverseWeights[T Float](p *Pool, cv Conv2D, w []T) []T {
 			}
 		}
 	})
-	return out
 }
 
 // col2im adds the columns of one channel, rows of which are ld apart, back to its plane of pixels of unit elements.

@@ -46,6 +46,7 @@ type vectorKernels struct {
 	clip      func(dst, x []float32, lo, hi float32)
 	affine    func(dst, x []float32, a, b float32)
 	reluGrad  func(dst, dy, y []float32)
+	geluGrad  func(dst, dy, x []float32)
 	mulAdd    func(dst, x, y, z []float32)
 	axpy      func(y, x []float32, a float32)
 

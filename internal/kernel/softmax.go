@@ -26,10 +26,18 @@ func LogSoftmaxRow[T Float](dst, x []T) {
 	}
 	top := MaxReduce(x)
 	var sum T
-	var buf [256]T // x must survive: dst may be x
-	for lo := 0; lo < len(x); lo += len(buf) {
-		hi := min(lo+len(buf), len(x))
-		sum += expSum(buf[:hi-lo], x[lo:hi], top)
+	const part = 256
+	var buf []T // x must survive
+	if &dst[0] == &x[0] {
+		buf = make([]T, min(part, len(x)))
+	}
+	for lo := 0; lo < len(x); lo += part {
+		hi := min(lo+part, len(x))
+		to := dst[lo:hi]
+		if buf != nil {
+			to = buf[:hi-lo]
+		}
+		sum += expSum(to, x[lo:hi], top)
 	}
 	log := T(math.Log(float64(sum)))
 	for i, v := range x {

@@ -148,6 +148,19 @@ func ReluGrad[T Float](dst, dy, y []T) {
 	}
 }
 
+// GeluGrad sets dst[i] = dy[i] times the derivative of [GeluErf] at x[i], within 2^-21·max(|dy[i]|, 2^-126).
+func GeluGrad[T Float](dst, dy, x []T) {
+	sameLen("GeluGrad", len(dst), len(dy), len(x))
+	if is32[T]() && vector.geluGrad != nil {
+		vector.geluGrad(f32(dst), f32(dy), f32(x))
+		return
+	}
+	for i, d := range dy {
+		v := float64(x[i])
+		dst[i] = d * T(0.5*(1+math.Erf(v/math.Sqrt2))+v*math.Exp(-v*v/2)/math.Sqrt(2*math.Pi))
+	}
+}
+
 // LeakyRelu sets dst[i] = x[i] where it is at least 0, and alpha·x[i] elsewhere.
 func LeakyRelu[T Float](dst, x []T, alpha T) {
 	sameLen("LeakyRelu", len(dst), len(x))

@@ -169,6 +169,11 @@ func affineAVX512(dst, x []float32, a, b float32)
 //go:noescape
 func reluGradAVX512(dst, dy, y []float32)
 
+// geluGradAVX512 sets dst[i] for i < len(dy).
+//
+//go:noescape
+func geluGradAVX512(dst, dy, x []float32)
+
 // deviationGradAVX512 sets dst[i] for i < len(dy).
 //
 //go:noescape
@@ -369,6 +374,7 @@ var vectorAVX512 = vectorKernels{
 	clip:              clipAVX512,
 	affine:            affineAVX512,
 	reluGrad:          reluGradAVX512,
+	geluGrad:          geluGradAVX512,
 	deviationGrad:     deviationGradAVX512,
 	mulAdd:            mulAddAVX512,
 	axpy:              axpyAVX512,
@@ -571,6 +577,11 @@ func affineAVX2(dst, x []float32, a, b float32)
 //go:noescape
 func reluGradAVX2(dst, dy, y []float32)
 
+// geluGradAVX2 sets dst[i] for i < len(dy).
+//
+//go:noescape
+func geluGradAVX2(dst, dy, x []float32)
+
 // deviationGradAVX2 sets dst[i] for i < len(dy).
 //
 //go:noescape
@@ -766,6 +777,7 @@ var vectorAVX2 = vectorKernels{
 	clip:              clipAVX2,
 	affine:            affineAVX2,
 	reluGrad:          reluGradAVX2,
+	geluGrad:          geluGradAVX2,
 	deviationGrad:     deviationGradAVX2,
 	mulAdd:            mulAddAVX2,
 	axpy:              axpyAVX2,

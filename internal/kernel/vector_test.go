@@ -90,6 +90,35 @@ func TestUnary(t *testing.T) {
 	})
 }
 
+func geluSlope(x float64) float64 {
+	return 0.5*(1+math.Erf(x/math.Sqrt2)) + x*math.Exp(-x*x/2)/math.Sqrt(2*math.Pi)
+}
+
+func TestGeluGrad(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		x := edges()
+		for range 100000 {
+			x = append(x, float32(rand.NormFloat64()*3))
+		}
+		dy, dst := random[float32](len(x)), make([]float32, len(x))
+		GeluGrad(dst, dy, x)
+		worst, at := 0.0, float32(0)
+		for i, v := range x {
+			want := float64(dy[i]) * geluSlope(float64(v))
+			if math.IsNaN(want) && dst[i] != dst[i] {
+				continue
+			}
+			if e := math.Abs(float64(dst[i])-want) / (0x1p-21 * max(math.Abs(float64(dy[i])), 0x1p-126)); !(e <= worst) {
+				worst, at = e, v
+			}
+		}
+		if !(worst <= 1) {
+			t.Errorf("the derivative at %v is off by %v·2^-21", at, worst)
+		}
+		t.Logf("worst %.2f at %v", worst, at)
+	})
+}
+
 // Every length and alias gives what single elements give, and nothing beyond is written.
 func TestVectorLengths(t *testing.T) {
 	type call struct {
@@ -128,6 +157,7 @@ func TestVectorLengths(t *testing.T) {
 			}
 			return x
 		}},
+		call{"GeluGrad", GeluGrad[float32], func(x, y float64) float64 { return x * geluSlope(y) }},
 		call{"DeviationGrad", func(d, x, y []float32) { DeviationGrad(d, x, y, 0.5, 2, 3, -4) }, func(x, y float64) float64 { return 2*x + 3*(y-0.5) - 4 }},
 		call{"Clip", func(d, x, y []float32) { Clip(d, x, -0.5, 0.25) }, func(x, y float64) float64 { return clip(x, -0.5, 0.25) }},
 		call{"HardSigmoid", func(d, x, y []float32) { HardSigmoid(d, x, 0.25, 0.5) }, func(x, y float64) float64 { return clip(0.25*x+0.5, 0, 1) }},

@@ -409,6 +409,13 @@ var parametric = []struct {
 	{"clip", "dst", []string{"x"}, []string{"lo", "hi"}, func(v vec, in, p []V) V { return v.min(p[1], v.max(p[0], in[0])) }},
 	{"affine", "dst", []string{"x"}, []string{"a", "b"}, func(v vec, in, p []V) V { return v.fma(in[0], p[0], p[1]) }},
 	{"reluGrad", "dst", []string{"dy", "y"}, nil, func(v vec, in, p []V) V { return v.sel(v.cmp(in[1], lessEqual, v.c(0)), v.c(0), in[0]) }},
+	{"geluGrad", "dst", []string{"dy", "x"}, nil, func(v vec, in, p []V) V {
+		x := in[1]
+		density := v.mul(v.expNoOverflow(v.mul(v.mul(x, x), v.c(-0.5))), v.c(0.3989422804014327))
+		density = v.mul(density, x)
+		half := v.mul(v.erf(v.mul(x, v.c(math.Sqrt2/2))), v.c(0.5))
+		return v.mul(in[0], v.add(v.add(half, v.c(0.5)), density))
+	}},
 	{"deviationGrad", "dst", []string{"dy", "x"}, []string{"mean", "a", "b", "c"}, func(v vec, in, p []V) V {
 		return v.fma(v.sub(in[1], p[0]), p[2], v.fma(in[0], p[1], p[3]))
 	}},
