@@ -48,6 +48,8 @@ func visionCases(add addCase) {
 	}
 	add("LpPool", 11, "same", attrs{is("kernel_shape", 3), s("auto_pad", "SAME_UPPER")}, signed(1, 2, 5))
 	add("LpPool", 1, "by a float", attrs{f("p", 2.5), is("kernel_shape", 2)}, signed(1, 2, 5))
+	add("LpPool", 1, "by a float, padded", attrs{f("p", 1.5), is("kernel_shape", 2, 3), is("pads", 1, 0, 0, 2), is("strides", 2, 1)}, signed(1, 2, 4, 4))
+	add("GlobalLpPool", 1, "by a float", attrs{f("p", 2.5)}, signed(1, 2, 5))
 	for _, p := range []int64{1, 2} {
 		add("LpNormalization", 22, fmt.Sprint("p ", p), attrs{i("p", p)}, signed(2, 3, 4))
 		add("LpNormalization", 1, fmt.Sprint("axis 1, p ", p), attrs{i("p", p), i("axis", 1)}, signed(2, 3, 4))

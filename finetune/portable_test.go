@@ -56,8 +56,7 @@ func different(got, want tensor.Value, tol float64) error {
 
 // unwritten reports whether an error says that a graph has no standard form for a reason that is known.
 func unwritten(err error) bool {
-	for _, why := range []string{"which is no tensor, is saved for the gradient", "p is 2.5, which later opsets have as a whole number",
-		"statistics of each element (spatial 0) are not supported", "which opset 14 has otherwise, is read"} {
+	for _, why := range []string{"which is no tensor, is saved for the gradient", "statistics of each element (spatial 0) are not supported", "which opset 14 has otherwise, is read"} {
 		if strings.Contains(err.Error(), why) {
 			return true
 		}
@@ -184,7 +183,9 @@ func TestPortableGradients(t *testing.T) {
 		}
 		t.Run(fmt.Sprintf("%s-%d/%s", c.op, c.opset, c.name), func(t *testing.T) {
 			t.Parallel()
-			if err := c.portable(t); err != nil {
+			if err := c.portable(t); err != nil && !unwritten(err) && c.op != "Loop" { // of no trips the sizes of what comes out are not known
+				t.Error(err)
+			} else if err != nil {
 				t.Skip(err)
 			}
 		})

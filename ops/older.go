@@ -233,8 +233,25 @@ func olderLpPool(g *Grad, n *Node) ([]*onnx.Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p != math.Trunc(p) {
-		return nil, fmt.Errorf("p is %v, which later opsets have as a whole number", p)
+	if p != math.Trunc(p) { // which later opsets do not have
+		x := n.Inputs[0]
+		powers := g.Op("Pow", g.Op("Abs", x), g.Like(x, p))
+		if n.Op == "GlobalLpPool" {
+			powers = g.ReduceSum(powers, true, axesFrom(2, g.Rank(x))...)
+		} else {
+			w, err := poolWindow(n, g.Rank(x)-2)
+			if err != nil {
+				return nil, err
+			}
+			attrs := []*onnx.Attribute{IntAttr("count_include_pad", 1)}
+			for _, a := range n.Attrs {
+				if a.Name != "p" {
+					attrs = append(attrs, a)
+				}
+			}
+			powers = g.Mul(g.With("AveragePool", attrs, powers), g.Like(x, float64(product(w.kernel))))
+		}
+		return []*onnx.Value{g.Op("Pow", powers, g.Like(x, 1/p))}, nil
 	}
 	n.SetAttr(IntAttr("p", int64(p)))
 	return nil, nil

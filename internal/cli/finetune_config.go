@@ -269,6 +269,9 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 	if c.CheckpointEvery > 0 && c.Checkpoint == "" {
 		return nil, errors.New("key checkpoint is missing: checkpoint_every has no file")
 	}
+	if c.TrainingGraph != "" && c.Accumulate > 1 {
+		return nil, fmt.Errorf("training_graph: a step of the graph is of one batch, not of the mean of %d that accumulate asks for", c.Accumulate)
+	}
 	if c.Epochs == 0 && c.Steps == 0 {
 		c.Epochs = 1
 	}
