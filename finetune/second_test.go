@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,11 +77,8 @@ func (c *gradCase) second(t *testing.T) bool {
 		if err != nil {
 			t.Fatal(err)
 		}
-		first, m, wrt = p, p.Clone(), nil
-		sum = m.Graph.Outputs[0]
-		for _, v := range m.Graph.Inputs {
-			wrt = append(wrt, v)
-		}
+		first, m = p, p.Clone()
+		sum, wrt = m.Graph.Outputs[0], slices.Clone(m.Graph.Inputs)
 		seconds, err = Gradient(m, sum, wrt)
 		if err != nil && c.op == "Scan" && c.opset == 8 && strings.Contains(err.Error(), "the rank of") { // which two loops in each other have lost
 			return false
