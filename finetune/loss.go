@@ -60,7 +60,10 @@ func output(g *ops.Grad, m *onnx.Model, name string) (*onnx.Value, error) {
 		if v.Name != name {
 			continue
 		}
-		if d := g.Info(v).DType; d == tensor.Float16 || d == tensor.BFloat16 {
+		switch d := g.Info(v).DType; {
+		case d != tensor.Undefined && !d.IsFloat():
+			return nil, fmt.Errorf("loss: output %q is of %s, which has no gradient", name, d)
+		case d == tensor.Float16 || d == tensor.BFloat16:
 			v = g.With("Cast", []*onnx.Attribute{ops.IntAttr("to", int64(tensor.Float32))}, v)
 		}
 		return v, g.Err()

@@ -220,6 +220,20 @@ func runCommand() *cobra.Command {
 	return cmd
 }
 
+// fileName is a value's name as that of a file: in one folder, and one that the system can have.
+func fileName(name string) string {
+	refused := `/\`
+	if goruntime.GOOS == "windows" {
+		refused += `:*?"<>|`
+	}
+	return strings.Map(func(r rune) rune {
+		if strings.ContainsRune(refused, r) {
+			return '_'
+		}
+		return r
+	}, name)
+}
+
 func writeOutputs(w io.Writer, s *runtime.Session, outs map[string]tensor.Value, dir string, asJSON bool) error {
 	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	result := map[string]any{}
@@ -231,7 +245,7 @@ func writeOutputs(w io.Writer, s *runtime.Session, outs map[string]tensor.Value,
 			continue
 		}
 		if dir != "" {
-			file := filepath.Join(dir, strings.NewReplacer("/", "_", `\`, "_").Replace(p.Name)+".npy")
+			file := filepath.Join(dir, fileName(p.Name)+".npy")
 			if err := npy.Write(file, t); err != nil {
 				return err
 			}
