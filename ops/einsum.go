@@ -618,7 +618,9 @@ func portableEinsumGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 	shape := n.Inputs[1+which]
 	ranks := make([]int, len(e.in))
 	for i := range ranks {
-		if i != which {
+		if !e.in[i].ellipsis {
+			ranks[i] = len(e.in[i].labels)
+		} else if i != which {
 			ranks[i] = g.Rank(n.Inputs[1+i])
 		} else if s := g.Info(shape); s.Ranked && len(s.Shape) == 1 && s.Shape[0].Known() {
 			ranks[i] = s.Shape[0].N

@@ -11,15 +11,16 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 CASES = {}
 
 
-def case(loss="cross_entropy", *, opset=17, mode="train", fold=True, script=False, fresh=False, dynamic=None, narrow=False, **of_loss):
+def case(loss="cross_entropy", *, opset=17, mode="train", fold=True, script=False, fresh=False, dynamic=None, narrow=False, straight=False, keep=False, **of_loss):
     """Registers a function that gives a module and a function of k that gives the inputs of batch k by name, and its target.
 
     mode is how the module trains and how it is exported: train, eval, or both: exported in eval mode, then trained. Parameters
-    are moved from what they begin with, so that none are alike, unless fresh. narrow is for modules that the exporter writes wrongly in float64.
+    are moved from what they begin with, so that none are alike, unless fresh. narrow is for modules that the exporter writes wrongly in float64, straight for such
+    as train through quantization. keep is the exporter's keep_initializers_as_inputs.
     """
     def add(make):
         CASES[make.__name__] = {"make": make, "loss": {"kind": loss, **of_loss}, "opset": opset, "mode": mode, "fold": fold,
-                                "script": script, "fresh": fresh, "dynamic": dynamic, "narrow": narrow}
+                                "script": script, "fresh": fresh, "dynamic": dynamic, "narrow": narrow, "straight": straight, "keep": keep}
         return make
     return add
 
@@ -1188,3 +1189,756 @@ def plain_mlp_fresh():
         def forward(self, x):
             return self.net(x)
     return Model(), lambda k: ({"x": torch.randn(6, 6)}, tokens(3, 6))
+
+
+# --- whole models of further kinds --------------------------------------------------------------
+
+@case(dynamic={"x": {0: "batch", 1: "time"}, "lengths": {0: "batch"}})
+def tagger_char_cnn_bilstm():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.chars, self.conv = nn.Embedding(12, 5, padding_idx=0), nn.Conv1d(5, 6, 3, padding=1)
+            self.words = nn.Embedding(20, 6)
+            self.lstm, self.head = nn.LSTM(12, 7, 2, batch_first=True, bidirectional=True), nn.Linear(14, 5)
+
+        def forward(self, words, chars, lengths):
+            b, t, n = chars.shape
+            c = self.conv(self.chars(chars.reshape(b * t, n)).transpose(1, 2)).max(2)[0].view(b, t, -1)
+            x = torch.cat([self.words(words), c], 2)
+            p = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            z = torch.zeros(4, b, 7, dtype=x.dtype)
+            y, _ = self.lstm(p, (z, z))
+            y, _ = pad_packed_sequence(y, batch_first=True, total_length=t)
+            return self.head(y)
+    return Model(), lambda k: ({"words": tokens(20, 3, 5), "chars": tokens(12, 3, 5, 4), "lengths": lengths_of(3, 5)}, tokens(5, 3, 5))
+
+
+@case(script=True, mode="eval", opset=15)
+def pointer_network():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enc = nn.LSTM(2, 6, batch_first=True)
+            self.cell = Cell(2, 6)
+            self.q, self.k, self.v = nn.Linear(6, 6, bias=False), nn.Linear(6, 6), nn.Linear(6, 1, bias=False)
+            self.start = nn.Parameter(torch.randn(2))
+
+        def forward(self, x, target):
+            mem, hc = self.enc(x)
+            h = hc[0][0]
+            b, n = x.shape[0], x.shape[1]
+            given = self.start.unsqueeze(0).expand(b, 2)
+            keys = self.k(mem)
+            mask = torch.zeros(b, n, dtype=x.dtype)
+            out: List[torch.Tensor] = []
+            for t in range(target.shape[1]):
+                h = self.cell(given, h)
+                sc = self.v(torch.tanh(self.q(h).unsqueeze(1) + keys)).squeeze(2) - 5.0 * mask
+                out.append(sc)
+                i = target[:, t]
+                mask = mask.scatter(1, i.unsqueeze(1), 1.0)
+                given = torch.gather(x, 1, i.view(-1, 1, 1).expand(b, 1, 2)).squeeze(1)
+            return torch.stack(out, 1)
+
+    def batch(k):
+        y = torch.stack([torch.randperm(5) for _ in range(3)])
+        return {"x": torch.randn(3, 5, 2), "target": y}, y
+    return Model(), batch
+
+
+@case("mse")
+def conv_lstm():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.g, self.out = nn.Conv2d(2 + 3, 12, 3, padding=1), nn.Conv2d(3, 1, 1)
+            self.ci, self.cf, self.co = (nn.Parameter(torch.randn(1, 3, 6, 6)) for _ in range(3))
+
+        def forward(self, x):
+            b = x.shape[0]
+            h = torch.zeros(b, 3, 6, 6, dtype=x.dtype)
+            c = torch.zeros_like(h)
+            for t in range(x.shape[1]):
+                i, f, g, o = torch.split(self.g(torch.cat([x[:, t], h], 1)), 3, 1)
+                i, f = torch.sigmoid(i + self.ci * c), torch.sigmoid(f + self.cf * c)
+                c = f * c + i * torch.tanh(g)
+                h = torch.sigmoid(o + self.co * c) * torch.tanh(c)
+            return self.out(h)
+    return Model(), lambda k: ({"x": torch.randn(2, 4, 2, 6, 6)}, torch.randn(2, 1, 6, 6))
+
+
+@case("mse", script=True, mode="eval", narrow=True)
+def loop_break_continue():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            tot = torch.zeros_like(x)
+            for i in range(10):
+                x = 0.8 * torch.tanh(self.a(x))
+                if i % 3 == 1:
+                    continue
+                tot = tot + x
+                if bool(x.abs().max() < 0.3):
+                    break
+            return self.b(tot)
+    return Model(), lambda k: ({"x": torch.randn(3, 4)}, torch.randn(3, 2))
+
+
+@case(script=True, mode="eval")
+def early_exit():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.ha, self.b, self.hb = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            h = torch.relu(self.a(x))
+            y = self.ha(h)
+            if bool(torch.softmax(y, 1).max() < 0.8):
+                y = y + self.hb(torch.relu(self.b(h)))
+            return y
+    return Model(), lambda k: ({"x": (0.3 + k) * torch.randn(4, 6)}, tokens(3, 4))
+
+
+@case(dynamic={"t": {0: "b", 1: "s"}})
+def gpt_rotary_interleaved_mqa():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.q, self.k, self.v, self.o, self.n, self.h = nn.Embedding(11, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 4, bias=False), nn.Linear(8, 4, bias=False), nn.Linear(8, 8), nn.LayerNorm(8, eps=1e-6), nn.Linear(8, 11)
+            f = torch.outer(torch.arange(16.0), 1 / 100 ** (torch.arange(0, 4, 2).float() / 4))
+            self.register_buffer("cos", f.cos())
+            self.register_buffer("sin", f.sin())
+
+        def rot(self, x):
+            t = x.shape[-2]
+            a, b = x[..., ::2], x[..., 1::2]
+            c, d = self.cos[:t], self.sin[:t]
+            return torch.stack([a * c - b * d, a * d + b * c], -1).flatten(-2)
+
+        def forward(self, t):
+            x = self.e(t)
+            b, n = t.shape
+            y = self.n(x)
+            q = self.rot(self.q(y).view(b, n, 2, 4).transpose(1, 2))
+            k = self.rot(self.k(y).view(b, n, 1, 4).transpose(1, 2))
+            v = self.v(y).view(b, n, 1, 4).transpose(1, 2)
+            m = torch.ones(n, n, dtype=torch.bool).tril()
+            w = (q @ k.transpose(-1, -2) / 2).masked_fill(~m, torch.finfo(x.dtype).min).softmax(-1)
+            return self.h(x + self.o((w @ v).transpose(1, 2).reshape(b, n, 8)))
+    return Model(), lambda k: ({"t": tokens(11, 2, 6)}, tokens(11, 2, 6))
+
+
+@case(opset=14, dynamic={"t": {0: "b", 1: "s"}, "pk": {2: "p"}, "pv": {2: "p"}})
+def kv_cache_decoder():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.qkv, self.o, self.h = nn.Embedding(11, 8), nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 11, bias=False)
+            self.h.weight = self.e.weight
+
+        def forward(self, t, pk, pv):
+            x = self.e(t)
+            b, n = t.shape
+            p = pk.shape[2]
+            q, k, v = (y.view(b, n, 2, 4).transpose(1, 2) for y in self.qkv(x).chunk(3, 2))
+            k, v = torch.cat([pk, k], 2), torch.cat([pv, v], 2)
+            i = torch.arange(n).unsqueeze(1) + p
+            j = torch.arange(n + p).unsqueeze(0)
+            w = (q @ k.transpose(2, 3) * 0.5 + torch.where(j <= i, 0.0, -1e4).to(x.dtype)).softmax(3)
+            return self.h(x + self.o((w @ v).transpose(1, 2).flatten(2))), k, v
+    return Model(), lambda k: ({"t": tokens(11, 2, 3), "pk": torch.randn(2, 2, 2 + k, 4), "pv": torch.randn(2, 2, 2 + k, 4)}, tokens(11, 2, 3))
+
+
+@case(opset=16)
+def bert_like_mlm():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.p, self.ty, self.n = nn.Embedding(13, 8, padding_idx=0), nn.Embedding(10, 8), nn.Embedding(2, 8), nn.LayerNorm(8, eps=1e-12)
+            self.q, self.k, self.v, self.o, self.n1 = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.LayerNorm(8)
+            self.f1, self.f2, self.n2 = nn.Linear(8, 16), nn.Linear(16, 8), nn.LayerNorm(8)
+            self.t, self.tn, self.bias = nn.Linear(8, 8), nn.LayerNorm(8), nn.Parameter(torch.zeros(13))
+            self.register_buffer("pos", torch.arange(10).unsqueeze(0))
+
+        def forward(self, ids, mask, types):
+            b, t = ids.shape
+            x = self.n(self.w(ids) + self.p(self.pos[:, :t]) + self.ty(types))
+            m = (1.0 - mask[:, None, None, :].to(x.dtype)) * -10000.0
+            q, k, v = (l(x).view(b, t, 2, 4).permute(0, 2, 1, 3) for l in (self.q, self.k, self.v))
+            w = F.softmax(torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(4) + m, -1)
+            x = self.n1(x + self.o(torch.matmul(w, v).permute(0, 2, 1, 3).contiguous().view(b, t, 8)))
+            x = self.n2(x + self.f2(F.gelu(self.f1(x))))
+            pooled = torch.tanh(self.t(x[:, 0]))
+            return F.linear(self.tn(F.gelu(self.t(x))), self.w.weight, self.bias), pooled
+
+    def batch(k):
+        l = lengths_of(3, 6)
+        y = tokens(13, 3, 6)
+        y[torch.rand(3, 6) < 0.5] = -100
+        y[0, 0] = 3
+        return {"ids": tokens(13, 3, 6), "mask": present(l, 6).long(), "types": tokens(2, 3, 6)}, y
+    return Model(), batch
+
+
+@case()
+def cross_attention_perceiver():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lat = nn.Parameter(torch.randn(4, 8))
+            self.inp = nn.Linear(5, 8)
+            self.x, self.s, self.h = nn.MultiheadAttention(8, 2, batch_first=True), nn.MultiheadAttention(8, 4, batch_first=True), nn.Linear(8, 3)
+            self.n1, self.n2 = nn.LayerNorm(8), nn.LayerNorm(8)
+
+        def forward(self, x):
+            m = self.inp(x)
+            l = self.lat.unsqueeze(0).expand(x.shape[0], -1, -1)
+            l = l + self.x(self.n1(l), m, m)[0]
+            y = self.n2(l)
+            l = l + self.s(y, y, y, need_weights=False)[0]
+            return self.h(l.mean(1))
+    return Model(), lambda k: ({"x": torch.randn(3, 7, 5)}, tokens(3, 3))
+
+
+@case(opset=13, fold=False)
+def swin_window_roll():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pe, self.qkv, self.o, self.n, self.merge, self.head = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 24), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(32, 12, bias=False), nn.Linear(12, 4)
+            self.tab = nn.Parameter(torch.randn(9, 2))
+            c = torch.stack(torch.meshgrid(torch.arange(2), torch.arange(2), indexing="ij")).flatten(1)
+            r = (c[:, :, None] - c[:, None] + 1).permute(1, 2, 0)
+            self.register_buffer("idx", r[..., 0] * 3 + r[..., 1])
+
+        def win(self, x, shift):
+            b, h, w, c = x.shape
+            if shift:
+                x = torch.roll(x, (-1, -1), (1, 2))
+            y = x.view(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, c)
+            q, k, v = self.qkv(y).view(-1, 4, 3, 2, 4).permute(2, 0, 3, 1, 4)
+            a = q * 0.5 @ k.transpose(-2, -1) + self.tab[self.idx.view(-1)].view(4, 4, 2).permute(2, 0, 1).unsqueeze(0)
+            y = self.o((a.softmax(-1) @ v).transpose(1, 2).reshape(-1, 4, c))
+            y = y.view(b, h // 2, w // 2, 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, c)
+            return torch.roll(y, (1, 1), (1, 2)) if shift else y
+
+        def forward(self, x):
+            x = self.pe(x).permute(0, 2, 3, 1)
+            for sh in (0, 1):
+                x = x + self.win(self.n(x), sh)
+            x = self.merge(torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], -1))
+            return self.head(x.mean((1, 2)))
+    return images(Model(), 2, 3, 8)
+
+
+@case("mse")
+def interpolations_all():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = nn.ModuleList(nn.Conv2d(2, 2, 3, padding=1) for _ in range(5))
+            self.l, self.v = nn.Conv1d(2, 2, 3, padding=1), nn.Conv3d(2, 2, 1)
+
+        def forward(self, x, y, z):
+            x = torch.tanh(self.c[0](F.interpolate(x, size=(7, 9), mode="bicubic", align_corners=True)))
+            x = torch.tanh(self.c[1](F.interpolate(x, scale_factor=(0.5, 2.0), mode="nearest")))
+            x = torch.tanh(self.c[2](F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)))
+            x = torch.tanh(self.c[3](F.interpolate(x, scale_factor=0.7, mode="bilinear", recompute_scale_factor=True)))
+            x = torch.tanh(self.c[4](F.interpolate(x, size=(4, 4), mode="bilinear")))
+            y = self.l(F.interpolate(y, scale_factor=2, mode="linear"))
+            z = self.v(F.interpolate(z, size=(3, 4, 5), mode="trilinear", align_corners=False))
+            return x.flatten(1).mean(1) + y.flatten(1).mean(1) + z.flatten(1).mean(1), x, y, z
+    return Model(), lambda k: ({"x": torch.randn(2, 2, 5, 4), "y": torch.randn(2, 2, 5), "z": torch.randn(2, 2, 2, 3, 4)}, torch.randn(2))
+
+
+@case("mse")
+def transposed_1d_2d_3d():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.ConvTranspose1d(4, 6, 4, 3, 1, output_padding=2, groups=2), nn.ConvTranspose2d(3, 4, (3, 2), (2, 3), (1, 0), output_padding=(1, 2), dilation=(2, 1)), nn.ConvTranspose3d(2, 3, 2, 2, output_padding=1, bias=False)
+
+        def forward(self, x, y, z):
+            return torch.cat([self.a(x).flatten(1).tanh()[:, :20], self.b(y).flatten(1).tanh()[:, :50], self.c(z).flatten(1).tanh()[:, 30:90]], 1)
+    return Model(), lambda k: ({"x": torch.randn(2, 4, 5), "y": torch.randn(2, 3, 4, 3), "z": torch.randn(2, 2, 3, 2, 3)}, torch.randn(2, 130))
+
+
+@case("mse", opset=13)
+def pools_1d_3d_ceil():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Conv1d(2, 3, 3), nn.Conv3d(1, 2, 2)
+            self.f = nn.LazyLinear(3)
+
+        def forward(self, x, z):
+            x, z = self.a(x), self.b(z)
+            p = [F.max_pool1d(x, 3, 2, 1, ceil_mode=True), F.avg_pool1d(x, 3, 2, 1, ceil_mode=True), F.avg_pool1d(x, 4, 3, 1, count_include_pad=False), F.adaptive_avg_pool1d(x, 2), F.adaptive_max_pool1d(x, 4), F.lp_pool1d(x.abs() + .1, 3, 2),
+                 F.max_pool3d(z, 2, 2, ceil_mode=True), F.avg_pool3d(z, 3, 2, 1), F.adaptive_avg_pool3d(z, (1, 2, 1)), F.adaptive_max_pool3d(z, (2, 1, 1)), F.max_pool3d(z, 2, 1, dilation=2)]
+            return self.f(torch.cat([y.flatten(1) for y in p], 1))
+    m = Model()
+    m(torch.randn(3, 2, 14), torch.randn(3, 1, 5, 5, 5))
+    return m, lambda k: ({"x": torch.randn(3, 2, 14), "z": torch.randn(3, 1, 5, 5, 5)}, torch.randn(3, 3))
+
+
+@case("mse", opset=16, fold=False)
+def norm_variants():
+    class RMS(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.g = nn.Parameter(torch.ones(n))
+
+        def forward(self, x):
+            return F.normalize(x, dim=-1) * self.g * x.shape[-1] ** 0.5
+
+    class RMS2(nn.Module):
+        def __init__(self, n):
+            super().__init__()
+            self.g = nn.Parameter(torch.ones(n))
+
+        def forward(self, x):
+            v = x.pow(2).mean(-1, keepdim=True)
+            return x / (v + 1e-5).sqrt() * (1 + self.g)
+
+    class Ada(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l = nn.Linear(3, 16)
+
+        def forward(self, x, z):
+            a, b = self.l(z).chunk(2, 1)
+            return F.layer_norm(x, (8,)) * (1 + a) + b
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.d, self.l, self.o = RMS(8), RMS2(8), Ada(), nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x, z):
+            x = self.a(self.l(x))
+            x = x + torch.tanh(self.b(x))
+            x = self.c(x, z)
+            std, mean = torch.std_mean(x, -1, keepdim=True)
+            return self.o(self.d((x - mean) / (std + 1e-3)))
+    return Model(), lambda k: ({"x": torch.randn(4, 8), "z": torch.randn(4, 3)}, torch.randn(4, 2))
+
+
+@case()
+def einsum_heavy():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.d = nn.Parameter(torch.randn(4, 2, 3) / 2), nn.Parameter(torch.randn(4, 2, 3) / 2), nn.Parameter(torch.randn(2, 3, 5) / 2), nn.Parameter(torch.randn(5, 3))
+            self.u = nn.Parameter(torch.randn(4, 4) / 2)
+
+        def forward(self, x):
+            q, k = torch.einsum("btd,dhk->bhtk", x, self.a), torch.einsum("b t d, d h k -> b h t k", x, self.b)
+            w = torch.einsum("bhik,bhjk->bhij", q, k).softmax(-1)
+            y = torch.einsum("bhij,bhjk,hko->bio", w, k, self.c)
+            z = torch.einsum("bi,ij,bj->b", x[:, 0], self.u, x[:, 1])
+            return torch.einsum("bio,oc->bc", y, self.d) + z.unsqueeze(1) * torch.einsum("...o->...", y.mean(1)).unsqueeze(1)
+    return Model(), lambda k: ({"x": torch.randn(3, 4, 4)}, tokens(3, 3))
+
+
+@case("mse", opset=16, dynamic={"x": {0: "n"}})
+def moe_nonzero_index_add():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.g, self.a, self.b = nn.Linear(5, 2), nn.Linear(5, 4), nn.Linear(5, 4)
+
+        def forward(self, x):
+            p = self.g(x).softmax(1)
+            i = p.argmax(1)
+            out = torch.zeros(x.shape[0], 4, dtype=x.dtype)
+            for e, net in enumerate((self.a, self.b)):
+                at = torch.nonzero(i == e).squeeze(1)
+                out = out.index_put((at,), net(x[at]) * p[at, e].unsqueeze(1))
+            return out
+    return Model(), lambda k: ({"x": torch.randn(6, 5)}, torch.randn(6, 4))
+
+
+@case("nll", opset=16)
+def gat_edge_softmax():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.a, self.o = nn.Linear(4, 6, bias=False), nn.Parameter(torch.randn(2, 6)), nn.Linear(6, 3)
+
+        def forward(self, x, e):
+            h = self.w(x).view(-1, 2, 3)
+            src, dst = e[0], e[1]
+            sc = F.leaky_relu((torch.cat([h[src], h[dst]], -1) * self.a).sum(-1), 0.2)
+            sc = (sc - sc.max()).exp()
+            den = torch.zeros(x.shape[0], 2, dtype=x.dtype).scatter_add(0, dst.unsqueeze(1).expand(-1, 2), sc)
+            al = sc / (den.index_select(0, dst) + 1e-9)
+            out = torch.zeros_like(h).scatter_add(0, dst.view(-1, 1, 1).expand(-1, 2, 3), al.unsqueeze(-1) * h[src])
+            return F.log_softmax(self.o(F.elu(out.flatten(1))), 1)
+    return Model(), lambda k: ({"x": torch.randn(6, 4), "e": torch.stack([tokens(6, 14), tokens(6, 14)])}, tokens(3, 6))
+
+
+@case("mse")
+def gnn_pool_segments():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(18, 2)
+
+        def forward(self, x, seg):
+            h = torch.relu(self.a(x))
+            i = seg.unsqueeze(1).expand_as(h)
+            n = torch.zeros(3, dtype=x.dtype).scatter_add(0, seg, torch.ones_like(seg, dtype=x.dtype)).clamp(min=1)
+            tot = torch.zeros(3, 6, dtype=x.dtype).scatter_add(0, i, h)
+            oh = F.one_hot(seg, 3).to(x.dtype)
+            mx = (h.unsqueeze(1) + (oh - 1).unsqueeze(2) * 1e3).max(0)[0]
+            return self.b(torch.cat([tot, tot / n.unsqueeze(1), torch.sigmoid(mx)], 1))
+    return Model(), lambda k: ({"x": torch.randn(7, 4), "seg": torch.cat([torch.arange(3), tokens(3, 4)])}, torch.randn(3, 2))
+
+
+@case("mse")
+def rff_cdist_kernel():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.g, self.w = nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.tensor([0.5])), nn.Linear(5, 2)
+
+        def forward(self, x):
+            d = torch.cdist(x, self.c)
+            e = (x.unsqueeze(1) - self.c).abs().sum(2)
+            return self.w(torch.exp(-F.softplus(self.g) * d ** 2) + 0.1 * e)
+    return Model(), lambda k: ({"x": torch.randn(4, 3)}, torch.randn(4, 2))
+
+
+@case()
+def mel_conv_dft_matrix():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            n = torch.arange(16.0)
+            k = torch.arange(9.0)
+            a = 2 * math.pi * torch.outer(k, n) / 16
+            self.register_buffer("re", (a.cos() * torch.hann_window(16)).unsqueeze(1))
+            self.register_buffer("im", (a.sin() * torch.hann_window(16)).unsqueeze(1))
+            self.mel, self.conv, self.gru, self.h = nn.Linear(9, 6, bias=False), nn.Conv2d(1, 3, 3, padding=1), nn.GRU(18, 5, batch_first=True, bidirectional=True), nn.Linear(10, 4)
+
+        def forward(self, x):
+            p = F.conv1d(x.unsqueeze(1), self.re, stride=8).pow(2) + F.conv1d(x.unsqueeze(1), self.im, stride=8).pow(2)
+            m = torch.log(self.mel.weight.abs() @ p + 1e-5)
+            m = (m - m.mean((1, 2), keepdim=True)) / (m.std((1, 2), keepdim=True) + 1e-5)
+            y = F.relu(self.conv(m.unsqueeze(1))).permute(0, 3, 1, 2).flatten(2)
+            return self.h(self.gru(y)[0].mean(1))
+    return Model(), lambda k: ({"x": torch.randn(3, 64)}, tokens(4, 3))
+
+
+@case("l1")
+def ctc_forward_loss_in_graph():
+    class Model(nn.Module):
+        """CTC's forward recursion written out, the loss as an output."""
+        def __init__(self):
+            super().__init__()
+            self.g, self.h = nn.GRU(3, 5, batch_first=True), nn.Linear(5, 4)
+
+        def forward(self, x, y):
+            lp = F.log_softmax(self.h(self.g(x)[0]), 2)
+            b, L = y.shape
+            ext = torch.stack([torch.zeros_like(y), y], 2).view(b, 2 * L)
+            ext = torch.cat([ext, torch.zeros_like(y[:, :1])], 1)
+            e = lp.gather(2, ext.unsqueeze(1).expand(-1, x.shape[1], -1))
+            neg = torch.full((b, 1), -1e4, dtype=x.dtype)
+            a = torch.cat([e[:, 0, :2], torch.full((b, 2 * L - 1), -1e4, dtype=x.dtype)], 1)
+            skip = torch.cat([torch.zeros(b, 2, dtype=torch.bool), (ext[:, 2:] != 0) & (ext[:, 2:] != ext[:, :-2])], 1)
+            for t in range(1, x.shape[1]):
+                s1 = torch.cat([neg, a[:, :-1]], 1)
+                s2 = torch.cat([neg, neg, a[:, :-2]], 1)
+                s2 = torch.where(skip, s2, torch.full_like(s2, -1e4))
+                a = torch.logsumexp(torch.stack([a, s1, s2], 0), 0) + e[:, t]
+            return -torch.logsumexp(a[:, -2:], 1)
+    return Model(), lambda k: ({"x": torch.randn(3, 7, 3), "y": 1 + tokens(3, 3, 2)}, torch.zeros(3))
+
+
+@case("l1", narrow=True)
+def info_nce_clip():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.t = nn.Linear(5, 4), nn.Linear(6, 4), nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, x, y):
+            l = self.t.exp() * F.normalize(self.a(x), dim=1) @ F.normalize(self.b(y), dim=1).t()
+            i = torch.arange(x.shape[0])
+            return ((F.cross_entropy(l, i) + F.cross_entropy(l.t(), i)) / 2).reshape(1)
+    return Model(), lambda k: ({"x": torch.randn(5, 5), "y": torch.randn(5, 6)}, torch.zeros(1))
+
+
+@case("mse")
+def dqn_dueling_gather():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.b, self.v, self.a = nn.Sequential(nn.Linear(5, 8), nn.ReLU()), nn.Linear(8, 1), nn.Linear(8, 3)
+
+        def forward(self, x, act):
+            h = self.b(x)
+            a = self.a(h)
+            q = self.v(h) + a - a.mean(1, keepdim=True)
+            return q.gather(1, act), q, q.argmax(1), q.max(1)
+    return Model(), lambda k: ({"x": torch.randn(6, 5), "act": tokens(3, 6, 1)}, torch.randn(6, 1))
+
+
+@case("mse")
+def actor_critic_gaussian():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.n, self.mu, self.v, self.ls = nn.Sequential(nn.Linear(4, 8), nn.Tanh()), nn.Linear(8, 2), nn.Linear(8, 1), nn.Parameter(torch.zeros(2))
+
+        def forward(self, x, a, adv):
+            h = self.n(x)
+            mu = self.mu(h)
+            sd = self.ls.clamp(-2, 2).exp()
+            lp = (-0.5 * ((a - mu) / sd) ** 2 - sd.log() - 0.5 * math.log(2 * math.pi)).sum(1)
+            r = lp.exp()
+            pg = -torch.min(r * adv, r.clamp(0.8, 1.2) * adv)
+            return pg + 0.5 * self.v(h).squeeze(1).pow(2), mu, self.v(h)
+    return Model(), lambda k: ({"x": torch.randn(5, 4), "a": torch.randn(5, 2), "adv": torch.randn(5)}, torch.zeros(5))
+
+
+@case("mse")
+def diffusion_unet_time():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.t = nn.Sequential(nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 12))
+            self.i, self.g1, self.c1, self.d, self.u, self.o = nn.Conv2d(1, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, 2, 1), nn.ConvTranspose2d(6, 6, 4, 2, 1), nn.Conv2d(12, 1, 3, padding=1)
+            self.q = nn.Conv2d(6, 18, 1)
+
+        def forward(self, x, t):
+            f = torch.exp(-math.log(100.) * torch.arange(4) / 4).to(x.dtype)
+            a = t.to(x.dtype).unsqueeze(1) * f
+            sc, sh = self.t(torch.cat([a.sin(), a.cos()], 1)).chunk(2, 1)
+            h = self.i(x)
+            r = self.g1(h) * (1 + sc[:, :, None, None]) + sh[:, :, None, None]
+            h = h + self.c1(F.silu(r))
+            d = self.d(h)
+            b, c, hh, w = d.shape
+            q, k, v = self.q(d).view(b, 3, c, hh * w).unbind(1)
+            d = d + (v @ (q.transpose(1, 2) @ k / c ** 0.5).softmax(-1).transpose(1, 2)).view(b, c, hh, w)
+            return self.o(torch.cat([self.u(d), h], 1))
+    return Model(), lambda k: ({"x": torch.randn(2, 1, 6, 6), "t": tokens(50, 2)}, torch.randn(2, 1, 6, 6))
+
+
+@case("mse", fold=False, straight=True)
+def fake_quant_qat():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            w = torch.fake_quantize_per_tensor_affine(self.a.weight, 0.02, 0, -128, 127)
+            h = torch.relu(F.linear(torch.fake_quantize_per_tensor_affine(x, 0.05, 128, 0, 255), w, self.a.bias))
+            return self.b(torch.fake_quantize_per_tensor_affine(h, 0.03, 0, 0, 255))
+    return Model(), lambda k: ({"x": torch.randn(4, 5)}, torch.randn(4, 2))
+
+
+@case(opset=9, keep=True)
+def opset9_everything():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.c, self.bn, self.g, self.f = nn.Embedding(9, 4), nn.Conv1d(4, 6, 3, padding=1), nn.BatchNorm1d(6), nn.GRU(6, 5, batch_first=True), nn.Linear(5, 3)
+
+        def forward(self, t):
+            x = F.relu(self.bn(self.c(self.e(t).transpose(1, 2))))
+            y, h = self.g(x.transpose(1, 2))
+            z = y.max(1)[0] + h[0]
+            return self.f(F.hardtanh(z)) .clamp(-3, 3)
+    return Model(), lambda k: ({"t": tokens(9, 3, 6)}, tokens(3, 3))
+
+
+@case(ignore_index=0)
+def t5_shared_embeddings():
+    class A(nn.Module):
+        def __init__(self, rel=False):
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(8, 8, bias=False) for _ in range(4))
+            self.rel = nn.Embedding(6, 2) if rel else None
+
+        def forward(self, x, m, mask=None):
+            b, t, _ = x.shape
+            u = m.shape[1]
+            q, k, v = self.q(x).view(b, t, 2, 4).transpose(1, 2), self.k(m).view(b, u, 2, 4).transpose(1, 2), self.v(m).view(b, u, 2, 4).transpose(1, 2)
+            a = torch.matmul(q, k.transpose(3, 2))
+            if self.rel is not None:
+                d = torch.arange(u)[None, :] - torch.arange(t)[:, None]
+                n = torch.clamp(-d, min=0)
+                big = 2 + (torch.log(n.float() / 2 + 1e-6) / math.log(4) * 3).to(torch.long)
+                bk = torch.where(n < 2, n, torch.min(big, torch.full_like(big, 5)))
+                a = a + self.rel(bk).permute(2, 0, 1).unsqueeze(0)
+            if mask is not None:
+                a = a + mask
+            return self.o((a.softmax(-1) @ v).transpose(1, 2).contiguous().view(b, t, 8))
+
+    class N(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(8))
+
+        def forward(self, x):
+            return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e = nn.Embedding(12, 8)
+            self.ea, self.en, self.eff, self.efn = A(True), N(), nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, 8, bias=False)), N()
+            self.da, self.dn, self.ca, self.cn, self.fn = A(True), N(), A(), N(), N()
+            self.head = nn.Linear(8, 12, bias=False)
+            self.head.weight = self.e.weight
+
+        def forward(self, src, tgt):
+            x = self.e(src)
+            x = x + self.ea(self.en(x), self.en(x))
+            x = x + self.eff(self.efn(x))
+            y = self.e(tgt)
+            n = tgt.shape[1]
+            mask = torch.full((n, n), -1e4, dtype=x.dtype).triu(1)
+            y = y + self.da(self.dn(y), self.dn(y), mask)
+            y = y + self.ca(self.cn(y), x)
+            return self.head(self.fn(y) * 8 ** -0.5)
+    return Model(), lambda k: ({"src": tokens(12, 2, 5), "tgt": tokens(12, 2, 4)}, tokens(12, 2, 4))
+
+
+@case("mse", opset=13)
+def inplace_slices_assign():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            out = torch.zeros(x.shape[0], 6, 4, dtype=x.dtype)
+            h = torch.tanh(self.a(x))
+            out[:, 0:3] = h[:, :3]
+            out[:, 3:, 1:3] = h[:, 2:5, :2] * 0.5
+            out[:, 5, 0] = h[:, 0, 0]
+            out[:, -1] += 1.0
+            return self.b(out)
+    return Model(), lambda k: ({"x": torch.randn(3, 5, 4)}, torch.randn(3, 6, 2))
+
+
+@case("mse", script=True, mode="eval", opset=16)
+def tree_lstm_scripted_gather():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.l, self.r, self.o = nn.Embedding(8, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, tok, left, right):
+            h = self.e(tok)
+            for i in range(left.shape[0]):
+                n = torch.tanh(self.l(h[left[i]]) + self.r(h[right[i]]))
+                h = torch.cat([h, n.unsqueeze(0)], 0)
+            return self.o(h[-1])
+    return Model(), lambda k: ({"tok": tokens(8, 4), "left": torch.tensor([0, 2, 4]), "right": torch.tensor([1, 3, 5])}, torch.randn(2))
+
+
+@case("mse", script=True, mode="eval")
+def memory_network_optional_branch():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, q, mem, hops, flag):
+            for h in range(int(hops)):
+                p = torch.softmax(torch.matmul(self.a(mem), q.unsqueeze(2)).squeeze(2), 1)
+                o = (p.unsqueeze(2) * mem).sum(1)
+                if bool(flag):
+                    q = self.b(q) + o
+                else:
+                    q = q + o
+            return self.c(q)
+    return Model(), lambda k: ({"q": torch.randn(3, 4), "mem": torch.randn(3, 5, 4), "hops": torch.tensor(1 + k), "flag": torch.tensor(k % 2 == 0)}, torch.randn(3, 2))
+
+
+@case()
+def qrnn_sru_ssm_scan():
+    class Model(nn.Module):
+        """State-space layer by cumulative products, and a depthwise FIR."""
+        def __init__(self):
+            super().__init__()
+            self.i, self.a, self.b, self.c, self.d, self.conv, self.h = nn.Linear(3, 6), nn.Parameter(torch.randn(6)), nn.Linear(6, 6), nn.Linear(6, 6), nn.Parameter(torch.randn(6)), nn.Conv1d(6, 6, 3, groups=6), nn.Linear(6, 4)
+
+        def forward(self, x):
+            u = self.i(x)
+            u = F.silu(self.conv(F.pad(u.transpose(1, 2), (2, 0))).transpose(1, 2))
+            dt = F.softplus(self.b(u))
+            A = -torch.exp(self.a)
+            la = torch.cumsum(dt * A, 1)
+            hs = torch.exp(la) * torch.cumsum(torch.exp(-la) * dt * u, 1)
+            return self.h(self.c(hs) * torch.sigmoid(u) + self.d * u)
+    return Model(), lambda k: ({"x": torch.randn(3, 6, 3)}, tokens(4, 3, 6))
+
+
+@case("mse", dynamic={"x": {0: "b"}, "z": {0: "b"}})
+def wide_deep_mixed_inputs():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e = nn.ModuleList(nn.Embedding(n, 3) for n in (5, 7, 4))
+            self.bn, self.d, self.cross, self.o = nn.BatchNorm1d(4), nn.Sequential(nn.Linear(13, 8), nn.PReLU(), nn.Linear(8, 4)), nn.ParameterList([nn.Parameter(torch.randn(13)) for _ in range(2)]), nn.Linear(17, 1)
+
+        def forward(self, cat, num):
+            x = torch.cat([e(cat[:, i]) for i, e in enumerate(self.e)] + [self.bn(num)], 1)
+            y = x
+            for w in self.cross:
+                y = x * (y @ w).unsqueeze(1) + y
+            return self.o(torch.cat([y, self.d(x)], 1))
+    return Model(), lambda k: ({"cat": tokens(4, 5, 3), "num": torch.randn(5, 4)}, torch.randn(5, 1))
+
+
+@case("mse", fold=False)
+def low_rank_lora():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.a, self.b, self.m = nn.Linear(6, 6), nn.Linear(6, 2, bias=False), nn.Linear(2, 6, bias=False), nn.Parameter(torch.ones(6, 1))
+
+        def forward(self, x):
+            w = self.w.weight + 2.0 * self.b.weight @ self.a.weight
+            w = self.m * w / w.norm(dim=1, keepdim=True)
+            return F.linear(x, w, self.w.bias)
+    return Model(), lambda k: ({"x": torch.randn(4, 6)}, torch.randn(4, 6))
+
+
+def learned_states(name, cell, opset, fold=True):
+    """Packed, both ways, in two layers, from states that are parameters."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = cell(4, 5, 2, batch_first=True, bidirectional=True)
+            self.states = nn.ParameterList(nn.Parameter(torch.randn(4, 1, 5)) for _ in range(2 if cell is nn.LSTM else 1))
+            self.head = nn.Linear(20, 3)
+
+        def forward(self, x, lengths):
+            states = tuple(s.repeat(1, x.shape[0], 1) for s in self.states)
+            y, last = self.rnn(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False), states if len(states) > 1 else states[0])
+            h = last[0] if isinstance(last, tuple) else last
+            y, n = pad_packed_sequence(y, batch_first=True)
+            return self.head(torch.cat([h[-2], h[-1], y.sum(1) / n.to(y.dtype).unsqueeze(1)], 1))
+
+    def make():
+        return Model(), lambda k: ({"x": torch.randn(3, 6, 4), "lengths": lengths_of(3, 6)}, tokens(3, 3))
+    make.__name__ = name
+    case(opset=opset, fold=fold, dynamic={"x": {0: "batch", 1: "time"}, "lengths": {0: "batch"}})(make)
+
+
+learned_states("lstm_learned_states_packed", nn.LSTM, 17)
+learned_states("gru_learned_states_packed", nn.GRU, 14, fold=False)
+learned_states("rnn_learned_states_packed", nn.RNN, 11)

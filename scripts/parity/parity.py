@@ -69,7 +69,7 @@ def export(case, model, inputs, folder):
     model.train(case["mode"] == "train")
     axes = {k: v for k, v in (case["dynamic"] or {}).items() if k in inputs}
     torch.onnx.export(torch.jit.script(model) if case["script"] else model, tuple(inputs.values()), path, opset_version=case["opset"], training=training,
-                      input_names=list(inputs), output_names=case["outputs"], do_constant_folding=case["fold"], dynamic_axes=axes)
+                      input_names=list(inputs), output_names=case["outputs"], do_constant_folding=case["fold"], dynamic_axes=axes, keep_initializers_as_inputs=case["keep"])
     graph = onnx.load(path).graph
     found = names(model, graph)
     for name, p in model.named_parameters():
@@ -127,7 +127,7 @@ def record(name, case, folder):
         batch = build(case, torch.float32)[1]
         torch.manual_seed(100 + k)
         batches.append(batch(k))
-    states, about = {}, {"loss": {"output": "output_0", **case["loss"]}, "mode": "train" if case["mode"] == "both" else "as_exported", "batches": BATCHES, "optimizers": {}}
+    states, about = {}, {"loss": {"output": "output_0", **case["loss"]}, "mode": "train" if case["mode"] == "both" else "as_exported", "straight_through": case["straight"], "batches": BATCHES, "optimizers": {}}
     for dtype in (torch.float32, torch.float64):
         to = f"{folder}/{str(dtype)[6:]}"
         os.makedirs(to)
