@@ -136,8 +136,9 @@ func mRotaryEmbedding(g *Grad, n *Node) ([]*onnx.Value, error) {
 		of[0][c], of[1][c] = !height && !wide, height
 	}
 	scale := float64(n.Float("scale", 1))
+	ids := g.Op("Expand", n.Inputs[1], g.Concat(g.Int64s(3), g.Dims(n.Inputs[0], 0), g.Dims(n.Inputs[1], 2)))
 	turn := func(cache *onnx.Value) *onnx.Value {
-		rows := g.Op("Gather", cache, n.Inputs[1]) // [3, batch, tokens, width]
+		rows := g.Op("Gather", cache, ids) // [3, batch, tokens, width]
 		stream := func(i int64) *onnx.Value { return g.Op("Gather", rows, g.Const(tensor.Scalar(i))) }
 		y := g.Op("Where", g.Const(tensor.New(of[1], width)), stream(1), stream(2))
 		y = g.Op("Where", g.Const(tensor.New(of[0], width)), stream(0), y)
