@@ -67,6 +67,45 @@ case("ssdlite320_mobilenet_v3_large", (11, 13, 17))(lambda: detector("ssdlite320
 case("fasterrcnn_mobilenet_v3_large_320_fpn", (11, 13, 17))(lambda: detector("fasterrcnn_mobilenet_v3_large_320_fpn", box_detections_per_img=50))
 
 
+case("retinanet_resnet50_fpn", (11, 17))(lambda: detector("retinanet_resnet50_fpn", detections_per_img=20))
+case("fcos_resnet50_fpn", (11, 17))(lambda: detector("fcos_resnet50_fpn", detections_per_img=20))
+case("maskrcnn_resnet50_fpn", (11, 17))(lambda: detector("maskrcnn_resnet50_fpn", box_detections_per_img=5, min_size=128, max_size=160))
+case("keypointrcnn_resnet50_fpn", (11, 17))(lambda: detector("keypointrcnn_resnet50_fpn", box_detections_per_img=5, min_size=128, max_size=160, num_keypoints=3))
+
+for name in ("alexnet", "vgg11_bn", "efficientnet_v2_s", "regnet_x_400mf", "mnasnet1_3", "shufflenet_v2_x1_0", "swin_v2_t", "wide_resnet50_2"):
+    case(name, (11, 17))(lambda name=name: (getattr(torchvision.models, name)(weights=None, num_classes=7), (image(1, 64),)))
+for name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b"):
+    shape = (1, 3, 16, 224, 224) if name == "mvit_v1_b" else (1, 3, 14, 64, 64) if name == "s3d" else (1, 3, 4, 32, 32)
+    case(name, (11, 17))(lambda name=name, shape=shape: (getattr(torchvision.models.video, name)(weights=None, num_classes=7), (torch.randn(shape),)))
+case("raft_small", (16, 17))(lambda: (torchvision.models.optical_flow.raft_small(weights=None), (torch.randn(1, 3, 128, 128), torch.randn(1, 3, 128, 128))))
+
+
+@case("transformer_with_masks", (11, 13, 17), train=True)
+def _():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Transformer(16, 4, 1, 1, 24, dropout=0, batch_first=True)
+
+        def forward(self, source, target, mask, padding):
+            return self.net(source, target, tgt_mask=mask, src_key_padding_mask=padding, memory_key_padding_mask=padding)
+    padding = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
+    return Masked(), (torch.randn(2, 6, 16), torch.randn(2, 5, 16), nn.Transformer.generate_square_subsequent_mask(5), padding)
+
+
+for what, options in {"sequence_first": {}, "no_bias": {"bias": False}, "bias_kv": {"add_bias_kv": True}, "zero_attn": {"add_zero_attn": True}, "averaged": {"batch_first": True}}.items():
+    @case("mha_" + what, (11, 13, 17))
+    def _(options=options, what=what):
+        class Attend(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.mha = nn.MultiheadAttention(12, 3, **options)
+
+            def forward(self, q, k):
+                return self.mha(q, k, k, average_attn_weights=what == "averaged")
+        return Attend(), (torch.randn(4, 2, 12), torch.randn(4, 2, 12))
+
+
 class Recurrent(nn.Module):
     def __init__(self, cell, packed=False, states=False, **options):
         super().__init__()
@@ -89,6 +128,18 @@ for kind, cell in {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}.items():
         case(f"{kind}_{what}")(lambda cell=cell, options=options: (Recurrent(cell, **options), (torch.randn(3, 7, 5),)))
     case(f"{kind}_packed")(lambda cell=cell: (Recurrent(cell, packed=True), (torch.randn(3, 7, 5), torch.tensor([7, 4, 2]))))
     case(f"{kind}_packed_both")(lambda cell=cell: (Recurrent(cell, packed=True, num_layers=2, bidirectional=True), (torch.randn(3, 7, 5), torch.tensor([7, 4, 2]))))
+
+
+for kind, cell in {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}.items():
+    class Last(nn.Module):  # of a packed batch the states alone, from states that are given
+        def __init__(self, cell=cell):
+            super().__init__()
+            self.rnn = cell(5, 6, bidirectional=True)
+
+        def forward(self, x, lengths, h):
+            state = (h, h * 0.5) if isinstance(self.rnn, nn.LSTM) else h
+            return self.rnn(nn.utils.rnn.pack_padded_sequence(x, lengths), state)[1]
+    case(f"{kind}_packed_states")(lambda Last=Last: (Last(), (torch.randn(7, 3, 5), torch.tensor([7, 4, 2]), torch.randn(2, 3, 6))))
 
 
 @case("lstm_cell_by_hand")
@@ -341,6 +392,29 @@ def _():
                 y = self.b(x).relu()
             return y * 2
     return Branch(), (torch.randn(2, 4),)
+
+
+@case("scripted_seq2seq", (11, 13, 17), script=True)
+def _():
+    class Greedy(nn.Module):
+        """Attention over what is encoded, step by step, each on the word that the last one chose."""
+        def __init__(self):
+            super().__init__()
+            self.embed, self.encoder, self.cell, self.out = nn.Embedding(20, 6), nn.GRU(6, 8, batch_first=True), nn.Linear(22, 8), nn.Linear(8, 20)
+
+        def forward(self, source, steps: int):
+            memory, state = self.encoder(self.embed(source))
+            h = state[0]
+            word = source[:, 0]
+            logits = torch.zeros(0, source.shape[0], 20)
+            for i in range(steps):
+                weights = torch.softmax(torch.bmm(memory, h.unsqueeze(2)).squeeze(2), 1)
+                h = torch.tanh(self.cell(torch.cat([self.embed(word), (weights.unsqueeze(2) * memory).sum(1), h], 1)))
+                y = self.out(h)
+                logits = torch.cat([logits, y.unsqueeze(0)])
+                word = y.argmax(1)
+            return logits
+    return Greedy(), (torch.randint(0, 20, (2, 6)), torch.tensor(4))
 
 
 def flat(v):
