@@ -85,7 +85,7 @@ func TestGradientGraphs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := p.run(file, inputs)
+			got, err := p.run(file, inputs, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
