@@ -26,7 +26,7 @@ func TestGradientsOfEveryVersion(t *testing.T) {
 		}
 	}
 	for _, op := range ops.All() {
-		if op.Domain == ops.Internal || op.Grad == nil && op.Expand == nil || strings.HasPrefix(op.Name, "Q") || op.Name == "NhwcMaxPool" { // bytes: by way of operators that have cases
+		if op.Domain == ops.Internal || op.Grad == nil && op.Expand == nil || strings.HasPrefix(op.Name, "Q") || op.Name == "NhwcMaxPool" || op.Name == "MatMulInteger16" { // bytes: by way of operators that have cases
 			continue
 		}
 		of := cases[op.Domain+" "+op.Name]

@@ -169,6 +169,15 @@ func inferAttention(n *Node) ([]Info, error) {
 			total = Unknown
 		}
 	}
+	for i, of := range map[int][4]Dim{4: kd, 5: vd} {
+		if past := n.Info(i); past.Rank() == 4 {
+			for _, axis := range []int{0, 1, 3} {
+				if a, b := past.Shape[axis], of[axis]; a.Known() && b.Known() && a.N != b.N {
+					return nil, fmt.Errorf("input %d of %v does not suit keys and values of %d rows, %d heads and %d elements", i, past.Shape, of[0].N, of[1].N, of[3].N)
+				}
+			}
+		}
+	}
 	if len(q.Shape) == 4 {
 		out[0] = Tensor(q.DType, qd[0], qd[1], qd[2], vd[3])
 	} else {

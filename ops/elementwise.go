@@ -254,7 +254,7 @@ func init() {
 			}},
 		// dY, X
 		Op{Domain: Internal, Name: "GeluGrad", Since: []int{1}, MinIn: 2, Types: []TypeSet{Floats}, Infer: SameAs(0), InPlace: []int{0, 1},
-			Compile: Table{tensor.Float32: geluGrad[float32], tensor.Float64: geluGrad[float64]}.Always(0), NoGrad: "it is a gradient itself",
+			Compile: Table{tensor.Float32: geluGrad[float32], tensor.Float64: geluGrad[float64]}.Always(0),
 			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
 				dy, x := n.Inputs[0], n.Inputs[1]
 				cdf := g.Mul(g.Like(x, 0.5), g.Add(g.Like(x, 1), g.Op("Erf", g.Mul(x, g.Like(x, math.Sqrt2/2)))))

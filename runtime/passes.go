@@ -93,6 +93,9 @@ func Fuse(m *onnx.Model, trained []*onnx.Value) error {
 			m.Graph.Inputs = append(slices.Clip(m.Graph.Inputs), v)
 		}
 	}
+	if err := m.Graph.Sort(); err != nil {
+		return err
+	}
 	r, err := newRewriter(m, &settings{limit: DefaultMemoryLimit})
 	if err != nil {
 		return err

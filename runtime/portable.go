@@ -15,6 +15,9 @@ import (
 // operator that cannot be written so is named in the error, all at once.
 func Portable(m *onnx.Model) (*onnx.Model, error) {
 	m = m.Clone()
+	if err := m.Graph.Sort(); err != nil {
+		return nil, err
+	}
 	infos, err := Infer(m)
 	if err != nil {
 		return nil, err
