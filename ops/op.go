@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"sync/atomic"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
@@ -180,6 +181,8 @@ type Node struct {
 
 	// Bodies are the node's subgraphs by attribute name, ready to infer and to run.
 	Bodies map[string]Body
+
+	mistyped *atomic.Pointer[error] // the first attribute that was asked for and is of another type
 }
 
 // Body is a subgraph as If, Loop and Scan see it. Values that it captures from around it are
@@ -203,7 +206,7 @@ func Resolve(n *onnx.Node, opset int) (*Node, error) {
 	if op == nil {
 		return nil, &UnsupportedError{Node: n.Name, Op: n.Op, Domain: n.Domain, Opset: opset}
 	}
-	r := &Node{Node: n, Def: op, Since: since}
+	r := &Node{Node: n, Def: op, Since: since, mistyped: new(atomic.Pointer[error])}
 	ins, outs := len(n.Inputs), len(n.Outputs)
 	if ins < op.MinIn || op.MaxIn >= 0 && ins > op.MaxIn {
 		return nil, Errorf(n, "has %d inputs, the operator takes %s", ins, span(op.MinIn, op.MaxIn))
@@ -283,12 +286,71 @@ func (n *Node) InferOutputs() (out []Info, err error) {
 	if out, err = n.Def.Infer(n); err != nil {
 		return nil, Errorf(n.Node, "%w", err)
 	}
+	if err := n.Mistyped(); err != nil {
+		return nil, err
+	}
 	for len(out) < len(n.Outputs) {
 		out = append(out, Info{})
 	}
 	out = out[:len(n.Outputs)]
 	n.inferValues(out)
 	return out, nil
+}
+
+// typed is the attribute name, if it is there and of type t; that it is of another one is noted.
+func (n *Node) typed(name string, t onnx.AttrType) *onnx.Attribute {
+	a := n.Attr(name)
+	if a == nil || a.Type == t {
+		return a
+	}
+	if n.mistyped != nil {
+		err := fmt.Errorf("attribute %s is of another type than the operator's", name)
+		n.mistyped.CompareAndSwap(nil, &err)
+	}
+	return nil
+}
+
+// Mistyped is an error if an attribute that the operator's functions asked for is of another type.
+func (n *Node) Mistyped() error {
+	if n.mistyped == nil {
+		return nil
+	}
+	if err := n.mistyped.Load(); err != nil {
+		return Errorf(n.Node, "%w", *err)
+	}
+	return nil
+}
+
+// Int is the integer attribute name, or def.
+func (n *Node) Int(name string, def int64) int64 {
+	if a := n.typed(name, onnx.AttrInt); a != nil {
+		return a.I
+	}
+	return def
+}
+
+// Float is the float attribute name, or def.
+func (n *Node) Float(name string, def float32) float32 {
+	if a := n.typed(name, onnx.AttrFloat); a != nil {
+		return a.F
+	}
+	return def
+}
+
+// Str is the string attribute name, or def.
+func (n *Node) Str(name, def string) string {
+	if a := n.typed(name, onnx.AttrString); a != nil {
+		return string(a.S)
+	}
+	return def
+}
+
+// Ints is the integer-list attribute name, or def.
+func (n *Node) Ints(name string, def []int64) []int64 {
+	if a := n.typed(name, onnx.AttrInts); a != nil {
+		return a.Ints
+	}
+	return def
 }
 
 // Has reports whether the i-th input is there.

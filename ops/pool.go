@@ -121,9 +121,11 @@ func init() {
 
 // normOrder is the attribute p, a float at opset 1.
 func normOrder(n *Node) (float64, error) {
-	p := float64(n.Int("p", 2))
+	var p float64
 	if n.Since == 1 {
 		p = float64(n.Float("p", 2))
+	} else {
+		p = float64(n.Int("p", 2))
 	}
 	if !(p > 0) {
 		return 0, fmt.Errorf("p is %v, but must be positive", p)

@@ -81,6 +81,9 @@ func expandNode(b *ops.Grad, graph *onnx.Graph, r *ops.Node) (err error) {
 	if err != nil {
 		return ops.Errorf(r.Node, "%w", err)
 	}
+	if err := r.Mistyped(); err != nil {
+		return err
+	}
 	graph.Nodes = append(graph.Nodes, g.Graph.Nodes...)
 	graph.Inits = append(graph.Inits, g.Graph.Inits...)
 	return nil
