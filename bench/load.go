@@ -116,7 +116,7 @@ func (r row) timeLoad(o *options) (*result, error) {
 		}
 		var outputs [2][]float32
 		for i, side := range []string{"retune", "ort"} {
-			cmd := exec.Command(self, "-load", side, "-only", r.name, "-ort", o.library, "-models", o.folder, "-threads", strconv.Itoa(o.threads))
+			cmd := exec.Command(self, "-load", side, "-only", r.name, "-ort", o.ort, "-models", o.folder, "-threads", strconv.Itoa(o.threads))
 			cmd.Stderr = os.Stderr
 			out, err := cmd.Output()
 			if err != nil {

@@ -56,10 +56,10 @@ func main() {
 }
 
 type options struct {
-	library, folder, real, only, out, train, python string
-	threads                                         int
-	span                                            time.Duration
-	busy                                            float64
+	ort, folder, real, only, out, train, python string
+	threads                                     int
+	span                                        time.Duration
+	busy                                        float64
 }
 
 func (o *options) run() error {
@@ -89,7 +89,7 @@ func (o *options) run() error {
 			}
 		}
 	} else {
-		if err := startORT(o.library); err != nil {
+		if err := startORT(o.ort); err != nil {
 			return err
 		}
 		rows, err := exported(o.folder)

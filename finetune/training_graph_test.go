@@ -99,6 +99,19 @@ func (d *graphDriver) same(t *testing.T, tr *Trainer, tol float64) {
 	}
 }
 
+// follow takes a step of both and holds the graph's loss and norm of the gradients against the trainer's.
+func (d *graphDriver) follow(t *testing.T, tr *Trainer, b Batch) {
+	t.Helper()
+	s, err := tr.Step(context.Background(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loss, norm := d.step(t, b)
+	if math.Abs(loss-s.Loss) > 1e-5*math.Abs(s.Loss) || math.Abs(norm-s.GradNorm) > 1e-4*s.GradNorm {
+		t.Errorf("step %d: loss %v and norm %v, the trainer's %v and %v", s.Step, loss, norm, s.Loss, s.GradNorm)
+	}
+}
+
 // Steps of a training graph are those of the trainer, for every model with a recording.
 func TestTrainingGraphsFollowTheTrainer(t *testing.T) {
 	for _, dir := range exports(t, "curves.json") {
@@ -111,14 +124,7 @@ func TestTrainingGraphsFollowTheTrainer(t *testing.T) {
 			tr := trainer(t, load(t, dir), Config{Loss: loss, Optimizer: SGD{LR: 0.01, Momentum: 0.9}, Names: readNames(t, dir), Mode: mode})
 			d := newGraphDriver(t, tr)
 			for b := range rec.batches(data, 5) {
-				s, err := tr.Step(context.Background(), b)
-				if err != nil {
-					t.Fatal(err)
-				}
-				loss, norm := d.step(t, b)
-				if math.Abs(loss-s.Loss) > 1e-5*math.Abs(s.Loss) || math.Abs(norm-s.GradNorm) > 1e-4*s.GradNorm {
-					t.Errorf("step %d: loss %v and norm %v, the trainer's %v and %v", s.Step, loss, norm, s.Loss, s.GradNorm)
-				}
+				d.follow(t, tr, b)
 			}
 			d.same(t, tr, 1e-4)
 		})
@@ -151,14 +157,7 @@ func TestTrainingGraphsOfOptimizers(t *testing.T) {
 			tr := trainer(t, load(t, dir), cfg)
 			d := newGraphDriver(t, tr)
 			for b := range rec.batches(data, 5) {
-				s, err := tr.Step(context.Background(), b)
-				if err != nil {
-					t.Fatal(err)
-				}
-				loss, norm := d.step(t, b)
-				if math.Abs(loss-s.Loss) > 1e-5*math.Abs(s.Loss) || math.Abs(norm-s.GradNorm) > 1e-4*s.GradNorm {
-					t.Errorf("step %d: loss %v and norm %v, the trainer's %v and %v", s.Step, loss, norm, s.Loss, s.GradNorm)
-				}
+				d.follow(t, tr, b)
 			}
 			d.same(t, tr, 2e-5)
 		})

@@ -324,15 +324,10 @@ func (g *Grad) output(n *onnx.Node, hint string, info Info) *onnx.Value {
 // Through is the gradient of an operator by way of others: compose emits what computes the node's outputs from its
 // inputs, and that is differentiated. compose may leave trailing outputs out.
 func (g *Grad) Through(n *Node, dy []*onnx.Value, compose func(g *Grad, in []*onnx.Value) []*onnx.Value) ([]*onnx.Value, error) {
-	body := &onnx.Graph{Name: "through"}
-	w := *g
-	w.Graph = body
-	outs := compose(&w, n.Inputs)
-	if w.err != nil {
-		return nil, w.err
+	body, outs, err := g.apart(func(g *Grad) []*onnx.Value { return compose(g, n.Inputs) })
+	if err != nil {
+		return nil, err
 	}
-	g.Graph.Nodes = append(g.Graph.Nodes, body.Nodes...)
-	g.Graph.Inits = append(g.Graph.Inits, body.Inits...)
 	seeds := map[*onnx.Value][]*onnx.Value{}
 	for i, d := range dy {
 		switch {
@@ -381,23 +376,33 @@ func gradPortable(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	})
 }
 
-// composed is the gradients by in[i], for each i of wrt, of what compose emits of in, from dy, those of its outputs (nil: none): zeros where nothing
-// reaches an input. It is how a gradient that a kernel computes is written in the operators that the forward one is made of.
-func (g *Grad) composed(in, dy []*onnx.Value, wrt []int, compose func(g *Grad, in []*onnx.Value) []*onnx.Value) ([]*onnx.Value, error) {
-	body := &onnx.Graph{Name: "composed"}
+// apart emits nodes that also are a graph of their own, which can be differentiated.
+func (g *Grad) apart(emit func(g *Grad) []*onnx.Value) (body *onnx.Graph, outs []*onnx.Value, err error) {
+	body = &onnx.Graph{}
 	w := g.sub(body)
-	in = slices.Clone(in)
-	var of []*onnx.Value
-	for _, i := range wrt { // one value may be several inputs, each with a gradient of its own
-		in[i] = w.Op("Identity", in[i])
-		of = append(of, in[i])
-	}
-	outs := compose(w, in)
-	if w.err != nil {
-		return nil, w.err
+	if outs = emit(w); w.err != nil {
+		return nil, nil, w.err
 	}
 	g.Graph.Nodes = append(g.Graph.Nodes, body.Nodes...)
 	g.Graph.Inits = append(g.Graph.Inits, body.Inits...)
+	return body, outs, nil
+}
+
+// composed is the gradients by in[i], for each i of wrt, of what compose emits of in, from dy, those of its outputs (nil: none): zeros where nothing
+// reaches an input. It is how a gradient that a kernel computes is written in the operators that the forward one is made of.
+func (g *Grad) composed(in, dy []*onnx.Value, wrt []int, compose func(g *Grad, in []*onnx.Value) []*onnx.Value) ([]*onnx.Value, error) {
+	in = slices.Clone(in)
+	var of []*onnx.Value
+	body, outs, err := g.apart(func(g *Grad) []*onnx.Value {
+		for _, i := range wrt { // one value may be several inputs, each with a gradient of its own
+			in[i] = g.Op("Identity", in[i])
+			of = append(of, in[i])
+		}
+		return compose(g, in)
+	})
+	if err != nil {
+		return nil, err
+	}
 	seeds := map[*onnx.Value][]*onnx.Value{}
 	for i, d := range dy {
 		if d != nil {

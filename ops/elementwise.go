@@ -57,7 +57,8 @@ func vector(f32 func(dst, x []float32), f64 func(dst, x []float64)) func(*Node) 
 
 // scalar is f, computed in float64, for both widths.
 func scalar(f func(float64) float64) func(*Node) floatKernels {
-	return vector(scalars(f).f32, scalars(f).f64)
+	k := scalars(f)
+	return func(*Node) floatKernels { return k }
 }
 
 func scalars(f func(float64) float64) floatKernels {

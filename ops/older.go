@@ -279,15 +279,10 @@ func olderResize(g *Grad, n *Node) ([]*onnx.Value, error) {
 	}
 	scales := n.Input(1)
 	if scales == nil {
-		a, err := resizeInputs(n, func(int) *tensor.Tensor { return nil })
-		if err != nil {
+		var err error
+		if scales, err = g.scalesOf(n); err != nil {
 			return nil, err
 		}
-		list := make([]float32, len(a.scales))
-		for i, s := range a.scales {
-			list[i] = float32(s)
-		}
-		scales = g.Const(tensor.New(list))
 	}
 	mode := n.Str("mode", "nearest")
 	if mode == "bilinear" {

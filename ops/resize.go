@@ -53,6 +53,19 @@ func floatList(t *tensor.Tensor) []float64 {
 	return out
 }
 
+// scalesOf is the scales that attributes give, as an input.
+func (g *Grad) scalesOf(n *Node) (*onnx.Value, error) {
+	a, err := resizeInputs(n, func(int) *tensor.Tensor { return nil })
+	if err != nil {
+		return nil, err
+	}
+	list := make([]float32, len(a.scales))
+	for i, s := range a.scales {
+		list[i] = float32(s)
+	}
+	return g.Const(tensor.New(list)), nil
+}
+
 // resizeInputs reads them by get, which gives input i (of the operator at 11 and later).
 func resizeInputs(n *Node, get func(i int) *tensor.Tensor) (a resizeArgs, err error) {
 	upsample, since := resizeForm(n)
@@ -755,15 +768,10 @@ func portableResizeGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 	old := upsample || since < 11
 	roi, scales, sizes := n.Input(2), n.Input(3), n.Input(4)
 	if old && scales == nil {
-		a, err := resizeInputs(n, func(int) *tensor.Tensor { return nil })
-		if err != nil {
+		var err error
+		if scales, err = g.scalesOf(n); err != nil {
 			return nil, err
 		}
-		list := make([]float32, len(a.scales))
-		for i, s := range a.scales {
-			list[i] = float32(s)
-		}
-		scales = g.Const(tensor.New(list))
 	}
 	given := func(v *onnx.Value) bool { // an empty list is none
 		s := g.Info(v).Shape

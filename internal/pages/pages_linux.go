@@ -12,10 +12,13 @@ const hugePage = 2 << 20
 // Huge asks that large pages hold b, also where it is in use already. What is read from end to end comes half as fast again from them as from
 // small ones, since the processor looks ahead within a page only.
 func Huge(b []byte) {
-	// A system without large pages refuses, and that is all right.
-	for part := within(b, hugePage); len(part) > 0; part = part[hugePage:] {
-		unix.Madvise(part[:hugePage], unix.MADV_HUGEPAGE)
-		unix.Madvise(part[:hugePage], unix.MADV_COLLAPSE)
+	part := within(b, hugePage)
+	if len(part) == 0 {
+		return
+	}
+	unix.Madvise(part, unix.MADV_HUGEPAGE) // a system without large pages refuses, and that is all right
+	for ; len(part) > 0; part = part[hugePage:] {
+		unix.Madvise(part[:hugePage], unix.MADV_COLLAPSE) // one by one, since a page that cannot ends the call
 	}
 }
 
