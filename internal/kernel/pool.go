@@ -18,7 +18,7 @@ import (
 // its own loop, so a loop finishes even when every other worker is busy.
 type Pool struct {
 	threads int
-	jobs    chan task // shared with the workers, which must not hold the Pool
+	workers []*worker // which must not hold the Pool
 	quit    chan struct{}
 	closed  *sync.Once
 
@@ -36,17 +36,14 @@ func NewPool(threads int) *Pool {
 	if threads <= 0 {
 		threads = goruntime.GOMAXPROCS(0)
 	}
-	p := &Pool{
-		threads: threads,
-		jobs:    make(chan task, 4*threads),
-		quit:    make(chan struct{}),
-		closed:  new(sync.Once),
-	}
+	p := &Pool{threads: threads, quit: make(chan struct{}), closed: new(sync.Once)}
 	if threads <= goruntime.GOMAXPROCS(0) {
 		p.patience = patience
 	}
-	for range threads - 1 {
-		go work(p.jobs, p.quit, p.patience)
+	for id := 1; id < threads; id++ {
+		w := &worker{id: id, wake: make(chan struct{}, 1)}
+		p.workers = append(p.workers, w)
+		go w.work(p.quit, p.patience)
 	}
 	closed, quit := p.closed, p.quit
 	goruntime.AddCleanup(p, func(quit chan struct{}) { closed.Do(func() { close(quit) }) }, quit)
@@ -100,6 +97,9 @@ func InParts[W interface{ Part(lo, hi int) }](p *Pool, n, grain int, w W) {
 // indices (but for n < grain), on the pool's goroutines and the caller's. It
 // returns when all calls have. A nil pool, or n <= grain, is one call in place.
 //
+// Each goroutine begins with a share of its own of the indices, the caller with the first. Loops over the same rows, one after
+// the other, thus find them in the caches of the processor that wrote them.
+//
 // If a body panics, ranges not yet begun are skipped and For panics with a
 // [*PanicError] on the caller's goroutine.
 func (p *Pool) For(n, grain int, body func(lo, hi int)) {
@@ -107,11 +107,9 @@ func (p *Pool) For(n, grain int, body func(lo, hi int)) {
 		return
 	}
 	chunks := 1
-	if p != nil && p.threads > 1 {
-		select {
-		case <-p.quit:
-		default:
-			chunks = min(n/max(grain, 1), p.threads*chunksPerThread)
+	if p.open() {
+		if chunks = min(n/max(grain, 1), p.threads*chunksPerThread); chunks > p.threads {
+			chunks -= chunks % p.threads
 		}
 	}
 	if chunks <= 1 {
@@ -119,23 +117,39 @@ func (p *Pool) For(n, grain int, body func(lo, hi int)) {
 		return
 	}
 
-	j := newJob(n, chunks, body)
-	for range min(chunks, p.threads) - 1 {
-		j.refs.Add(1)
-		select {
-		case p.jobs <- j:
-			continue
-		default: // plenty is queued already
-			j.refs.Add(-1)
+	shares := min(chunks, p.threads)
+	j := newJob(n, chunks, shares, body)
+	workers := p.workers[:shares-1]
+	for _, w := range workers {
+		if !w.post(&j.letter) {
+			j.pending.Add(-1)
 		}
-		break
 	}
-	j.run()
-	await(j.done, p.patience)
+	j.take(0)
+	for _, w := range workers { // those that have not come by now need not
+		if w.recall(&j.letter) {
+			j.pending.Add(-1)
+		}
+	}
+	j.wait(p.patience)
 	failure := j.failure.Load()
-	j.release()
+	j.body = nil
+	jobs.Put(j)
 	if failure != nil {
 		panic(failure)
+	}
+}
+
+// open reports whether p has workers that take work.
+func (p *Pool) open() bool {
+	if p == nil || p.threads == 1 {
+		return false
+	}
+	select {
+	case <-p.quit:
+		return false
+	default:
+		return true
 	}
 }
 
@@ -143,90 +157,156 @@ func (p *Pool) For(n, grain int, body func(lo, hi int)) {
 // of a run mostly follow each other more closely.
 const patience = 200 * time.Microsecond
 
-// await receives from c, looking for d before it sleeps.
-func await[T any](c <-chan T, d time.Duration) T {
-	if v, ok := look(c, d); ok {
-		return v
-	}
-	return <-c
-}
-
-// look receives from c if there is something within d.
-func look[T any](c <-chan T, d time.Duration) (v T, ok bool) {
+// look calls done until it gives true or that long has passed, and gives what it gave last.
+func look(d time.Duration, done func() bool) bool {
 	for begin := time.Now(); ; {
 		for range 64 {
-			select {
-			case v = <-c:
-				return v, true
-			default:
+			if done() {
+				return true
 			}
 		}
 		if time.Since(begin) >= d {
-			return v, false
+			return done()
 		}
 	}
 }
 
-// A task is what workers take: a [*job] or a [*Team]. Each entry of the queue is released once.
+// A task is what workers do: a [*job] or a [*Team].
 type task interface {
-	run()
-	release()
+	// run is a worker's part. Before it counts itself off there, and lets go of the task, it calls [worker.free].
+	run(w *worker)
 }
 
-func work(jobs <-chan task, quit <-chan struct{}, patience time.Duration) {
+// A letter is a task as workers get it. Whoever posts it waits for the workers that took it.
+type letter struct{ task }
+
+var (
+	asleep  = new(letter) // the worker must be woken
+	engaged = new(letter) // the worker has work
+)
+
+// A worker is a goroutine of a pool. What goes from one processor to another when it is given work is the line of its box alone.
+type worker struct {
+	box atomic.Pointer[letter] // nil while the worker looks for work
+	_   [120]byte
+
+	id   int // from 1 on
+	wake chan struct{}
+}
+
+// post gives w work, unless it has some.
+func (w *worker) post(l *letter) bool {
 	for {
-		j, ok := look(jobs, patience)
-		if !ok {
+		before := w.box.Load()
+		if before != nil && before != asleep {
+			return false
+		}
+		if w.box.CompareAndSwap(before, l) {
+			if before == asleep {
+				select {
+				case w.wake <- struct{}{}:
+				default: // it has not yet seen that it was woken before
+				}
+			}
+			return true
+		}
+	}
+}
+
+// recall takes back work that w has not begun.
+func (w *worker) recall(l *letter) bool { return w.box.Load() == l && w.box.CompareAndSwap(l, nil) }
+
+// free lets w be given more work, which it will look for when it is done with what it does.
+func (w *worker) free() { w.box.Store(nil) }
+
+func (w *worker) work(quit <-chan struct{}, patience time.Duration) {
+	var l *letter
+	take := func() bool {
+		l = w.box.Load()
+		return l != nil && w.box.CompareAndSwap(l, engaged)
+	}
+	for {
+		if look(patience, take) {
+			l.run(w)
+			continue
+		}
+		if w.box.CompareAndSwap(nil, asleep) {
 			select {
-			case j = <-jobs:
+			case <-w.wake:
 			case <-quit:
 				return
 			}
 		}
-		j.run()
-		j.release()
 	}
 }
 
-// A job is one call of For. It is recycled when the caller and every queue entry
-// have let go of it: an entry can be taken long after its loop has ended.
+// A job is one call of For.
 type job struct {
+	letter
 	n, chunks int
 	body      func(lo, hi int)
-	next      atomic.Int64 // first chunk not yet taken
-	left      atomic.Int64 // chunks not yet finished
-	refs      atomic.Int64
+	shares    []chunkShare
 	failure   atomic.Pointer[PanicError]
-	done      chan struct{} // receives once, when left reaches 0
+	done      chan struct{} // receives once if the caller sleeps
+	_         [64]byte
+	pending   atomic.Int64 // workers that may take chunks yet, and callerSleeps
 }
 
-var jobs = sync.Pool{New: func() any { return &job{done: make(chan struct{}, 1)} }}
+// A chunkShare is the chunks that one goroutine begins with.
+type chunkShare struct {
+	next atomic.Int64 // the first that is not taken
+	end  int64
+	_    [112]byte
+}
 
-func newJob(n, chunks int, body func(lo, hi int)) *job {
+const callerSleeps = 1 << 32
+
+var jobs = sync.Pool{New: func() any {
+	j := &job{done: make(chan struct{}, 1)}
+	j.task = j
+	return j
+}}
+
+// newJob is a job that workers have yet to be given, one for each share but the first.
+func newJob(n, chunks, shares int, body func(lo, hi int)) *job {
 	j := jobs.Get().(*job)
 	j.n, j.chunks, j.body = n, chunks, body
-	j.next.Store(0)
-	j.left.Store(int64(chunks))
-	j.refs.Store(1)
+	if cap(j.shares) < shares {
+		j.shares = make([]chunkShare, shares)
+	}
+	j.shares = j.shares[:shares]
+	for i := range j.shares {
+		j.shares[i].next.Store(int64(i * chunks / shares))
+		j.shares[i].end = int64((i + 1) * chunks / shares)
+	}
+	j.pending.Store(int64(shares - 1))
 	j.failure.Store(nil)
 	return j
 }
 
-func (j *job) release() {
-	if j.refs.Add(-1) == 0 {
-		j.body = nil
-		jobs.Put(j)
-	}
+// run is a worker's part in j, of which it holds nothing when it has counted itself off.
+func (j *job) run(w *worker) {
+	defer func() {
+		w.free()
+		done := j.done
+		if j.pending.Add(-1) == callerSleeps {
+			done <- struct{}{}
+		}
+	}()
+	j.take(w.id)
 }
 
-// run takes chunks until none are left.
-func (j *job) run() {
-	for {
-		c := int(j.next.Add(1)) - 1
-		if c >= j.chunks {
-			return
+// take does chunks until none are left: those of a goroutine's own share, then those that others are late with.
+func (j *job) take(worker int) {
+	for i := range j.shares {
+		s := &j.shares[(worker+i)%len(j.shares)]
+		for s.next.Load() < s.end {
+			c := s.next.Add(1) - 1
+			if c >= s.end {
+				break
+			}
+			j.chunk(int(c))
 		}
-		j.chunk(c)
 	}
 }
 
@@ -236,14 +316,21 @@ func (j *job) chunk(c int) {
 		if !returned {
 			j.fail(recover())
 		}
-		if j.left.Add(-1) == 0 {
-			j.done <- struct{}{}
-		}
 	}()
 	if j.failure.Load() == nil {
 		j.body(c*j.n/j.chunks, (c+1)*j.n/j.chunks)
 	}
 	returned = true
+}
+
+// wait returns when no worker has chunks any more, having looked for that long before it sleeps.
+func (j *job) wait(d time.Duration) {
+	if look(d, func() bool { return j.pending.Load() == 0 }) {
+		return
+	}
+	if j.pending.Add(callerSleeps) != callerSleeps {
+		<-j.done
+	}
 }
 
 // fail records the first panic.
