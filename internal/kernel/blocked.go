@@ -120,13 +120,13 @@ func (cv Conv2D) framed() bool {
 	return cv.PadTop|cv.PadLeft != 0 || h > cv.H || w > cv.W
 }
 
-// fillBlockFrame copies an H×W image of pixels of that many float32s into dst, height×width, and zeros around it.
-func fillBlockFrame(cv Conv2D, dst []float32, height, width int, src []float32, pixel int) {
+// fillBlockFrame copies an H×W image of pixels of that many float32s, and zeros around it, into dst: the rows [lo, hi) of what is width wide.
+func fillBlockFrame(cv Conv2D, dst []float32, lo, hi, width int, src []float32, pixel int) {
 	left := min(cv.PadLeft, width) * pixel
 	n := min(cv.W, max(0, width-cv.PadLeft)) * pixel
 	row := width * pixel
-	for r := range height {
-		to, h := dst[r*row:][:row], r-cv.PadTop
+	for r := lo; r < hi; r++ {
+		to, h := dst[(r-lo)*row:][:row], r-cv.PadTop
 		if h < 0 || h >= cv.H {
 			clear(to)
 			continue
@@ -139,14 +139,20 @@ func fillBlockFrame(cv Conv2D, dst []float32, height, width int, src []float32, 
 
 // fillBlockFrames is [fillBlockFrame] for n images one after the other.
 func fillBlockFrames(p *Pool, cv Conv2D, dst []float32, height, width int, src []float32, pixel, n int) {
-	if grain := max(1, serialWork/8/(height*width*pixel)); !p.Alone(n, grain) {
-		p.For(n, grain, func(lo, hi int) {
-			fillBlockFrames(nil, cv, dst[lo*height*width*pixel:], height, width, src[lo*cv.H*cv.W*pixel:], pixel, hi-lo)
-		})
-		return
-	}
-	for u := range n {
-		fillBlockFrame(cv, dst[u*height*width*pixel:], height, width, src[u*cv.H*cv.W*pixel:], pixel)
+	InParts(p, height, max(1, serialWork/8/(n*width*pixel)), blockFrames{cv, dst, src, height, width, pixel, n})
+}
+
+type blockFrames struct {
+	cv                      Conv2D
+	dst, src                []float32
+	height, width, pixel, n int
+}
+
+// Part fills the rows [lo, hi) of all frames.
+func (f blockFrames) Part(lo, hi int) {
+	row := f.width * f.pixel
+	for u := range f.n {
+		fillBlockFrame(f.cv, f.dst[(u*f.height+lo)*row:], lo, hi, f.width, f.src[u*f.cv.H*f.cv.W*f.pixel:], f.pixel)
 	}
 }
 
@@ -244,7 +250,8 @@ type blockPlanes struct {
 	bias    []float32 // and one register for it
 	ep      Epilogue
 
-	rows, bands int // how the rows of outputs are cut
+	rows, bands int  // how the rows of outputs are cut
+	byRows      bool // bands come one after the other, else blocks
 }
 
 func (bp blockPlanes) run(p *Pool) {
@@ -253,9 +260,22 @@ func (bp blockPlanes) run(p *Pool) {
 	// Bands of rows whose inputs stay in the first cache.
 	bp.rows = min(oh, max(1, blockBandBytes/(4*bp.b*cv.W*cv.StrideH)))
 	bp.bands = ceilDiv(oh, bp.rows)
-	items, grain := len(bp.y)/(oh*ow*bp.b)*bp.bands, max(1, serialWork/16/max(1, bp.rows*ow*cv.KH*cv.KW))
+	blocks := len(bp.y) / (oh * ow * bp.b)
+	if bp.byRows = p.Threads() > 1 && blockByRows(oh*ow, blocks*bp.b); bp.byRows {
+		bp.rows = ceilDiv(oh, evenly(bp.bands, p.Threads()))
+		bp.bands = ceilDiv(oh, bp.rows)
+	}
+	items, grain := blocks*bp.bands, max(1, serialWork/16/max(1, bp.rows*ow*cv.KH*cv.KW))
 	InParts(p, items, grain, bp)
 }
+
+// blockByRows reports whether threads had better share out the pixels of images in blocks than their channels: as a pointwise convolution to
+// that many channels is shared out, the weights of which weigh less than its image then. What one operator leaves in a processor's caches
+// is thus where the next looks for it.
+func blockByRows(pixels, channels int) bool { return pixels >= channels }
+
+// evenly is n or the next multiple of threads.
+func evenly(n, threads int) int { return ceilDiv(n, threads) * threads }
 
 // A blockSpan is outputs of a row, [at, end), whose windows have the same taps across, [from, to), in the image; those of all rows of
 // a window that is whole up and down begin at first in [blockSpace.taps].
@@ -301,6 +321,10 @@ func (bp blockPlanes) Part(lo, hi int) {
 	t := &ws.tile
 	for item := lo; item < hi; item++ {
 		q, first := item/bp.bands, item%bp.bands*bp.rows
+		if bp.byRows {
+			blocks := len(y) / (oh * ow * b)
+			q, first = item%blocks, item/blocks*bp.rows
+		}
 		last := min(first+bp.rows, oh)
 		src := bp.x[q*cv.H*cv.W*b:][:cv.H*cv.W*b]
 		*t = blockTile{pixel: 4 * b * cv.StrideW}
@@ -406,7 +430,8 @@ type blockProducts struct {
 	tapRight, tapDown   int
 	groups, outs        int // outs is the blocks of outputs in a group
 
-	index, wide, chunk, step int // how the work is cut, see run
+	index, wide, chunk, step int  // how the work is cut, see run
+	byRows                   bool // chunks of rows come one after the other, else blocks of outputs
 }
 
 // width is the index and number of blocks in the tiles of bp: four where rows are so short that fewer would leave registers unused.
@@ -430,8 +455,19 @@ func (bp blockProducts) run(p *Pool) {
 	perTile := 4 * bp.units * max(1, len(bp.x)/max(1, bp.groups*bp.units*tiles))
 	bp.chunk = min(tiles, max(4, blockImageBytes/perTile))
 	bp.wide = ceilDiv(bp.outs, width)
-	if items := ceilDiv(tiles, bp.chunk) * bp.wide * bp.groups; p.Threads() > 1 && items < 4*p.Threads() {
-		bp.chunk = max(1, ceilDiv(tiles, ceilDiv(4*p.Threads(), bp.wide*bp.groups)))
+	bp.byRows = true
+	if threads := p.Threads(); threads > 1 {
+		chunks := ceilDiv(tiles, bp.chunk)
+		if bp.byRows = len(bp.x) >= len(bp.weights); bp.byRows {
+			chunks = evenly(chunks, threads)
+		}
+		if chunks*bp.wide*bp.groups < 4*threads {
+			chunks = ceilDiv(4*threads, bp.wide*bp.groups)
+			if bp.byRows {
+				chunks = evenly(chunks, threads)
+			}
+		}
+		bp.chunk = ceilDiv(tiles, min(tiles, chunks))
 	}
 	items := ceilDiv(tiles, bp.chunk) * bp.groups * bp.wide
 	grain := max(1, serialWork/16/max(1, bp.chunk*most*unit*width*bp.units/b))
@@ -444,6 +480,7 @@ func (bp blockProducts) Part(lo, hi int) {
 	_, width := bp.width()
 	across := ceilDiv(bp.ow, len(blockActive.product[index])-1)
 	tiles := bp.oh * across
+	chunks := ceilDiv(tiles, bp.chunk)
 	unit, whole := bp.taps*bp.chans*b, bp.taps*bp.per*b // weights of a block of outputs and a unit, and of all units
 	clamped := bp.ep.clamped()
 	pix := bp.oh * bp.ow * b // float32s of a block of outputs
@@ -457,9 +494,11 @@ func (bp blockProducts) Part(lo, hi int) {
 	}
 	t := &ws.tile
 	for item := lo; item < hi; item++ {
-		g := item / wide % bp.groups
-		m := item % wide * width
-		first := item / wide / bp.groups * bp.chunk
+		part, all := item/chunks, item%chunks // of outputs, of tiles
+		if bp.byRows {
+			part, all = item%(wide*bp.groups), item/(wide*bp.groups)
+		}
+		g, m, first := part/wide, part%wide*width, all*bp.chunk
 		last := min(first+bp.chunk, tiles)
 		for n := min(width, bp.outs-m); n > 0; { // what is left at the end may take narrower tiles
 			i := index

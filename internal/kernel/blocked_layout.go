@@ -17,30 +17,43 @@ type turns struct {
 	y, x          []float32
 	channels, pix int
 	in            bool
+
+	band, bands int  // pixels in a part of an image, and parts
+	byRows      bool // parts come one after the other, else blocks
 }
 
 func (t turns) run(p *Pool, n int) {
 	b := blockLanes()
-	items, grain := n*ceilDiv(t.channels, b), max(1, serialWork/8/max(1, t.pix*b))
-	InParts(p, items, grain, t)
+	blocks := ceilDiv(t.channels, b)
+	t.band, t.bands = max(1, t.pix), 1
+	if t.byRows = p.Threads() > 1 && n == 1 && blockByRows(t.pix, blocks*b); t.byRows {
+		t.band = ceilDiv(ceilDiv(t.pix, chunksPerThread*p.Threads()), b) * b
+		t.bands = ceilDiv(t.pix, t.band)
+	}
+	InParts(p, n*blocks*t.bands, max(1, serialWork/8/(t.band*b)), t)
 }
 
 // Part computes the items [lo, hi).
 func (t turns) Part(lo, hi int) {
 	b, c, pix := blockLanes(), t.channels, t.pix
 	blocks := ceilDiv(c, b)
-	for q := lo; q < hi; q++ {
+	for item := lo; item < hi; item++ {
+		q, from := item, 0
+		if t.byRows {
+			q, from = item%blocks, item/blocks*t.band
+		}
+		size := min(t.band, pix-from)
 		first := q % blocks * b
 		chans := min(b, c-first)
-		plain, at := (q/blocks*c+first)*pix, q*pix*b
+		plain, at := (q/blocks*c+first)*pix+from, (q*pix+from)*b
 		if !t.in {
-			turn(t.y[plain:][:chans*pix], pix, t.x[at:][:pix*b], b, pix, chans)
+			turn(t.y[plain:], pix, t.x[at:][:size*b], b, size, chans)
 			continue
 		}
 		if chans < b {
-			clear(t.y[at:][:pix*b])
+			clear(t.y[at:][:size*b])
 		}
-		turn(t.y[at:][:pix*b], b, t.x[plain:][:chans*pix], pix, chans, pix)
+		turn(t.y[at:][:size*b], b, t.x[plain:], pix, chans, size)
 	}
 }
 

@@ -88,7 +88,7 @@ func convWinograd(p *Pool, cv Conv2D, y, x []float32, ww *winogradWeights, ep *E
 			part := cv
 			part.PadTop -= 4 * first
 			for c := range cv.C {
-				fillBlockFrame(part, ws.frame, 4*(last-first)+2, width, x[(n*cv.C+c)*cv.H*cv.W:][:cv.H*cv.W], 1)
+				fillBlockFrame(part, ws.frame, 0, 4*(last-first)+2, width, x[(n*cv.C+c)*cv.H*cv.W:][:cv.H*cv.W], 1)
 				for t := range tiles {
 					winogradInput(ws.v[c*tiles+t:], ws.frame[4*(t/tc)*width+4*(t%tc):], width, strideV)
 				}
