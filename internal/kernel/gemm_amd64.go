@@ -10,7 +10,8 @@ var gemmLevels = [numLevels]gemmKernels{
 		&gemmKernel[float64]{rows: 6, cols: 8, tile: dgemmTilesAVX2},
 	},
 	levelAVX512: {
-		&gemmKernel[float32]{rows: 12, cols: 32, masked: true, tile: sgemmTilesAVX512, rowsTile: sgemmRowsTilesAVX512, transpose4: transpose4AVX2, copyRows: copyRowsAVX2},
+		&gemmKernel[float32]{rows: 12, cols: 32, masked: true, tile: sgemmTilesAVX512, rowsTile: sgemmRowsTilesAVX512,
+			transpose4: transpose4AVX2, transpose16: transpose16AVX512, copyRows: copyRowsAVX2},
 		&gemmKernel[float64]{rows: 12, cols: 16, masked: true, tile: dgemmTilesAVX512},
 	},
 }

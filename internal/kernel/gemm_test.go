@@ -297,8 +297,8 @@ func BenchmarkSgemm(b *testing.B) {
 }
 
 func TestTranspose(t *testing.T) {
-	for m := 1; m <= 12; m++ {
-		for n := 1; n <= 20; n++ {
+	for m := 1; m <= 36; m++ {
+		for n := 1; n <= 52; n++ {
 			src, dst := make([]uint32, m*(n+3)), make([]uint32, n*(m+2))
 			for i := range src {
 				src[i] = uint32(i + 1)

@@ -39,28 +39,39 @@ func (kern *gemmKernel[T]) packPanel(dst []T, s side[T], i0, width, stride, p0, 
 		return
 	}
 	src := s.data[i0*s.ld+p0:]
-	i := 0
-	for ; kern.transpose4 != nil && i+4 <= width; i += 4 {
-		kern.transpose4(unsafe.SliceData(dst[i:]), unsafe.SliceData(src[i*s.ld:]), s.ld*int(unsafe.Sizeof(src[0])), n, stride)
-	}
-	for ; i < width; i++ {
+	for i := kern.transpose(dst, stride, src, s.ld, width, n); i < width; i++ {
 		for p, v := range src[i*s.ld:][:n] {
 			dst[p*stride+i] = v
 		}
 	}
 }
 
+// transpose sets dst[j·stride+i] = src[i·ld+j] for j < n and the i < m that the assembly comes to, all but fewer than 4 of them, or none.
+func (kern *gemmKernel[T]) transpose(dst []T, stride int, src []T, ld, m, n int) (done int) {
+	bytes := ld * int(unsafe.Sizeof(src[0]))
+	for ; kern.transpose16 != nil && n >= 16 && done+16 <= m; done += 16 {
+		kern.transpose16(&dst[done], &src[done*ld], bytes, n&^15, stride)
+		if n%16 != 0 { // the last ones, some for the second time
+			kern.transpose16(&dst[(n-16)*stride+done], &src[done*ld+n-16], bytes, 16, stride)
+		}
+	}
+	for ; kern.transpose4 != nil && done+4 <= m; done += 4 {
+		kern.transpose4(&dst[done], &src[done*ld], bytes, n, stride)
+	}
+	return done
+}
+
 // Transpose sets dst[j·stride+i] = src[i·ld+j] for i < m, j < n, in assembly; where there is none, or m is no
 // multiple of 4, it does nothing and says so.
 func Transpose(dst []uint32, stride int, src []uint32, ld, m, n int) bool {
-	turn := gemmActive.f32.transpose4
-	if turn == nil || m%4 != 0 || m == 0 || n == 0 {
+	if gemmActive.f32.transpose4 == nil || m%4 != 0 || m == 0 || n == 0 {
 		return false
 	}
 	_, _ = dst[(n-1)*stride+m-1], src[(m-1)*ld+n-1]
-	for i := 0; i < m; i += 4 {
-		turn((*float32)(unsafe.Pointer(&dst[i])), (*float32)(unsafe.Pointer(&src[i*ld])), 4*ld, n, stride)
+	floats := func(x []uint32) []float32 {
+		return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(x))), len(x))
 	}
+	gemmActive.f32.transpose(floats(dst), stride, floats(src), ld, m, n)
 	return true
 }
 

@@ -10,6 +10,12 @@ package kernel
 //go:noescape
 func transpose4AVX2(dst, src *float32, ld, n, stride int)
 
+// transpose16AVX512 sets dst[j·stride+i] = src[i][j] for i < 16, j < n, a multiple of 16, where row i of src is
+// i·ld bytes from the first.
+//
+//go:noescape
+func transpose16AVX512(dst, src *float32, ld, n, stride int)
+
 // deinterleaveAVX2 sets even[i] = src[2·i] and odd[i] = src[2·i+1] for i < n, a multiple of 8.
 //
 //go:noescape

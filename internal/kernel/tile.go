@@ -40,8 +40,9 @@ type gemmKernel[T Float] struct {
 	rowsTile   []func(t *tile[T]) // the same on rows of A where they lie; nil if there are none
 
 	// Copies into panels; nil where Go does it.
-	transpose4 func(dst, src *T, ld, n, stride int)                 // ld in bytes
-	copyRows   map[int]func(dst, src *T, ld, n, panels, stride int) // by width
+	transpose4  func(dst, src *T, ld, n, stride int)                 // ld in bytes
+	transpose16 func(dst, src *T, ld, n, stride int)                 // the same; n is a multiple of 16
+	copyRows    map[int]func(dst, src *T, ld, n, panels, stride int) // by width
 }
 
 // gemmKernels are the kernels in use at each width.

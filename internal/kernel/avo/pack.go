@@ -10,6 +10,7 @@ import (
 // pack writes the copies of matrices into panels.
 func pack(u *unit) {
 	transpose4(u)
+	transpose16(u)
 	deinterleave(u)
 	for _, w := range []int{6, 12, 16, 32} {
 		copyRows(u, w)
@@ -114,6 +115,74 @@ func transpose4(u *unit) {
 	u.ADDQ(operand.Imm(4), src)
 	u.DECQ(n)
 	u.JNZ(operand.LabelRef("tailLoop"))
+	u.Label("done")
+	u.VZEROUPPER()
+	u.RET()
+}
+
+// transpose16 copies sixteen rows of float32 to sixteen columns, by squares, of which it reads and writes whole cache lines.
+func transpose16(u *unit) {
+	u.fn("transpose16AVX512", "(dst, src *float32, ld, n, stride int)",
+		"transpose16AVX512 sets dst[j·stride+i] = src[i][j] for i < 16, j < n, a multiple of 16, where row i of src is\ni·ld bytes from the first.")
+	v := vec{u, avx512}
+	ld, n, stride := v.gp("ld"), v.gp("n"), v.gp("stride")
+	u.SHLQ(operand.Imm(2), stride)
+	ld3, stride3 := u.GP64(), u.GP64()
+	u.LEAQ(operand.Mem{Base: ld, Index: ld, Scale: 2}, ld3)
+	u.LEAQ(operand.Mem{Base: stride, Index: stride, Scale: 2}, stride3)
+	// Every fourth row and column.
+	src, dst := [4]reg.GPVirtual{v.gp("src")}, [4]reg.GPVirtual{v.gp("dst")}
+	for i := 1; i < 4; i++ {
+		src[i], dst[i] = u.GP64(), u.GP64()
+		u.LEAQ(operand.Mem{Base: src[i-1], Index: ld, Scale: 4}, src[i])
+		u.LEAQ(operand.Mem{Base: dst[i-1], Index: stride, Scale: 4}, dst[i])
+	}
+	at := func(p, s, s3 reg.GPVirtual, i int) operand.Mem {
+		m := operand.Mem{Base: p}
+		switch i {
+		case 1, 2:
+			m = m.Idx(s, uint8(i))
+		case 3:
+			m = m.Idx(s3, 1)
+		}
+		return m
+	}
+	u.SUBQ(operand.Imm(16), n)
+	u.JL(operand.LabelRef("done"))
+	u.Label("loop")
+	// Squares of four in the lanes of four registers: lane l of part[q][c] is column 4l+c of rows 4q to 4q+3.
+	var part [4][4]V
+	for q := range part {
+		var r [4]V
+		for i := range r {
+			r[i] = v.load(at(src[q], ld, ld3, i))
+		}
+		lo01, hi01, lo23, hi23 := v.op2(u.VUNPCKLPS, r[0], r[1]), v.op2(u.VUNPCKHPS, r[0], r[1]), v.op2(u.VUNPCKLPS, r[2], r[3]), v.op2(u.VUNPCKHPS, r[2], r[3])
+		part[q] = [4]V{v.op2(u.VUNPCKLPD, lo01, lo23), v.op2(u.VUNPCKHPD, lo01, lo23), v.op2(u.VUNPCKLPD, hi01, hi23), v.op2(u.VUNPCKHPD, hi01, hi23)}
+	}
+	lanes := func(a, b V, pick uint64) V {
+		r := u.ZMM()
+		u.VSHUFF32X4(operand.Imm(pick), b, a, r)
+		return r
+	}
+	for c := range 4 {
+		for half, pick := range []uint64{0x44, 0xee} { // lanes 0 and 1, or 2 and 3
+			a, b := lanes(part[0][c], part[1][c], pick), lanes(part[2][c], part[3][c], pick)
+			u.VMOVUPS(lanes(a, b, 0x88), at(dst[2*half], stride, stride3, c))
+			u.VMOVUPS(lanes(a, b, 0xdd), at(dst[2*half+1], stride, stride3, c))
+		}
+	}
+	for i := range 4 {
+		u.ADDQ(operand.Imm(64), src[i])
+	}
+	on := u.GP64()
+	u.MOVQ(stride, on)
+	u.SHLQ(operand.Imm(4), on)
+	for i := range 4 {
+		u.ADDQ(on, dst[i])
+	}
+	u.SUBQ(operand.Imm(16), n)
+	u.JGE(operand.LabelRef("loop"))
 	u.Label("done")
 	u.VZEROUPPER()
 	u.RET()
