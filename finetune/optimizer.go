@@ -251,18 +251,16 @@ func (u *updates) adam(o Adam, keep, w, d *onnx.Value, slots []*onnx.Value) (*on
 // adam first multiplies the parameters by keep.
 func adam[T kernel.Float](o Adam, keep float64, t int, lr float64) update[T] {
 	beta1, beta2 := o.betas()
-	b1, b2, a1, a2, eps := T(beta1), T(beta2), T(1-beta1), T(1-beta2), T(or(o.Eps, 1e-8))
-	stepSize := T(lr / (1 - math.Pow(beta1, float64(t))))
-	root := T(math.Sqrt(1 - math.Pow(beta2, float64(t))))
-	decay, kept := T(o.WeightDecay), T(keep)
+	rates := kernel.AdamRates[T]{
+		Beta1: T(beta1), Rest1: T(1 - beta1), Beta2: T(beta2), Rest2: T(1 - beta2), Keep: T(keep),
+		Step: T(lr / (1 - math.Pow(beta1, float64(t)))), Root: T(math.Sqrt(1 - math.Pow(beta2, float64(t)))), Eps: T(or(o.Eps, 1e-8)),
+	}
+	decay := T(o.WeightDecay)
 	return func(w, g []T, s *[maxSlots][]T) {
-		m, v := s[0], s[1]
 		if decay != 0 {
 			kernel.Axpy(g, decay, w)
 		}
-		kernel.Blend(m, g, b1, a1)
-		kernel.BlendSquare(v, g, b2, a2)
-		kernel.AdamStep(w, m, v, kept, stepSize, root, eps)
+		kernel.Adam(w, g, s[0], s[1], rates)
 	}
 }
 

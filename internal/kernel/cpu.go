@@ -50,8 +50,7 @@ type vectorKernels struct {
 	mulAdd    func(dst, x, y, z []float32)
 	axpy      func(y, x []float32, a float32)
 
-	blend, blendSquare func(x, y []float32, a, b float32)
-	adamStep           func(w, m, s []float32, keep, step, root, eps float32)
+	adam func(w, g, m, s []float32, beta1, rest1, beta2, rest2, keep, step, root, eps float32)
 
 	sum       func(x []float32) float32
 	dot       func(x, y []float32) float32

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// The optimizers' kernels, at every level and for lengths about a register's, beside float64.
-func TestOptimizerKernels(t *testing.T) {
+// The optimizers' kernel, at every level and for lengths about a register's, beside float64.
+func TestAdam(t *testing.T) {
 	defer use(active)
 	r := rand.New(rand.NewPCG(1, 2))
 	near := func(a float32, b float64) bool { return math.Abs(float64(a)-b) <= 3e-7*(1+math.Abs(b)) }
@@ -20,9 +20,7 @@ func TestOptimizerKernels(t *testing.T) {
 			}
 			old := func(v []float32) []float32 { return append([]float32(nil), v...) }
 			w0, m0, s0 := old(w), old(m), old(s)
-			Blend(m, g, 0.9, 0.1)
-			BlendSquare(s, g, 0.99, 0.01)
-			AdamStep(w, m, s, 0.999, 0.01, 0.7, 1e-8)
+			Adam(w, g, m, s, AdamRates[float32]{0.9, 0.1, 0.99, 0.01, 0.999, 0.01, 0.7, 1e-8})
 			for i := range w {
 				wantM := float64(float32(0.9))*float64(m0[i]) + float64(float32(0.1))*float64(g[i])
 				wantS := float64(float32(0.99))*float64(s0[i]) + float64(float32(0.01))*float64(g[i])*float64(g[i])

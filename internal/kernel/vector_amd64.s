@@ -3124,145 +3124,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func blendAVX512(x []float32, y []float32, a float32, b float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·blendAVX512(SB), NOSPLIT, $0-56
-	MOVQ         x_len+8(FP), AX
-	MOVQ         x_base+0(FP), CX
-	MOVQ         y_base+24(FP), DX
-	VBROADCASTSS a+48(FP), Z0
-	VBROADCASTSS b+52(FP), Z1
-	SUBQ         $+16, AX
-	JL           tail
-
-loop:
-	VMOVUPS     (CX), Z2
-	VMOVUPS     (DX), Z3
-	VMULPS      Z0, Z2, Z2
-	VMOVUPS     Z2, Z2
-	VFMADD231PS Z1, Z3, Z2
-	VMOVUPS     Z2, (CX)
-	ADDQ        $+64, CX
-	ADDQ        $+64, DX
-	SUBQ        $+16, AX
-	JGE         loop
-
-tail:
-	ADDQ        $+16, AX
-	JZ          done
-	MOVQ        $0x00000001, BX
-	SHLXQ       AX, BX, BX
-	DECQ        BX
-	KMOVW       BX, K1
-	VMOVUPS.Z   (CX), K1, Z2
-	VMOVUPS.Z   (DX), K1, Z3
-	VMULPS      Z0, Z2, Z0
-	VMOVUPS     Z0, Z0
-	VFMADD231PS Z1, Z3, Z0
-	VMOVUPS     Z0, K1, (CX)
-
-done:
-	VZEROUPPER
-	RET
-
-// func blendSquareAVX512(x []float32, y []float32, a float32, b float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·blendSquareAVX512(SB), NOSPLIT, $0-56
-	MOVQ         x_len+8(FP), AX
-	MOVQ         x_base+0(FP), CX
-	MOVQ         y_base+24(FP), DX
-	VBROADCASTSS a+48(FP), Z0
-	VBROADCASTSS b+52(FP), Z1
-	SUBQ         $+16, AX
-	JL           tail
-
-loop:
-	VMOVUPS     (CX), Z2
-	VMOVUPS     (DX), Z3
-	VMULPS      Z1, Z3, Z4
-	VMULPS      Z0, Z2, Z2
-	VMOVUPS     Z2, Z2
-	VFMADD231PS Z3, Z4, Z2
-	VMOVUPS     Z2, (CX)
-	ADDQ        $+64, CX
-	ADDQ        $+64, DX
-	SUBQ        $+16, AX
-	JGE         loop
-
-tail:
-	ADDQ        $+16, AX
-	JZ          done
-	MOVQ        $0x00000001, BX
-	SHLXQ       AX, BX, BX
-	DECQ        BX
-	KMOVW       BX, K1
-	VMOVUPS.Z   (CX), K1, Z2
-	VMOVUPS.Z   (DX), K1, Z3
-	VMULPS      Z1, Z3, Z1
-	VMULPS      Z0, Z2, Z0
-	VMOVUPS     Z0, Z0
-	VFMADD231PS Z3, Z1, Z0
-	VMOVUPS     Z0, K1, (CX)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adamStepAVX512(w []float32, m []float32, s []float32, keep float32, step float32, root float32, eps float32)
-// Requires: AVX, AVX512F, BMI2
-TEXT ·adamStepAVX512(SB), NOSPLIT, $0-88
-	MOVQ         w_len+8(FP), AX
-	MOVQ         w_base+0(FP), CX
-	MOVQ         m_base+24(FP), DX
-	MOVQ         s_base+48(FP), BX
-	VBROADCASTSS keep+72(FP), Z0
-	VBROADCASTSS step+76(FP), Z1
-	VBROADCASTSS root+80(FP), Z2
-	VBROADCASTSS eps+84(FP), Z3
-	SUBQ         $+16, AX
-	JL           tail
-
-loop:
-	VMOVUPS (CX), Z4
-	VMOVUPS (DX), Z5
-	VMOVUPS (BX), Z6
-	VSQRTPS Z6, Z6
-	VDIVPS  Z2, Z6, Z6
-	VADDPS  Z3, Z6, Z6
-	VMULPS  Z0, Z4, Z4
-	VMULPS  Z1, Z5, Z5
-	VDIVPS  Z6, Z5, Z5
-	VSUBPS  Z5, Z4, Z4
-	VMOVUPS Z4, (CX)
-	ADDQ    $+64, CX
-	ADDQ    $+64, DX
-	ADDQ    $+64, BX
-	SUBQ    $+16, AX
-	JGE     loop
-
-tail:
-	ADDQ      $+16, AX
-	JZ        done
-	MOVQ      $0x00000001, SI
-	SHLXQ     AX, SI, SI
-	DECQ      SI
-	KMOVW     SI, K1
-	VMOVUPS.Z (CX), K1, Z4
-	VMOVUPS.Z (DX), K1, Z5
-	VMOVUPS.Z (BX), K1, Z6
-	VSQRTPS   Z6, Z6
-	VDIVPS    Z2, Z6, Z2
-	VADDPS    Z3, Z2, Z2
-	VMULPS    Z0, Z4, Z0
-	VMULPS    Z1, Z5, Z1
-	VDIVPS    Z2, Z1, Z1
-	VSUBPS    Z1, Z0, Z0
-	VMOVUPS   Z0, K1, (CX)
-
-done:
-	VZEROUPPER
-	RET
-
 // func sumAVX512(x []float32) float32
 // Requires: AVX, AVX512DQ, AVX512F, BMI2, SSE
 TEXT ·sumAVX512(SB), NOSPLIT, $0-28
@@ -4127,6 +3988,87 @@ tail:
 	VMOVUPS      Z0, K1, (DI)
 	VMULPS       Z1, Z4, Z0
 	VMOVUPS      Z0, K1, (R8)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAVX512(w []float32, g []float32, m []float32, s []float32, beta1 float32, rest1 float32, beta2 float32, rest2 float32, keep float32, step float32, root float32, eps float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·adamAVX512(SB), NOSPLIT, $0-128
+	MOVQ         w_len+8(FP), AX
+	MOVQ         w_base+0(FP), CX
+	MOVQ         g_base+24(FP), DX
+	MOVQ         m_base+48(FP), BX
+	MOVQ         s_base+72(FP), SI
+	VBROADCASTSS beta1+96(FP), Z0
+	VBROADCASTSS rest1+100(FP), Z1
+	VBROADCASTSS beta2+104(FP), Z2
+	VBROADCASTSS rest2+108(FP), Z3
+	VBROADCASTSS keep+112(FP), Z4
+	VBROADCASTSS step+116(FP), Z5
+	VBROADCASTSS root+120(FP), Z6
+	VBROADCASTSS eps+124(FP), Z7
+	SUBQ         $+16, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (DX), Z8
+	VMOVUPS     (BX), Z9
+	VMULPS      Z0, Z9, Z9
+	VMOVUPS     Z9, Z9
+	VFMADD231PS Z1, Z8, Z9
+	VMOVUPS     Z9, (BX)
+	VMULPS      Z3, Z8, Z10
+	VMOVUPS     (SI), Z11
+	VMULPS      Z2, Z11, Z11
+	VMOVUPS     Z11, Z11
+	VFMADD231PS Z8, Z10, Z11
+	VMOVUPS     Z11, (SI)
+	VSQRTPS     Z11, Z8
+	VDIVPS      Z6, Z8, Z8
+	VADDPS      Z7, Z8, Z8
+	VMOVUPS     (CX), Z10
+	VMULPS      Z4, Z10, Z10
+	VMULPS      Z5, Z9, Z9
+	VDIVPS      Z8, Z9, Z8
+	VSUBPS      Z8, Z10, Z8
+	VMOVUPS     Z8, (CX)
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	ADDQ        $+64, BX
+	ADDQ        $+64, SI
+	SUBQ        $+16, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+16, AX
+	JZ          done
+	MOVQ        $0x00000001, DI
+	SHLXQ       AX, DI, DI
+	DECQ        DI
+	KMOVW       DI, K1
+	VMOVUPS.Z   (DX), K1, Z8
+	VMOVUPS.Z   (BX), K1, Z9
+	VMULPS      Z0, Z9, Z0
+	VMOVUPS     Z0, Z0
+	VFMADD231PS Z1, Z8, Z0
+	VMOVUPS     Z0, K1, (BX)
+	VMULPS      Z3, Z8, Z1
+	VMOVUPS.Z   (SI), K1, Z3
+	VMULPS      Z2, Z3, Z2
+	VMOVUPS     Z2, Z2
+	VFMADD231PS Z8, Z1, Z2
+	VMOVUPS     Z2, K1, (SI)
+	VSQRTPS     Z2, Z1
+	VDIVPS      Z6, Z1, Z1
+	VADDPS      Z7, Z1, Z1
+	VMOVUPS.Z   (CX), K1, Z2
+	VMULPS      Z4, Z2, Z2
+	VMULPS      Z5, Z0, Z0
+	VDIVPS      Z1, Z0, Z0
+	VSUBPS      Z0, Z2, Z0
+	VMOVUPS     Z0, K1, (CX)
 
 done:
 	VZEROUPPER
@@ -7453,145 +7395,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func blendAVX2(x []float32, y []float32, a float32, b float32)
-// Requires: AVX, FMA3
-TEXT ·blendAVX2(SB), NOSPLIT, $0-56
-	MOVQ         x_len+8(FP), AX
-	MOVQ         x_base+0(FP), CX
-	MOVQ         y_base+24(FP), DX
-	VBROADCASTSS a+48(FP), Y0
-	VBROADCASTSS b+52(FP), Y1
-	SUBQ         $+8, AX
-	JL           tail
-
-loop:
-	VMOVUPS     (CX), Y2
-	VMOVUPS     (DX), Y3
-	VMULPS      Y0, Y2, Y2
-	VMOVUPS     Y2, Y2
-	VFMADD231PS Y1, Y3, Y2
-	VMOVUPS     Y2, (CX)
-	ADDQ        $+32, CX
-	ADDQ        $+32, DX
-	SUBQ        $+8, AX
-	JGE         loop
-
-tail:
-	ADDQ        $+8, AX
-	JZ          done
-	LEAQ        tailMask<>+32(SB), BX
-	SHLQ        $0x02, AX
-	SUBQ        AX, BX
-	VMOVUPS     (BX), Y2
-	VMASKMOVPS  (CX), Y2, Y3
-	VMASKMOVPS  (DX), Y2, Y4
-	VMULPS      Y0, Y3, Y0
-	VMOVUPS     Y0, Y0
-	VFMADD231PS Y1, Y4, Y0
-	VMASKMOVPS  Y0, Y2, (CX)
-
-done:
-	VZEROUPPER
-	RET
-
-// func blendSquareAVX2(x []float32, y []float32, a float32, b float32)
-// Requires: AVX, FMA3
-TEXT ·blendSquareAVX2(SB), NOSPLIT, $0-56
-	MOVQ         x_len+8(FP), AX
-	MOVQ         x_base+0(FP), CX
-	MOVQ         y_base+24(FP), DX
-	VBROADCASTSS a+48(FP), Y0
-	VBROADCASTSS b+52(FP), Y1
-	SUBQ         $+8, AX
-	JL           tail
-
-loop:
-	VMOVUPS     (CX), Y2
-	VMOVUPS     (DX), Y3
-	VMULPS      Y1, Y3, Y4
-	VMULPS      Y0, Y2, Y2
-	VMOVUPS     Y2, Y2
-	VFMADD231PS Y3, Y4, Y2
-	VMOVUPS     Y2, (CX)
-	ADDQ        $+32, CX
-	ADDQ        $+32, DX
-	SUBQ        $+8, AX
-	JGE         loop
-
-tail:
-	ADDQ        $+8, AX
-	JZ          done
-	LEAQ        tailMask<>+32(SB), BX
-	SHLQ        $0x02, AX
-	SUBQ        AX, BX
-	VMOVUPS     (BX), Y2
-	VMASKMOVPS  (CX), Y2, Y3
-	VMASKMOVPS  (DX), Y2, Y4
-	VMULPS      Y1, Y4, Y1
-	VMULPS      Y0, Y3, Y0
-	VMOVUPS     Y0, Y0
-	VFMADD231PS Y4, Y1, Y0
-	VMASKMOVPS  Y0, Y2, (CX)
-
-done:
-	VZEROUPPER
-	RET
-
-// func adamStepAVX2(w []float32, m []float32, s []float32, keep float32, step float32, root float32, eps float32)
-// Requires: AVX
-TEXT ·adamStepAVX2(SB), NOSPLIT, $0-88
-	MOVQ         w_len+8(FP), AX
-	MOVQ         w_base+0(FP), CX
-	MOVQ         m_base+24(FP), DX
-	MOVQ         s_base+48(FP), BX
-	VBROADCASTSS keep+72(FP), Y0
-	VBROADCASTSS step+76(FP), Y1
-	VBROADCASTSS root+80(FP), Y2
-	VBROADCASTSS eps+84(FP), Y3
-	SUBQ         $+8, AX
-	JL           tail
-
-loop:
-	VMOVUPS (CX), Y4
-	VMOVUPS (DX), Y5
-	VMOVUPS (BX), Y6
-	VSQRTPS Y6, Y6
-	VDIVPS  Y2, Y6, Y6
-	VADDPS  Y3, Y6, Y6
-	VMULPS  Y0, Y4, Y4
-	VMULPS  Y1, Y5, Y5
-	VDIVPS  Y6, Y5, Y5
-	VSUBPS  Y5, Y4, Y4
-	VMOVUPS Y4, (CX)
-	ADDQ    $+32, CX
-	ADDQ    $+32, DX
-	ADDQ    $+32, BX
-	SUBQ    $+8, AX
-	JGE     loop
-
-tail:
-	ADDQ       $+8, AX
-	JZ         done
-	LEAQ       tailMask<>+32(SB), SI
-	SHLQ       $0x02, AX
-	SUBQ       AX, SI
-	VMOVUPS    (SI), Y4
-	VMASKMOVPS (CX), Y4, Y5
-	VMASKMOVPS (DX), Y4, Y6
-	VMASKMOVPS (BX), Y4, Y7
-	VSQRTPS    Y7, Y7
-	VDIVPS     Y2, Y7, Y2
-	VADDPS     Y3, Y2, Y2
-	VMULPS     Y0, Y5, Y0
-	VMULPS     Y1, Y6, Y1
-	VDIVPS     Y2, Y1, Y1
-	VSUBPS     Y1, Y0, Y0
-	VMASKMOVPS Y0, Y4, (CX)
-
-done:
-	VZEROUPPER
-	RET
-
 // func sumAVX2(x []float32) float32
 // Requires: AVX, SSE
 TEXT ·sumAVX2(SB), NOSPLIT, $0-28
@@ -8462,6 +8265,87 @@ tail:
 	VMASKMOVPS   Y1, Y0, (DI)
 	VMULPS       Y2, Y5, Y1
 	VMASKMOVPS   Y1, Y0, (R8)
+
+done:
+	VZEROUPPER
+	RET
+
+// func adamAVX2(w []float32, g []float32, m []float32, s []float32, beta1 float32, rest1 float32, beta2 float32, rest2 float32, keep float32, step float32, root float32, eps float32)
+// Requires: AVX, FMA3
+TEXT ·adamAVX2(SB), NOSPLIT, $0-128
+	MOVQ         w_len+8(FP), AX
+	MOVQ         w_base+0(FP), CX
+	MOVQ         g_base+24(FP), DX
+	MOVQ         m_base+48(FP), BX
+	MOVQ         s_base+72(FP), SI
+	VBROADCASTSS beta1+96(FP), Y0
+	VBROADCASTSS rest1+100(FP), Y1
+	VBROADCASTSS beta2+104(FP), Y2
+	VBROADCASTSS rest2+108(FP), Y3
+	VBROADCASTSS keep+112(FP), Y4
+	VBROADCASTSS step+116(FP), Y5
+	VBROADCASTSS root+120(FP), Y6
+	VBROADCASTSS eps+124(FP), Y7
+	SUBQ         $+8, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (DX), Y8
+	VMOVUPS     (BX), Y9
+	VMULPS      Y0, Y9, Y9
+	VMOVUPS     Y9, Y9
+	VFMADD231PS Y1, Y8, Y9
+	VMOVUPS     Y9, (BX)
+	VMULPS      Y3, Y8, Y10
+	VMOVUPS     (SI), Y11
+	VMULPS      Y2, Y11, Y11
+	VMOVUPS     Y11, Y11
+	VFMADD231PS Y8, Y10, Y11
+	VMOVUPS     Y11, (SI)
+	VSQRTPS     Y11, Y8
+	VDIVPS      Y6, Y8, Y8
+	VADDPS      Y7, Y8, Y8
+	VMOVUPS     (CX), Y10
+	VMULPS      Y4, Y10, Y10
+	VMULPS      Y5, Y9, Y9
+	VDIVPS      Y8, Y9, Y8
+	VSUBPS      Y8, Y10, Y8
+	VMOVUPS     Y8, (CX)
+	ADDQ        $+32, CX
+	ADDQ        $+32, DX
+	ADDQ        $+32, BX
+	ADDQ        $+32, SI
+	SUBQ        $+8, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+8, AX
+	JZ          done
+	LEAQ        tailMask<>+32(SB), DI
+	SHLQ        $0x02, AX
+	SUBQ        AX, DI
+	VMOVUPS     (DI), Y8
+	VMASKMOVPS  (DX), Y8, Y9
+	VMASKMOVPS  (BX), Y8, Y10
+	VMULPS      Y0, Y10, Y0
+	VMOVUPS     Y0, Y0
+	VFMADD231PS Y1, Y9, Y0
+	VMASKMOVPS  Y0, Y8, (BX)
+	VMULPS      Y3, Y9, Y1
+	VMASKMOVPS  (SI), Y8, Y3
+	VMULPS      Y2, Y3, Y2
+	VMOVUPS     Y2, Y2
+	VFMADD231PS Y9, Y1, Y2
+	VMASKMOVPS  Y2, Y8, (SI)
+	VSQRTPS     Y2, Y1
+	VDIVPS      Y6, Y1, Y1
+	VADDPS      Y7, Y1, Y1
+	VMASKMOVPS  (CX), Y8, Y2
+	VMULPS      Y4, Y2, Y2
+	VMULPS      Y5, Y0, Y0
+	VDIVPS      Y1, Y0, Y0
+	VSUBPS      Y0, Y2, Y0
+	VMASKMOVPS  Y0, Y8, (CX)
 
 done:
 	VZEROUPPER

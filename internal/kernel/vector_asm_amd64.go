@@ -189,21 +189,6 @@ func mulAddAVX512(dst, x, y, z []float32)
 //go:noescape
 func axpyAVX512(y, x []float32, a float32)
 
-// blendAVX512 sets x[i] for i < len(x).
-//
-//go:noescape
-func blendAVX512(x, y []float32, a, b float32)
-
-// blendSquareAVX512 sets x[i] for i < len(x).
-//
-//go:noescape
-func blendSquareAVX512(x, y []float32, a, b float32)
-
-// adamStepAVX512 sets w[i] for i < len(w).
-//
-//go:noescape
-func adamStepAVX512(w, m, s []float32, keep, step, root, eps float32)
-
 // sumAVX512 sums over its vectors.
 //
 //go:noescape
@@ -253,6 +238,11 @@ func lstmCellGradAVX512(h int, gates, c, cNext, dh, dc, dGates *float32)
 //
 //go:noescape
 func gruCellGradAVX512(h int, gates, rec, prev, dh, dGates, dRec, dPrev *float32)
+
+// adamAVX512 is Adam.
+//
+//go:noescape
+func adamAVX512(w, g, m, s []float32, beta1, rest1, beta2, rest2, keep, step, root, eps float32)
 
 // lstmCellAVX512 activates gates of n units in place, and sets next = f·c + i·a, tanhC = tanh next and hidden = o·tanhC.
 //
@@ -378,9 +368,6 @@ var vectorAVX512 = vectorKernels{
 	deviationGrad:     deviationGradAVX512,
 	mulAdd:            mulAddAVX512,
 	axpy:              axpyAVX512,
-	blend:             blendAVX512,
-	blendSquare:       blendSquareAVX512,
-	adamStep:          adamStepAVX512,
 	sum:               sumAVX512,
 	dot:               dotAVX512,
 	squaredDeviations: squaredDeviationsAVX512,
@@ -391,6 +378,7 @@ var vectorAVX512 = vectorKernels{
 	dot4:              dot4AVX512,
 	lstmCellGrad:      lstmCellGradAVX512,
 	gruCellGrad:       gruCellGradAVX512,
+	adam:              adamAVX512,
 	lstmCell:          lstmCellAVX512,
 	gruCell:           gruCellAVX512,
 	fromFloat16:       fromFloat16AVX512,
@@ -597,21 +585,6 @@ func mulAddAVX2(dst, x, y, z []float32)
 //go:noescape
 func axpyAVX2(y, x []float32, a float32)
 
-// blendAVX2 sets x[i] for i < len(x).
-//
-//go:noescape
-func blendAVX2(x, y []float32, a, b float32)
-
-// blendSquareAVX2 sets x[i] for i < len(x).
-//
-//go:noescape
-func blendSquareAVX2(x, y []float32, a, b float32)
-
-// adamStepAVX2 sets w[i] for i < len(w).
-//
-//go:noescape
-func adamStepAVX2(w, m, s []float32, keep, step, root, eps float32)
-
 // sumAVX2 sums over its vectors.
 //
 //go:noescape
@@ -661,6 +634,11 @@ func lstmCellGradAVX2(h int, gates, c, cNext, dh, dc, dGates *float32)
 //
 //go:noescape
 func gruCellGradAVX2(h int, gates, rec, prev, dh, dGates, dRec, dPrev *float32)
+
+// adamAVX2 is Adam.
+//
+//go:noescape
+func adamAVX2(w, g, m, s []float32, beta1, rest1, beta2, rest2, keep, step, root, eps float32)
 
 // lstmCellAVX2 activates gates of n units in place, and sets next = f·c + i·a, tanhC = tanh next and hidden = o·tanhC.
 //
@@ -781,9 +759,6 @@ var vectorAVX2 = vectorKernels{
 	deviationGrad:     deviationGradAVX2,
 	mulAdd:            mulAddAVX2,
 	axpy:              axpyAVX2,
-	blend:             blendAVX2,
-	blendSquare:       blendSquareAVX2,
-	adamStep:          adamStepAVX2,
 	sum:               sumAVX2,
 	dot:               dotAVX2,
 	squaredDeviations: squaredDeviationsAVX2,
@@ -794,6 +769,7 @@ var vectorAVX2 = vectorKernels{
 	dot4:              dot4AVX2,
 	lstmCellGrad:      lstmCellGradAVX2,
 	gruCellGrad:       gruCellGradAVX2,
+	adam:              adamAVX2,
 	lstmCell:          lstmCellAVX2,
 	gruCell:           gruCellAVX2,
 	fromFloat16:       fromFloat16AVX2,

@@ -230,6 +230,7 @@ var reductions = []struct {
 	{"dot4", vec.dot4},
 	{"lstmCellGrad", vec.lstmCellGrad},
 	{"gruCellGrad", vec.gruCellGrad},
+	{"adam", vec.adam},
 }
 
 // sum writes a sum over vectors, in four sets of lanes.
@@ -446,4 +447,25 @@ func (v vec) gates(size string) (n reg.GPVirtual, row func(base reg.GPVirtual, g
 		}
 		return m
 	}
+}
+
+// adam writes the whole update of a parameter, so that each of its vectors passes through the cache once.
+func (v vec) adam(name string) {
+	v.fn(name, "(w, g, m, s []float32, beta1, rest1, beta2, rest2, keep, step, root, eps float32)", name+" is Adam.")
+	n, w, g, m, s := v.length("w"), v.ptr("w"), v.ptr("g"), v.ptr("m"), v.ptr("s")
+	beta1, rest1, beta2, rest2 := v.param("beta1"), v.param("rest1"), v.param("beta2"), v.param("rest2")
+	keep, step, root, eps := v.param("keep"), v.param("step"), v.param("root"), v.param("eps")
+	v.each(n, []reg.GPVirtual{w, g, m, s}, func(t *tail) {
+		d := v.loadAt(g, t)
+		first := v.fma(d, rest1, v.mul(v.loadAt(m, t), beta1))
+		v.storeTo(first, operand.Mem{Base: m}, t)
+		second := v.fma(v.mul(d, rest2), d, v.mul(v.loadAt(s, t), beta2))
+		v.storeTo(second, operand.Mem{Base: s}, t)
+		den := v.new()
+		v.VSQRTPS(second, den)
+		den = v.add(v.div(den, root), eps)
+		v.storeTo(v.sub(v.mul(v.loadAt(w, t), keep), v.div(v.mul(first, step), den)), operand.Mem{Base: w}, t)
+	})
+	v.VZEROUPPER()
+	v.RET()
 }

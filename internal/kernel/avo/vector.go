@@ -421,14 +421,4 @@ var parametric = []struct {
 	}},
 	{"mulAdd", "dst", []string{"x", "y", "z"}, nil, func(v vec, in, p []V) V { return v.fma(in[0], in[1], in[2]) }},
 	{"axpy", "y", []string{"y", "x"}, []string{"a"}, func(v vec, in, p []V) V { return v.fma(in[1], p[0], in[0]) }},
-	{"blend", "x", []string{"x", "y"}, []string{"a", "b"}, func(v vec, in, p []V) V { return v.fma(in[1], p[1], v.mul(in[0], p[0])) }},
-	{"blendSquare", "x", []string{"x", "y"}, []string{"a", "b"}, func(v vec, in, p []V) V {
-		return v.fma(v.mul(in[1], p[1]), in[1], v.mul(in[0], p[0]))
-	}},
-	{"adamStep", "w", []string{"w", "m", "s"}, []string{"keep", "step", "root", "eps"}, func(v vec, in, p []V) V {
-		den := v.new()
-		v.VSQRTPS(in[2], den)
-		den = v.add(v.div(den, p[2]), p[3])
-		return v.sub(v.mul(in[0], p[0]), v.div(v.mul(in[1], p[1]), den))
-	}},
 }
