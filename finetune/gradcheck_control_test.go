@@ -211,6 +211,13 @@ func controlCases(add addCase) {
 		c.opset = 8
 	}
 
+	scaled := graph("Resize", "by scales that are computed", func(b builder, in values) values {
+		// Of the sizes alone: 2 and 0.5.
+		n := b.Node("Cast", values{b.Op("Shape", in[0])}, onnx.IntAttr("to", int64(tensor.Float32)))
+		return values{b.Op("Resize", in[0], b.Op("Div", n, b.Const(tensor.New([]float32{1, 1, 2, 8}, 4))))}
+	}, signed(1, 1, 4, 4))
+	scaled.opset = 10
+
 	empty := func(b builder) *onnx.Value {
 		return b.Node("SequenceEmpty", nil, onnx.IntAttr("dtype", int64(tensor.Float64)))
 	}
@@ -263,4 +270,98 @@ func controlCases(add addCase) {
 		o := b.Op("Optional", b.Op("Sin", in[0]))
 		return values{b.Op("Mul", b.Op("OptionalGetElement", o), b.Op("OptionalGetElement", o))}
 	}, signed(2))
+
+	// Lists that each run has, and lists of lists.
+	join := func(b builder, list *onnx.Value) *onnx.Value {
+		return b.Node("ConcatFromSequence", values{list}, onnx.IntAttr("axis", 0))
+	}
+	for _, trips := range []int64{0, 3} {
+		graph("Loop SequenceInsert ConcatFromSequence", fmt.Sprint("a list that is read whole in each step, steps: ", trips), func(b builder, in values) values {
+			list := b.Op("SequenceInsert", empty(b), in[0])
+			list.Type = sequenceType
+			return values{join(b, loop(b, trips, nil, values{list}, 1, func(s builder, i *onnx.Value, h values) values {
+				all := join(s, h[0])
+				return values{truth(s, true), s.Op("SequenceInsert", h[0], s.Op("Mul", all, s.Op("ReduceMean", s.Op("Mul", all, all))))}
+			})[0])}
+		}, signed(2))
+	}
+	graph("Loop SequenceAt SequenceErase SequenceInsert", "a stack", func(b builder, in values) values {
+		list := b.Op("SequenceConstruct", in[0], in[1], in[2])
+		list.Type = sequenceType
+		return values{b.Op("SequenceAt", loop(b, 2, nil, values{list}, 1, func(s builder, i *onnx.Value, h values) values {
+			top, next := s.Op("SequenceAt", h[0], scalar(s, -1)), s.Op("SequenceAt", h[0], scalar(s, -2))
+			rest := s.Op("SequenceErase", s.Op("SequenceErase", h[0]))
+			return values{truth(s, true), s.Op("SequenceInsert", rest, s.Op("Sin", s.Op("Mul", sum(s, top), next)))}
+		})[0], scalar(b, 0))}
+	}, signed(1), signed(2), signed(3))
+	graph("Loop SplitToSequence SequenceAt ConcatFromSequence", "pieces within, of other sizes in each step", func(b builder, in values) values {
+		return loop(b, 3, nil, in[:1], 1, func(s builder, i *onnx.Value, h values) values {
+			pieces := s.Node("SplitToSequence", values{s.Op("Mul", h[0], h[0]), scalar(s, 2)}, onnx.IntAttr("axis", 0))
+			return values{truth(s, true), s.Op("Sin", s.Node("Concat", values{join(s, pieces), s.Op("SequenceAt", pieces, scalar(s, 0))}, onnx.IntAttr("axis", 0)))}
+		})
+	}, signed(3))
+	graph("Scan SplitToSequence SequenceAt ConcatFromSequence", "pieces within", func(b builder, in values) values {
+		return scan(b, in[:1], in[1:], 2, func(s builder, h, x values) values {
+			pieces := s.Node("SplitToSequence", values{s.Op("Mul", h[0], x[0]), s.Const(tensor.New([]int64{1, 3}))}, onnx.IntAttr("axis", 0))
+			y := s.Op("Mul", join(s, pieces), s.Op("SequenceAt", pieces, scalar(s, 0)))
+			return values{s.Op("Cos", y), s.Op("Mul", y, x[0])}
+		}, onnx.IntsAttr("scan_input_axes", 1), onnx.IntsAttr("scan_input_directions", 1), onnx.IntsAttr("scan_output_axes", 1), onnx.IntsAttr("scan_output_directions", 1))
+	}, signed(4), signed(4, 3))
+	graph("Loop SplitToSequence SequenceInsert ConcatFromSequence", "lists in loops in each other", func(b builder, in values) values {
+		return loop(b, 2, nil, in[:1], 1, func(s builder, i *onnx.Value, h values) values {
+			list := s.Op("SequenceInsert", empty(s), h[0])
+			list.Type = sequenceType
+			inner := loop(s, 2, nil, values{list}, 1, func(u builder, j *onnx.Value, k values) values {
+				all := join(u, k[0])
+				pieces := u.Node("SplitToSequence", values{u.Op("Sin", u.Op("Mul", all, all)), scalar(u, 2)}, onnx.IntAttr("axis", 0))
+				return values{truth(u, true), u.Op("SequenceInsert", k[0], u.Op("Mul", u.Op("SequenceAt", pieces, scalar(u, 0)), in[1]))}
+			})
+			return values{truth(s, true), s.Op("Add", h[0], s.Op("ReduceMean", join(s, inner[0])))}
+		})
+	}, signed(2), signed(2))
+	graph("Loop", "sizes that change in loops in each other", func(b builder, in values) values {
+		return loop(b, 2, nil, in[:1], 1, func(s builder, i *onnx.Value, h values) values {
+			inner := loop(s, 2, nil, h[:1], 1, func(u builder, j *onnx.Value, k values) values {
+				return values{truth(u, true), u.Node("Concat", values{u.Op("Sin", k[0]), u.Op("Mul", in[1], u.Op("ReduceMean", k[0]))}, onnx.IntAttr("axis", 0))}
+			})
+			return values{truth(s, true), s.Op("Mul", inner[0], inner[0])}
+		})
+	}, signed(1), signed(2))
+	for _, first := range []bool{true, false} {
+		graph("Loop If SequenceInsert ConcatFromSequence", fmt.Sprint("lists in the branches of a loop's runs: ", first), func(b builder, in values) values {
+			return loop(b, 3, nil, in[:1], 1, func(s builder, i *onnx.Value, h values) values {
+				even := s.Op("Equal", s.Op("Mod", i, scalar(s, 2)), scalar(s, 0))
+				if !first {
+					even = s.Op("Not", even)
+				}
+				list := s.Op("SequenceConstruct", h[0], in[1])
+				list.Type = sequenceType
+				n := branch(s, even, 1, func(u builder) values {
+					r := loop(u, 2, nil, values{list}, 1, func(v builder, j *onnx.Value, k values) values {
+						all := join(v, k[0])
+						return values{truth(v, true), v.Op("SequenceInsert", k[0], v.Op("Mul", all, all))}
+					})
+					return values{u.Op("Mul", h[0], u.Op("ReduceMean", join(u, r[0])))}
+				}, func(u builder) values {
+					return values{u.Op("Mul", u.Op("Sin", u.Op("SequenceAt", list, scalar(u, 1))), h[0])}
+				})
+				return values{truth(s, true), n[0]}
+			})
+		}, signed(2), signed(2))
+	}
+	graph("Loop SequenceMap SequenceConstruct ConcatFromSequence", "a map in each step", func(b builder, in values) values {
+		return loop(b, 2, nil, in[:1], 1, func(s builder, i *onnx.Value, h values) values {
+			sub := s.Sub("element")
+			x := sub.Input("ex", tensor.Float64, nil)
+			out(sub, "m", sub.Op("Mul", sub.Op("Sin", x), h[0]))
+			mapped := s.Node("SequenceMap", values{s.Op("SequenceConstruct", h[0], s.Op("Mul", h[0], in[1]))}, onnx.GraphAttr("body", sub.Graph()))
+			return values{truth(s, true), s.Op("Add", s.Op("SequenceAt", mapped, scalar(s, 0)), s.Op("SequenceAt", mapped, scalar(s, 1)))}
+		})
+	}, signed(2), signed(2))
+	graph("Loop Optional OptionalGetElement", "in each step", func(b builder, in values) values {
+		return loop(b, 2, nil, in[:1], 1, func(s builder, i *onnx.Value, h values) values {
+			o := s.Op("Optional", s.Op("Sin", h[0]))
+			return values{truth(s, true), s.Op("Mul", s.Op("OptionalGetElement", o), in[1])}
+		})
+	}, signed(2), signed(2))
 }

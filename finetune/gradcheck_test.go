@@ -486,6 +486,7 @@ func generalCases(add addCase) {
 	add("Resize", 21, "crop", attrs{s("mode", "linear"), s("coordinate_transformation_mode", "tf_crop_and_resize"), f("extrapolation_value", 3)},
 		signed(1, 1, 4, 4), fixed(tensor.New([]float32{0, 0, 0.2, -0.3, 1, 1, 0.9, 1.4}, 8)), nil, ints(1, 1, 3, 5))
 	add("Resize", 10, "nearest", nil, signed(1, 1, 2, 3), scales(1, 1, 2, 2))
+	add("Resize", 10, "larger and smaller", nil, signed(1, 1, 4, 5), scales(1, 1, 1.7, 0.6))
 	add("Resize", 10, "linear", attrs{s("mode", "linear")}, signed(1, 1, 3, 3), scales(1, 1, 2, 1.5))
 	add("Upsample", 1, "nearest", attrs{f("width_scale", 2), f("height_scale", 3)}, signed(1, 2, 2, 3))
 	add("Upsample", 7, "nearest", attrs{floatsAttr("scales", 1, 1, 2, 3)}, signed(1, 2, 2, 3))

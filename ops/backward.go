@@ -183,7 +183,7 @@ func (g *Grad) backwardNode(n *onnx.Node, wrt []*onnx.Value) (err error) {
 		}
 	}
 	dx, err := grad(g, r, dy)
-	if err == nil {
+	if g.err != nil { // the first
 		err = g.err
 	}
 	if err != nil {
@@ -275,6 +275,14 @@ func (g *Grad) borrowed(of *onnx.Graph) []*onnx.Value {
 	own := map[*onnx.Value]bool{}
 	for v := range of.Values() {
 		own[v] = true
+	}
+	// Of a list that is read for its length alone the length is borrowed.
+	for _, n := range slices.Clone(g.Graph.Nodes) {
+		if n.Op == "SequenceLength" && own[n.Inputs[0]] {
+			g.Graph.Nodes = slices.DeleteFunc(g.Graph.Nodes, func(m *onnx.Node) bool { return m == n })
+			of.Nodes = append(of.Nodes, n)
+			own[n.Outputs[0]] = true
+		}
 	}
 	var vs []*onnx.Value
 	for _, v := range g.Graph.Captures() {

@@ -2,7 +2,6 @@ package ops
 
 import (
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/retune-go/retune/onnx"
@@ -288,7 +287,7 @@ func gradScan(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		axis := IntAttr("axis", listed(n, "scan_output_axes", i-states))
 		r.seeds[body.Outputs[i]] = append(r.seeds[body.Outputs[i]], r.inner.With("Gather", []*onnx.Attribute{axis}, dy[i], at))
 	}
-	firsts, slices, err := r.close(n.Node, results, sliced)
+	firsts, stacked, err := r.close(n.Node, results, sliced)
 	if err != nil {
 		return nil, err
 	}
@@ -296,29 +295,17 @@ func gradScan(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	for k, i := range r.states {
 		dx[i] = firsts[k]
 	}
-	for k, d := range slices {
+	for k, d := range stacked {
 		x := n.Inputs[from[k]]
 		if listed(n, "scan_input_directions", from[k]-states) != 0 {
-			d = g.Op("Slice", d, g.Int64s(-1), g.Int64s(math.MinInt64+1), g.Int64s(0), g.Int64s(-1))
+			d = g.backwards(d)
 		}
 		if a := listed(n, "scan_input_axes", from[k]-states); a != 0 {
-			rank := g.Rank(x)
-			axis, err := NormAxis(a, rank)
+			axis, err := g.Axis(x, a)
 			if err != nil {
 				return nil, err
 			}
-			perm := make([]int64, 0, rank)
-			for i := range rank {
-				switch {
-				case i < axis:
-					perm = append(perm, int64(i)+1)
-				case i == axis:
-					perm = append(perm, 0)
-				default:
-					perm = append(perm, int64(i))
-				}
-			}
-			d = g.Transpose(d, perm...)
+			d = g.Transpose(d, slices.Insert(axesFrom(1, g.Rank(x)), axis, 0)...)
 		}
 		dx[from[k]] = g.ReshapeLike(d, x) // the same shape but for what a scan of no steps does not tell
 	}

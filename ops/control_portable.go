@@ -9,8 +9,42 @@ import (
 	"github.com/retune-go/retune/tensor"
 )
 
-// If, Loop and Scan with outputs for their gradients, and ReverseLoop, in standard operators. What each run of a body leaves for the gradient is
-// stacked where its shape is the same in every run, else inserted into a sequence that the loop carries.
+// If, Loop and Scan with outputs for their gradients, and ReverseLoop, in standard operators, which know no sequences but those of tensors. What
+// each run of a body leaves for the gradient is stacked where it is a tensor whose shape is the same in every run, else inserted into a sequence that the loop
+// carries; of lists, which each run may have, one sequence holds the elements of all runs one after another.
+
+// kept is how a value that a gradient reads is held, by values that the standard has. If it is one for each run of a body, of is how it was
+// held in the body, and take gives the values that hold it there in a run: values are those of the kept one itself, wherever they have been handed to.
+type kept struct {
+	values []*onnx.Value
+	of     *kept
+	take   func(g *Grad, values []*onnx.Value, run *onnx.Value) []*onnx.Value
+}
+
+// held is how v is held.
+func (g *Grad) held(v *onnx.Value) (*kept, error) {
+	if k := g.kept[v]; k != nil {
+		return k, nil
+	}
+	if i := g.Info(v); i.Kind == onnx.TensorType || i.Kind == onnx.SequenceType && (i.Elem == nil || i.Elem.Kind == onnx.TensorType || i.Elem.Kind == none) {
+		return &kept{values: []*onnx.Value{v}}, nil
+	}
+	return nil, fmt.Errorf("%q, which is neither a tensor nor a sequence of tensors, is saved for the gradient", v.Name)
+}
+
+// handed is k, held by values that have those of k handed on.
+func (k *kept) handed(values []*onnx.Value) *kept { return &kept{values, k.of, k.take} }
+
+// runs is how many runs k is of.
+func (k *kept) runs(g *Grad) *onnx.Value {
+	if first := k.values[0]; g.Info(first).Kind == onnx.SequenceType {
+		return g.Op("SequenceLength", first)
+	}
+	return g.Dim(k.values[0], 0)
+}
+
+// in is what k is in a run.
+func (k *kept) in(g *Grad, run *onnx.Value) *kept { return k.of.handed(k.take(g, k.values, run)) }
 
 // sub is a builder that goes on with a subgraph.
 func (g *Grad) sub(graph *onnx.Graph) *Grad {
@@ -30,221 +64,284 @@ func externalize(n *onnx.Node, attrs ...string) {
 	}
 }
 
+// cutSaved takes away what a subgraph of n gives for the gradient alone, and n's outputs for it, which begin at first.
+func cutSaved(n *onnx.Node, body *onnx.Graph, saved, first int) (values, outs []*onnx.Value) {
+	at := len(body.Outputs) - saved
+	values, body.Outputs = body.Outputs[at:], slices.Clone(body.Outputs[:at])
+	outs = slices.Clone(n.Outputs[first:][:saved])
+	for i := range outs {
+		n.SetOutput(first+i, nil)
+	}
+	n.Outputs = slices.Delete(n.Outputs, first, first+saved)
+	return values, outs
+}
+
 // portableIf has the branch that is not taken give something empty for what the other one saves.
 func portableIf(g *Grad, n *Node) ([]*onnx.Value, error) {
-	then, other := n.Attr("then_branch").G, n.Attr("else_branch").G
-	results := len(then.Outputs) - savedBy(n, "then_saved")
-	ofThen, ofOther := slices.Clone(then.Outputs[results:]), slices.Clone(other.Outputs[results:])
-	empty := func(in *onnx.Graph, of []*onnx.Value) (out []*onnx.Value) {
-		w := g.sub(in)
-		for _, v := range of {
-			switch info := w.Info(v); info.Kind {
-			case onnx.TensorType:
-				shape := make([]int, len(info.Shape)) // as far as it is known: the gradient of this branch is made for it
-				for i, d := range info.Shape {
-					shape[i] = max(0, d.N)
+	branches := []*onnx.Graph{n.Attr("then_branch").G, n.Attr("else_branch").G}
+	results := len(branches[0].Outputs) - savedBy(n, "then_saved")
+	var values, outs [2][]*onnx.Value
+	for k, name := range []string{"then_saved", "else_saved"} {
+		values[k], outs[k] = cutSaved(n.Node, branches[k], savedBy(n, name), results)
+	}
+	for k, taken := range branches {
+		other := g.sub(branches[1-k])
+		for i, v := range values[k] {
+			held, err := g.held(v)
+			if err != nil {
+				return nil, err
+			}
+			var parts []*onnx.Value
+			for _, part := range held.values {
+				taken.Outputs = append(taken.Outputs, part)
+				other.Graph.Outputs = append(other.Graph.Outputs, other.emptyLike(part))
+				o := outs[k][i]
+				if held.of != nil {
+					o = &onnx.Value{Name: g.Names("saved")}
 				}
-				t, err := tensor.Zeros(w.DType(v), shape...)
-				if err != nil {
-					w.fail(err)
-					t = tensor.Scalar(float32(0))
-				}
-				out = append(out, w.Op("Identity", w.Const(t)))
-			case onnx.SequenceType:
-				out = append(out, w.With("SequenceEmpty", []*onnx.Attribute{IntAttr("dtype", int64(w.DType(v)))}))
-			default:
-				w.fail(fmt.Errorf("%q, which is neither a tensor nor a sequence, is saved for the gradient", v.Name))
+				n.AddOutput(o)
+				g.Infos[o] = settled(g.Info(part), Dim.Known) // it may be empty
+				parts = append(parts, o)
+			}
+			if held.of != nil {
+				g.kept[outs[k][i]] = held.handed(parts)
 			}
 		}
-		g.fail(w.err)
-		return out
+		g.fail(other.err)
 	}
-	for i, v := range slices.Concat(ofThen, ofOther) {
-		if o := n.Output(results + i); o != nil {
-			info := withoutValues([]Info{g.Info(v)})[0]
-			info.Shape = slices.Clone(info.Shape)
-			for k, d := range info.Shape {
-				if !d.Known() {
-					info.Shape[k] = Unknown // it may be empty
-				}
-			}
-			g.Infos[o] = info
-		}
-	}
-	then.Outputs = append(then.Outputs, empty(then, ofOther)...)
-	other.Outputs = slices.Concat(other.Outputs[:results:results], empty(other, ofThen), ofOther)
 	externalize(n.Node, "then_saved", "else_saved")
 	return nil, nil
 }
 
-// steady reports whether a value of a body has one shape in all runs: its sizes are known, or named outside.
-func steady(info Info) bool {
-	return info.Kind == onnx.TensorType && info.Ranked && !slices.ContainsFunc(info.Shape, func(d Dim) bool { return !d.Known() && (d.term == nil || d.term.hangsOn("#")) })
-}
-
-// plain is what can be kept of a value of a body for each run: itself, or what a sequence has been taken from.
-func (g *Grad) plain(v *onnx.Value) (*onnx.Value, error) {
-	if g.Info(v).Kind == onnx.TensorType {
-		return v, nil
+// emptyLike is a value of v's kind and, as far as that is known, since the gradient of this branch is made for it, of its shape.
+func (g *Grad) emptyLike(v *onnx.Value) *onnx.Value {
+	info := g.Info(v)
+	if info.Kind == onnx.SequenceType {
+		return g.With("SequenceEmpty", []*onnx.Attribute{IntAttr("dtype", int64(g.DType(v)))})
 	}
-	if s := stackOf(v); s != nil {
-		return s, nil
+	shape := make([]int64, len(info.Shape))
+	for i, d := range info.Shape {
+		shape[i] = int64(max(0, d.N))
 	}
-	return nil, fmt.Errorf("%q, which is no tensor, is saved for the gradient", v.Name)
+	return g.Fill(v, g.Int64s(shape...), 0)
 }
 
-// stackOf is the tensor whose parts along axis 0 a sequence is, nil if it is not known to be such.
-func stackOf(v *onnx.Value) *onnx.Value {
-	if d := v.Def(); d != nil && d.Op == "SplitToSequence" && d.Domain == "" && d.Input(1) == nil && d.Int("axis", 0) == 0 && d.Int("keepdims", 1) == 0 {
-		return d.Inputs[0]
-	}
-	return nil
-}
-
-// unstack has n's output i be stacked, and the sequence that it was come from that.
-func (g *Grad) unstack(n *onnx.Node, i int, elem Info) {
-	sequence := n.Outputs[i]
-	stacked := &onnx.Value{Name: g.Names("stacked")}
-	n.SetOutput(i, stacked)
-	g.Infos[stacked] = Info{DType: elem.DType, Ranked: elem.Ranked, Shape: append([]Dim{Unknown}, elem.Shape...)}
-	split := g.unstacked(stacked).Def()
-	split.SetOutput(0, nil)
-	split.SetOutput(0, sequence)
-	g.Infos[sequence] = SequenceOf(elem)
-}
-
-// unstacked is the sequence of v's parts along axis 0.
-func (g *Grad) unstacked(v *onnx.Value) *onnx.Value {
-	return g.With("SplitToSequence", []*onnx.Attribute{IntAttr("axis", 0), IntAttr("keepdims", 0)}, v)
-}
-
-func portableScan(g *Grad, n *Node) ([]*onnx.Value, error) {
-	body := n.Attr("body").G
-	saved := savedBy(n, "saved")
-	first := len(body.Outputs) - saved
-	for i := range saved {
-		v, err := g.plain(body.Outputs[first+i])
-		if err != nil {
-			return nil, err
-		}
-		body.Outputs[first+i] = v
-		g.unstack(n.Node, first+i, g.Info(v))
-	}
-	states := len(n.Inputs) - int(n.Int("num_scan_inputs", 0))
-	for _, name := range []string{"scan_output_axes", "scan_output_directions"} {
-		if a := n.Attr(name); a != nil && len(a.Ints) > 0 {
-			list := slices.Clone(a.Ints)
-			for len(list) < len(body.Outputs)-states {
-				list = append(list, 0)
-			}
-			n.SetAttr(IntsAttr(name, list...))
+// settled is info with only those dimensions that hold.
+func settled(info Info, holds func(Dim) bool) Info {
+	info = info.WithoutValue()
+	info.Shape = slices.Clone(info.Shape)
+	for i, d := range info.Shape {
+		if !holds(d) {
+			info.Shape[i] = Unknown
 		}
 	}
-	externalize(n.Node, "saved")
-	return nil, nil
+	return info
 }
 
+// steady reports whether a dimension of a body's value is the same in all runs: it is known, or named outside.
+func steady(d Dim) bool { return d.Known() || d.term != nil && !d.term.hangsOn("#") }
+
+// portableLoop has a Loop that saves give what its runs leave.
 func portableLoop(g *Grad, n *Node) ([]*onnx.Value, error) {
-	body := n.Attr("body").G
-	saved, carried := savedBy(n, "saved"), len(n.Inputs)-2
-	first := len(body.Outputs) - saved
-	values := slices.Clone(body.Outputs[first:])
-	outs := slices.Clone(n.Outputs[first-1:])
-	for i := range n.Outputs[first-1:] {
-		n.SetOutput(first-1+i, nil)
-	}
-	body.Outputs, n.Outputs = body.Outputs[:first], n.Outputs[:first-1]
-	w := g.sub(body)
+	body, saved := n.Attr("body").G, savedBy(n, "saved")
+	values, outs := cutSaved(n.Node, body, saved, len(body.Outputs)-1-saved)
+	l := &savingLoop{outside: g, body: g.sub(body), node: n.Node, carried: len(n.Inputs) - 2}
 	for i, v := range values {
-		v, err := g.plain(v)
+		held, err := g.held(v)
 		if err != nil {
 			return nil, err
 		}
-		info := g.Info(v)
-		switch {
-		case steady(info):
-			body.Outputs = append(body.Outputs, v)
-			n.AddOutput(outs[i])
-			g.unstack(n.Node, len(n.Outputs)-1, info)
-		default:
-			start := g.With("SequenceEmpty", []*onnx.Attribute{IntAttr("dtype", int64(g.DType(v)))})
-			n.SetInput(2+carried, start)
-			sequence := SequenceOf(info)
-			before := w.input("saved", sequence)
-			next := w.Op("SequenceInsert", before, v)
-			body.Outputs = slices.Insert(body.Outputs, 1+carried, next)
-			n.Outputs = slices.Insert(n.Outputs, carried, (*onnx.Value)(nil))
-			n.SetOutput(carried, outs[i])
-			g.Infos[outs[i]], g.Infos[next] = sequence, sequence
-			carried++
-		}
+		g.kept[outs[i]] = l.keep(held)
 	}
-	g.fail(w.err)
+	g.fail(l.body.err)
 	externalize(n.Node, "saved")
 	return nil, nil
 }
 
-// portableReverseLoop is a Loop whose body takes the elements of the run by its number, counted from the last. What it stacks is turned
-// round after it.
-func portableReverseLoop(g *Grad, n *Node) ([]*onnx.Value, error) {
-	body, states := n.Attr("body").G, int(n.Int("states", 0))
-	scalar := func(v int64) *onnx.Value { return g.Const(tensor.Scalar(v)) }
-	var stacks []*onnx.Value // nil: there is the sequence alone
-	for _, s := range n.Inputs[states:] {
-		stacks = append(stacks, stackOf(s))
-	}
-	var runs *onnx.Value
-	if stacks[0] != nil {
-		runs = g.Dim(stacks[0], 0)
-	} else {
-		runs = g.Op("SequenceLength", n.Inputs[states])
-	}
-	last := g.Op("Sub", runs, scalar(1))
+// savingLoop is a Loop that is given more outputs.
+type savingLoop struct {
+	outside, body *Grad
+	node          *onnx.Node
+	carried       int
+}
 
+// keep has the loop give what holds the values that hold held in each run.
+func (l *savingLoop) keep(held *kept) *kept {
+	type column struct{ stack, list, lengths int } // which of the values it is, counted from 1
+	var columns []column
+	all := &kept{of: held}
+	add := func(v *onnx.Value) int {
+		all.values = append(all.values, v)
+		return len(all.values)
+	}
+	for _, v := range held.values {
+		info := l.body.Info(v)
+		var c column
+		switch {
+		case info.Kind == onnx.SequenceType:
+			c.lengths = add(l.stack(l.body.Op("SequenceLength", v)))
+			c.list = add(l.list(info, func(w *Grad, before *onnx.Value) *onnx.Value {
+				return w.appended(before, w.Op("SequenceLength", v), func(w *Grad, at *onnx.Value) *onnx.Value { return w.Op("SequenceAt", v, at) })
+			}))
+		case info.Ranked && !slices.ContainsFunc(info.Shape, func(d Dim) bool { return !steady(d) }):
+			c.stack = add(l.stack(v))
+		default:
+			c.list = add(l.list(SequenceOf(settled(info, steady)), func(w *Grad, before *onnx.Value) *onnx.Value { return w.Op("SequenceInsert", before, v) }))
+		}
+		columns = append(columns, c)
+	}
+	all.take = func(g *Grad, values []*onnx.Value, run *onnx.Value) (of []*onnx.Value) {
+		for _, c := range columns {
+			switch {
+			case c.stack > 0:
+				of = append(of, g.Op("Gather", values[c.stack-1], run))
+			case c.lengths == 0:
+				of = append(of, g.Op("SequenceAt", values[c.list-1], run))
+			default:
+				list, lengths, zero := values[c.list-1], values[c.lengths-1], g.Int64s(0)
+				first := g.ReduceSum(g.Op("Slice", lengths, zero, g.Op("Unsqueeze", run, zero)), false, 0)
+				of = append(of, g.sequence(g.Op("Gather", lengths, run), g.DType(list), func(w *Grad, at *onnx.Value) *onnx.Value {
+					return w.Op("SequenceAt", list, w.Add(first, at))
+				}))
+			}
+		}
+		return of
+	}
+	return all
+}
+
+// stack has a tensor of one shape in all runs come out, along a new axis 0.
+func (l *savingLoop) stack(v *onnx.Value) *onnx.Value {
+	l.body.Graph.Outputs = append(l.body.Graph.Outputs, v)
+	i := l.body.Info(v)
+	return l.outside.output(l.node, "stacked", Info{DType: i.DType, Ranked: i.Ranked, Shape: append([]Dim{Unknown}, i.Shape...)})
+}
+
+// list has the loop carry a sequence, to which next adds in each run.
+func (l *savingLoop) list(info Info, next func(w *Grad, before *onnx.Value) *onnx.Value) *onnx.Value {
+	start := l.outside.With("SequenceEmpty", []*onnx.Attribute{IntAttr("dtype", int64(info.DType))})
+	l.node.SetInput(2+l.carried, start)
+	after := next(l.body, l.body.input("saved", info))
+	l.body.Graph.Outputs = slices.Insert(l.body.Graph.Outputs, 1+l.carried, after)
+	out := l.outside.output(l.node, "saved", info)
+	l.node.Outputs = slices.Insert(slices.Delete(l.node.Outputs, len(l.node.Outputs)-1, len(l.node.Outputs)), l.carried, out)
+	l.outside.Infos[after] = info
+	l.carried++
+	return out
+}
+
+// numbered makes the body of a Loop of one whose inputs are states and parts: take gives the parts in a run of that number, nil for what nobody reads.
+func (g *Grad) numbered(body *onnx.Graph, states, parts []*onnx.Value, take func(w *Grad, run *onnx.Value) []*onnx.Value) *onnx.Attribute {
 	w := g.sub(body)
-	old := body.Inputs
-	body.Inputs = nil
-	iteration := w.input("iteration", Tensor(tensor.Int64))
-	w.input("condition", Tensor(tensor.Bool))
-	body.Inputs = append(body.Inputs, old[1:1+states]...)
 	nodes := body.Nodes
-	body.Nodes = nil
-	become := func(v, w *onnx.Value) { // v is what w was to be
-		d := w.Def()
-		d.SetOutput(slices.Index(d.Outputs, w), v)
+	body.Inputs, body.Nodes = nil, nil
+	run := w.input("run", Tensor(tensor.Int64))
+	w.input("condition", Tensor(tensor.Bool))
+	body.Inputs = append(body.Inputs, states...)
+	for i, from := range take(w, run) {
+		if from == nil {
+			continue
+		}
+		if d := from.Def(); d == nil || !slices.Contains(body.Nodes, d) {
+			from = w.Op("Identity", from)
+		}
+		d := from.Def()
+		d.SetOutput(slices.Index(d.Outputs, from), parts[i])
+		body.ReplaceUses(from, parts[i])
 	}
-	run := w.Op("Sub", last, iteration)
-	for i, v := range old[1+states:] {
-		at := old[0]
-		if i == 0 {
-			become(at, run)
-		}
-		info := g.Infos[v]
-		var element *onnx.Value
-		if stacks[i] != nil {
-			element = w.Op("Gather", stacks[i], at)
-		} else {
-			element = w.Op("SequenceAt", n.Inputs[states+i], at)
-		}
-		if info.Kind == onnx.SequenceType {
-			element = w.unstacked(element)
-		}
-		become(v, element)
-		g.Infos[v] = info
-	}
-	body.Nodes = append(body.Nodes, nodes...)
 	goOn := w.Op("Identity", w.Const(tensor.Scalar(true)))
+	body.Nodes = append(body.Nodes, nodes...)
 	body.Outputs = append([]*onnx.Value{goOn}, body.Outputs...)
 	g.fail(w.err)
+	return &onnx.Attribute{Name: "body", Type: onnx.AttrGraph, G: body}
+}
 
-	outs := slices.Clone(g.Node("Loop", len(n.Outputs), append([]*onnx.Value{runs, nil}, n.Inputs[:states]...), &onnx.Attribute{Name: "body", Type: onnx.AttrGraph, G: body}))
+// backwards is v with axis 0 from the last to the first.
+func (g *Grad) backwards(v *onnx.Value) *onnx.Value {
+	return g.Op("Slice", v, g.Int64s(-1), g.Int64s(math.MinInt64+1), g.Int64s(0), g.Int64s(-1))
+}
+
+// portableScan is a Loop, which may carry lists.
+func portableScan(g *Grad, n *Node) ([]*onnx.Value, error) {
+	states := len(n.Inputs) - int(n.Int("num_scan_inputs", 0))
+	body, scanned, saved := n.Attr("body").G, n.Inputs[states:], savedBy(n, "saved")
+	given := slices.Clone(body.Outputs)
+	axis, err := g.Axis(scanned[0], listed(n, "scan_input_axes", 0))
+	if err != nil {
+		return nil, err
+	}
+	steps := g.Dim(scanned[0], int64(axis))
+	last := g.Sub(steps, g.Const(tensor.Scalar(int64(1))))
+	numbered := g.numbered(body, body.Inputs[:states:states], body.Inputs[states:], func(w *Grad, run *onnx.Value) (parts []*onnx.Value) {
+		for k, v := range scanned {
+			at := run
+			if listed(n, "scan_input_directions", k) != 0 {
+				at = w.Sub(last, run)
+			}
+			parts = append(parts, w.With("Gather", []*onnx.Attribute{IntAttr("axis", listed(n, "scan_input_axes", k))}, v, at))
+		}
+		return parts
+	})
 	n.DelAttr("body")
+	outs := slices.Clone(g.Internal("Loop", len(n.Outputs), append([]*onnx.Value{steps, nil}, n.Inputs[:states]...), numbered, IntAttr("saved", int64(saved))))
+	for i, v := range outs {
+		g.Infos[v] = g.Info(n.Outputs[i])
+		if i < states || i >= len(outs)-saved {
+			continue
+		}
+		of := g.Info(given[i])
+		g.Infos[v] = Info{DType: of.DType, Ranked: of.Ranked, Shape: append([]Dim{Unknown}, settled(of, steady).Shape...)}
+		if listed(n, "scan_output_directions", i-states) != 0 {
+			outs[i] = g.backwards(outs[i])
+		}
+		if a := listed(n, "scan_output_axes", i-states); a != 0 {
+			axis, err := g.Axis(v, a)
+			if err != nil {
+				return nil, err
+			}
+			outs[i] = g.Transpose(outs[i], slices.Insert(axesFrom(1, g.Rank(v)), axis, 0)...)
+		}
+	}
+	return outs, nil
+}
+
+// portableReverseLoop is a Loop whose body takes what was saved by the number of the run, counted from the last. What it stacks is turned round after it.
+func portableReverseLoop(g *Grad, n *Node) ([]*onnx.Value, error) {
+	body, states := n.Attr("body").G, int(n.Int("states", 0))
+	var saved []*kept
+	for _, v := range n.Inputs[states:] {
+		held, err := g.held(v)
+		if err != nil {
+			return nil, err
+		}
+		saved = append(saved, held)
+	}
+	runs := saved[0].runs(g)
+	last := g.Sub(runs, g.Const(tensor.Scalar(int64(1))))
+	old := body.Inputs
+	elements := old[1+states:]
+	parts := append([]*onnx.Value{old[0]}, elements...)
+	numbered := g.numbered(body, old[1:1+states:1+states], parts, func(w *Grad, run *onnx.Value) (parts []*onnx.Value) {
+		run = w.Sub(last, run)
+		parts = append(parts, run)
+		for i, s := range saved {
+			if held := s.in(w, run); held.of != nil {
+				g.kept[elements[i]] = held
+				parts = append(parts, nil)
+			} else {
+				parts = append(parts, held.values[0])
+			}
+		}
+		return parts
+	})
+	n.DelAttr("body")
+	outs := slices.Clone(g.Node("Loop", len(n.Outputs), append([]*onnx.Value{runs, nil}, n.Inputs[:states]...), numbered))
 	for i, v := range outs {
 		if n.Outputs[i] != nil {
 			g.Infos[v] = g.Info(n.Outputs[i])
 		}
 		if i >= states {
-			outs[i] = g.Op("Slice", v, g.Int64s(-1), g.Int64s(math.MinInt64+1), g.Int64s(0), g.Int64s(-1))
+			outs[i] = g.backwards(v)
 		}
 	}
 	return outs, nil

@@ -162,7 +162,7 @@ func portableCumProdGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 	if err != nil {
 		return nil, err
 	}
-	axis, err := NormAxis(a, g.Rank(x))
+	axis, err := g.Axis(x, a)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,7 @@ type Grad struct {
 	err             error
 	blocks          int         // of [nchwcBlocks]
 	cut             **onnx.Node // the last node found to be constant almost everywhere
+	kept            map[*onnx.Value]*kept
 
 	// Of the graph that [Grad.Backward] walks.
 	moves map[*onnx.Value]bool          // what hangs on what the gradient is taken by
@@ -38,7 +39,7 @@ func NewGrad(m *onnx.Model, infos map[*onnx.Value]Info) *Grad {
 		}
 	})
 	next := 0
-	return &Grad{Graph: m.Graph, Infos: infos, blocks: nchwcBlocks(m), cut: new(*onnx.Node), Opset: func(domain string) int { return int(m.OpsetVersion(domain)) }, Names: func(hint string) string {
+	return &Grad{Graph: m.Graph, Infos: infos, blocks: nchwcBlocks(m), cut: new(*onnx.Node), kept: map[*onnx.Value]*kept{}, Opset: func(domain string) int { return int(m.OpsetVersion(domain)) }, Names: func(hint string) string {
 		for {
 			next++
 			if name := fmt.Sprintf("grad::%s_%d", hint, next); !taken[name] {
@@ -72,6 +73,15 @@ func (g *Grad) Rank(v *onnx.Value) int {
 		return 0
 	}
 	return len(i.Shape)
+}
+
+// Axis is an axis of v counted from the start.
+func (g *Grad) Axis(v *onnx.Value, axis int64) (int, error) {
+	rank := g.Rank(v)
+	if g.err != nil {
+		return 0, g.err
+	}
+	return NormAxis(axis, rank)
 }
 
 // DType is v's element type; not knowing it is recorded as an error.

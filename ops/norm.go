@@ -508,48 +508,51 @@ func gradBatchNorm(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 
 // gradBatchStatistics is the gradient of BatchNormalization whose running, or saved, mean and variance are used as well.
 func gradBatchStatistics(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
-	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value {
-		x, mean, variance := in[0], in[3], in[4]
-		rank := int64(g.Rank(x))
-		axes, around := []int64{0}, []int64{0}
-		if n.Since >= 9 || n.Int("spatial", 1) != 0 {
-			for a := int64(2); a < rank; a++ {
-				axes, around = append(axes, a), append(around, a)
-			}
+	return g.Through(n, dy, func(g *Grad, in []*onnx.Value) []*onnx.Value { return g.batchNorm(n, in) })
+}
+
+// batchNorm is all outputs of a BatchNormalization over those inputs, by its arithmetic.
+func (g *Grad) batchNorm(n *Node, in []*onnx.Value) []*onnx.Value {
+	x, mean, variance := in[0], in[3], in[4]
+	rank := int64(g.Rank(x))
+	axes, around := []int64{0}, []int64{0}
+	if n.Since >= 9 || n.Int("spatial", 1) != 0 {
+		for a := int64(2); a < rank; a++ {
+			axes, around = append(axes, a), append(around, a)
 		}
-		if rank == 1 { // one channel
-			around = nil
+	}
+	if rank == 1 { // one channel
+		around = nil
+	}
+	beside := func(v *onnx.Value) *onnx.Value { // a statistic, to stand beside x
+		if around == nil {
+			return v
 		}
-		beside := func(v *onnx.Value) *onnx.Value { // a statistic, to stand beside x
-			if around == nil {
-				return v
-			}
-			if len(axes) == 1 && rank > 2 { // one for each element of an example
-				return g.Op("Reshape", v, g.With("Concat", []*onnx.Attribute{IntAttr("axis", 0)}, g.Int64s(1), g.Op("Slice", g.Shape(x), g.Int64s(1), g.Int64s(math.MaxInt64), g.Int64s(0))))
-			}
-			return g.Op("Unsqueeze", v, g.Int64s(around...))
+		if len(axes) == 1 && rank > 2 { // one for each element of an example
+			return g.Op("Reshape", v, g.With("Concat", []*onnx.Attribute{IntAttr("axis", 0)}, g.Int64s(1), g.Op("Slice", g.Shape(x), g.Int64s(1), g.Int64s(math.MaxInt64), g.Int64s(0))))
 		}
-		outs := []*onnx.Value{nil, mean, variance, mean, variance}
-		if batchTraining(n) {
-			like := func(v *onnx.Value) *onnx.Value { return g.ReshapeLike(g.Op("CastLike", v, mean), mean) }
-			average := func(v *onnx.Value) *onnx.Value {
-				return g.With("ReduceMean", []*onnx.Attribute{IntAttr("keepdims", 1)}, v, g.Int64s(axes...))
-			}
-			m := average(x)
-			d := g.Sub(x, m)
-			own, spread := like(m), like(average(g.Mul(d, d)))
-			share := float64(n.Float("momentum", 0.9))
-			toward := func(old, now *onnx.Value) *onnx.Value {
-				return g.Add(g.Mul(old, g.Like(mean, share)), g.Mul(now, g.Like(mean, 1-share)))
-			}
-			outs = []*onnx.Value{nil, toward(mean, own), toward(variance, spread), own, spread}
-			mean, variance = own, spread
+		return g.Op("Unsqueeze", v, g.Int64s(around...))
+	}
+	outs := []*onnx.Value{nil, mean, variance, mean, variance}
+	if batchTraining(n) {
+		like := func(v *onnx.Value) *onnx.Value { return g.ReshapeLike(g.Op("CastLike", v, mean), mean) }
+		average := func(v *onnx.Value) *onnx.Value {
+			return g.With("ReduceMean", []*onnx.Attribute{IntAttr("keepdims", 1)}, v, g.Int64s(axes...))
 		}
-		perStd := g.Op("Reciprocal", g.Op("Sqrt", g.Add(variance, g.Like(variance, float64(n.Float("epsilon", 1e-5))))))
-		asX := func(v *onnx.Value) *onnx.Value { return beside(g.Op("CastLike", v, x)) }
-		outs[0] = g.Add(g.Mul(g.Mul(g.Sub(x, asX(mean)), asX(perStd)), asX(in[1])), asX(in[2]))
-		return outs
-	})
+		m := average(x)
+		d := g.Sub(x, m)
+		own, spread := like(m), like(average(g.Mul(d, d)))
+		share := float64(n.Float("momentum", 0.9))
+		toward := func(old, now *onnx.Value) *onnx.Value {
+			return g.Add(g.Mul(old, g.Like(mean, share)), g.Mul(now, g.Like(mean, 1-share)))
+		}
+		outs = []*onnx.Value{nil, toward(mean, own), toward(variance, spread), own, spread}
+		mean, variance = own, spread
+	}
+	perStd := g.Op("Reciprocal", g.Op("Sqrt", g.Add(variance, g.Like(variance, float64(n.Float("epsilon", 1e-5))))))
+	asX := func(v *onnx.Value) *onnx.Value { return beside(g.Op("CastLike", v, x)) }
+	outs[0] = g.Add(g.Mul(g.Mul(g.Sub(x, asX(mean)), asX(perStd)), asX(in[1])), asX(in[2]))
+	return outs
 }
 
 // LayerNormalization and RMSNormalization

@@ -83,7 +83,7 @@ func (n *Node) Portable(g *Grad) (outs []*onnx.Value, standing bool, err error) 
 	case n.Domain == Internal:
 		return nil, false, fmt.Errorf("there is no standard form")
 	}
-	if err == nil {
+	if g.err != nil { // the first
 		err = g.err
 	}
 	return outs, err == nil && outs == nil, err
@@ -156,7 +156,7 @@ func olderDropout(g *Grad, n *Node) ([]*onnx.Value, error) {
 // olderBatchNorm also gives one that trains the outputs that ONNX Runtime insists on.
 func olderBatchNorm(g *Grad, n *Node) ([]*onnx.Value, error) {
 	training := batchTraining(n)
-	defer func() {
+	if n.Since >= 14 {
 		for i := 1; training && i < 3; i++ {
 			if n.Output(i) == nil {
 				v := &onnx.Value{Name: g.Names("running")}
@@ -164,24 +164,13 @@ func olderBatchNorm(g *Grad, n *Node) ([]*onnx.Value, error) {
 				g.Infos[v] = withoutValues([]Info{n.Info(2 + i)})[0]
 			}
 		}
-	}()
-	if n.Since >= 14 {
 		return nil, nil
 	}
-	if n.Since < 9 && n.Int("spatial", 1) == 0 {
-		return nil, fmt.Errorf("statistics of each element (spatial 0) are not supported")
+	if training || n.Since < 9 && n.Int("spatial", 1) == 0 { // later ones have neither saved statistics nor those of each element
+		return g.batchNorm(n, n.Inputs), nil
 	}
 	for _, name := range []string{"spatial", "is_test", "consumed_inputs"} {
 		n.DelAttr(name)
-	}
-	if training {
-		for _, o := range n.Outputs[1:] {
-			if o != nil && len(o.Users()) > 0 {
-				return nil, fmt.Errorf("output %q, which opset 14 has otherwise, is read", o.Name)
-			}
-		}
-		n.Outputs = n.Outputs[:1]
-		n.SetAttr(IntAttr("training_mode", 1))
 	}
 	return nil, nil
 }
@@ -271,7 +260,6 @@ func olderSoftmax(g *Grad, n *Node) ([]*onnx.Value, error) {
 	return []*onnx.Value{g.ReshapeLike(g.With(n.Op, []*onnx.Attribute{IntAttr("axis", -1)}, flat), x)}, nil
 }
 
-// olderResize: before opset 11 coordinates are asymmetric, and the nearest is the one below, or above where it becomes smaller.
 func olderResize(g *Grad, n *Node) ([]*onnx.Value, error) {
 	upsample, since := resizeForm(n)
 	if !upsample && since >= 11 {
@@ -284,27 +272,35 @@ func olderResize(g *Grad, n *Node) ([]*onnx.Value, error) {
 			return nil, err
 		}
 	}
+	return []*onnx.Value{g.oldResize(n, n.Inputs[0], scales)}, nil
+}
+
+// oldResize is what n, of before opset 11, makes of x: coordinates are asymmetric, and the nearest is the one below along axes that become
+// larger and the one above along those that become smaller, which later opsets do one after the other.
+func (g *Grad) oldResize(n *Node, x, scales *onnx.Value) *onnx.Value {
 	mode := n.Str("mode", "nearest")
 	if mode == "bilinear" {
 		mode = "linear"
 	}
-	round := "floor"
-	if mode == "nearest" {
-		c := g.Info(scales).Const
-		if c == nil {
-			return nil, fmt.Errorf("scales that are not known cannot be written at later opsets")
-		}
-		up, down := false, false
+	larger, smaller := true, mode == "nearest"
+	if c := g.Info(scales).Const; c != nil && smaller {
+		larger, smaller = false, false
 		for i := range c.Len() {
-			up, down = up || tensor.Float64At(c, i) > 1, down || tensor.Float64At(c, i) < 1
-		}
-		if up && down {
-			return nil, fmt.Errorf("scales %v, of which some make larger and some smaller, cannot be written at later opsets", c)
-		}
-		if down {
-			round = "ceil"
+			larger, smaller = larger || tensor.Float64At(c, i) > 1, smaller || tensor.Float64At(c, i) < 1
 		}
 	}
-	return g.Node("Resize", 1, []*onnx.Value{n.Inputs[0], nil, scales}, StringAttr("mode", mode),
-		StringAttr("coordinate_transformation_mode", "asymmetric"), StringAttr("nearest_mode", round)), nil
+	resize := func(scales *onnx.Value, round string) {
+		x = g.Node("Resize", 1, []*onnx.Value{x, nil, scales}, StringAttr("mode", mode),
+			StringAttr("coordinate_transformation_mode", "asymmetric"), StringAttr("nearest_mode", round))[0]
+	}
+	switch one := g.Const(tensor.Scalar(float32(1))); {
+	case larger && smaller:
+		resize(g.Op("Max", scales, one), "floor")
+		resize(g.Op("Min", scales, one), "ceil")
+	case smaller:
+		resize(scales, "ceil")
+	default:
+		resize(scales, "floor")
+	}
+	return x
 }

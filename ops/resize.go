@@ -800,23 +800,11 @@ func portableResizeGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 			return nil, err
 		}
 		pick := func(v *onnx.Value, at int) *onnx.Value { return g.Op("Gather", v, g.Int64s(int64(at))) }
-		own, round := attrs, "floor"
 		if given(scales) {
 			c := g.Info(scales).Const
 			if c != nil && k < c.Len() && tensor.Float64At(c, k) == 1 && n.Str("coordinate_transformation_mode", "") != "tf_crop_and_resize" {
 				continue
 			}
-			if old && n.Str("mode", "nearest") == "nearest" {
-				if c == nil || k >= c.Len() {
-					return nil, fmt.Errorf("scales that are not known cannot be written at later opsets")
-				}
-				if tensor.Float64At(c, k) < 1 {
-					round = "ceil"
-				}
-			}
-		}
-		if old {
-			own = append(slices.Clone(attrs), StringAttr("coordinate_transformation_mode", "asymmetric"), StringAttr("nearest_mode", round))
 		}
 		size := pick(shape, axis)
 		eye := g.With("EyeLike", []*onnx.Attribute{IntAttr("dtype", int64(g.DType(d)))}, g.Fill(d, g.Concat(size, size), 0))
@@ -838,7 +826,12 @@ func portableResizeGrad(g *Grad, n *Node) ([]*onnx.Value, error) {
 		for in[len(in)-1] == nil {
 			in = in[:len(in)-1]
 		}
-		m := g.Node("Resize", 1, in, own...)[0]
+		var m *onnx.Value
+		if old {
+			m = g.oldResize(n, eye, in[2])
+		} else {
+			m = g.Node("Resize", 1, in, attrs...)[0]
+		}
 		letters := "abcdefghijklmnopqrstuvwxy"[:rank]
 		equation := letters + ",z" + letters[axis:axis+1] + "->" + letters[:axis] + "z" + letters[axis+1:]
 		d = g.Node("Einsum", 1, []*onnx.Value{d, m}, StringAttr("equation", equation))[0]

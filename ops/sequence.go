@@ -127,7 +127,7 @@ func init() {
 				return g.Internal("ConcatFromSequenceGrad", 1, []*onnx.Value{dy[0], n.Inputs[0]},
 					IntAttr("axis", n.Int("axis", 0)), IntAttr("new_axis", n.Int("new_axis", 0))), nil
 			}},
-		Op{Name: "SplitToSequence", Since: []int{11, 24}, MinIn: 1, MaxIn: 2, Infer: seq, Compile: run(splitToSequence),
+		Op{Name: "SplitToSequence", Since: []int{11, 24}, MinIn: 1, MaxIn: 2, Infer: inferSplitToSequence, Compile: run(splitToSequence),
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 				fresh := int64(0)
 				if !n.Has(1) && n.Int("keepdims", 1) == 0 {
@@ -411,6 +411,26 @@ func position(c *Ctx, i, n int, end bool) (int, error) {
 	return int(at), nil
 }
 
+func inferSplitToSequence(n *Node) ([]Info, error) {
+	x := n.In[0].WithoutValue()
+	if x.Ranked {
+		axis, err := NormAxis(n.Int("axis", 0), len(x.Shape))
+		if err != nil {
+			return nil, err
+		}
+		x.Shape = slices.Clone(x.Shape)
+		switch {
+		case n.Has(1):
+			x.Shape[axis] = Unknown
+		case n.Int("keepdims", 1) != 0:
+			x.Shape[axis] = D(1)
+		default:
+			x.Shape = slices.Delete(x.Shape, axis, axis+1)
+		}
+	}
+	return []Info{SequenceOf(x)}, nil
+}
+
 func inferConcatFromSequence(n *Node) ([]Info, error) {
 	e := n.In[0].element()
 	out := Unranked(e.DType)
@@ -622,15 +642,19 @@ func splitToSequence(c *Ctx) error {
 
 // sequence is what f gives at each position below count, of that element type.
 func (g *Grad) sequence(count *onnx.Value, d tensor.DType, f func(w *Grad, at *onnx.Value) *onnx.Value) *onnx.Value {
+	return g.appended(g.With("SequenceEmpty", []*onnx.Attribute{IntAttr("dtype", int64(d))}), count, f)
+}
+
+// appended is a sequence with what f gives at each position below count after it.
+func (g *Grad) appended(to, count *onnx.Value, f func(w *Grad, at *onnx.Value) *onnx.Value) *onnx.Value {
 	w := g.inner("elements")
 	at := w.input("at", Tensor(tensor.Int64))
 	w.input("condition", Tensor(tensor.Bool))
-	info := SequenceOf(Unranked(d))
+	info := SequenceOf(Unranked(g.DType(to)))
 	next := w.Op("SequenceInsert", w.input("before", info), f(w, at))
 	w.Graph.Outputs = []*onnx.Value{w.Op("Identity", w.Const(tensor.Scalar(true))), next}
 	g.fail(w.err)
-	start := g.With("SequenceEmpty", []*onnx.Attribute{IntAttr("dtype", int64(d))})
-	out := g.Node("Loop", 1, []*onnx.Value{count, nil, start}, &onnx.Attribute{Name: "body", Type: onnx.AttrGraph, G: w.Graph})[0]
+	out := g.Node("Loop", 1, []*onnx.Value{count, nil, to}, &onnx.Attribute{Name: "body", Type: onnx.AttrGraph, G: w.Graph})[0]
 	g.Infos[out] = info
 	return out
 }

@@ -45,16 +45,19 @@ type porter struct {
 	refused map[string]int // by operator, and why
 }
 
-// graph writes the nodes of g and of its subgraphs anew, those inside first.
+// graph writes the nodes of g and of its subgraphs anew, those inside first, but for a Scan's and a ReverseLoop's: those are written
+// as the body of the Loop that is put in the place.
 func (p *porter) graph(g *onnx.Graph) error {
 	queue := g.Nodes
 	g.Nodes = nil
 	for len(queue) > 0 {
 		n := queue[0]
 		queue = queue[1:]
-		for _, sub := range n.Graphs() {
-			if err := p.graph(sub); err != nil {
-				return err
+		if n.Domain != ops.Internal || n.Op != "Scan" && n.Op != "ReverseLoop" {
+			for _, sub := range n.Graphs() {
+				if err := p.graph(sub); err != nil {
+					return err
+				}
 			}
 		}
 		r, err := ops.Resolve(n, int(p.model.OpsetVersion(n.Domain)))
