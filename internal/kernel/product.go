@@ -131,11 +131,9 @@ func (pr *product[T]) plan(p *Pool) {
 	}
 
 	storedB := pr.packedB == nil && pr.panelsB == nil
-	if storedB && pr.b.across && pr.panelsM == 1 {
-		pr.direct = true
-	}
+	pr.direct = storedB && pr.b.across && pr.panelsM == 1 && pr.k > 0
 	// Rows of A that meet few columns are not worth a copy, unless they lie so that the first-level cache cannot hold a panel of them.
-	pr.inRows = kern.rowsTile != nil && pr.packedA == nil && !pr.a.across && pr.n <= fewColumns && (pr.m < kern.rows || pr.a.ld*int(unsafe.Sizeof(T(0)))%cacheWay != 0)
+	pr.inRows = kern.rowsTile != nil && pr.packedA == nil && !pr.a.across && pr.k > 0 && pr.n <= fewColumns && (pr.m < kern.rows || pr.a.ld*int(unsafe.Sizeof(T(0)))%cacheWay != 0)
 	// A product that is one block packs both operands step by step.
 	one := threads == 1 && pr.panelsM <= pr.blockM && pr.panelsN <= pr.blockN
 	if pr.inRows && storedB && !pr.direct && !one {
@@ -306,7 +304,7 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 					case !pr.direct:
 						t.b = b.at((j-j0)*cols, cols)
 					case t.cols == cols:
-						t.b, t.ldb, t.on.b = &pr.b.data[min(p0*pr.b.ld+j*cols, len(pr.b.data)-1)], pr.b.ld*size, cols*size
+						t.b, t.ldb, t.on.b = &pr.b.data[p0*pr.b.ld+j*cols], pr.b.ld*size, cols*size
 					default:
 						ws.b = grow(ws.b, cols*n)
 						kern.packPanel(ws.b, pr.b, j*cols, t.cols, cols, p0, n)
