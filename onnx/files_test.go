@@ -59,6 +59,7 @@ func TestExternalDataIsWritten(t *testing.T) {
 		{"everything", []onnx.SaveOption{onnx.ExternalData("all.bin", 0)}, "all.bin"},
 		{"too large", []onnx.SaveOption{onnx.SizeLimit(5000)}, "m.onnx.data"},
 		{"small enough", []onnx.SaveOption{onnx.SizeLimit(50000)}, ""},
+		{"none of that size", []onnx.SaveOption{onnx.ExternalData("none.bin", 1<<20)}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := weights(t, 3000)

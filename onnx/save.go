@@ -24,7 +24,7 @@ type saveOptions struct {
 	limit     int
 }
 
-// ExternalData puts initializers of threshold bytes and more into a file of that name beside the model.
+// ExternalData puts initializers of threshold bytes and more into a file of that name beside the model. Where there are none, neither is the file.
 func ExternalData(file string, threshold int) SaveOption {
 	return func(o *saveOptions) { o.file, o.threshold = file, threshold }
 }
@@ -88,6 +88,12 @@ func save(path string, m *Model, o saveOptions) (err error) {
 	bytes, err := marshal(p, o.limit)
 	if err != nil {
 		return err
+	}
+	if data.size == 0 {
+		if err = errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+			return err
+		}
+		return writeModel(path, bytes)
 	}
 	if err = data.w.Flush(); err != nil {
 		return err
