@@ -7,6 +7,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
@@ -70,6 +71,45 @@ func ReadWeights(path string) (map[string]*tensor.Tensor, error) {
 		return f.Tensors, nil
 	}
 	return nil, fmt.Errorf("%s: weights are read from .safetensors, .npz, .pt and .pth files", path)
+}
+
+// Unwrapped is weights as they are if one has a name that is known, else those that do once a prefix is taken from all their names: what trains a module
+// saves it beside the optimizer, as {"state_dict": …}, or wrapped, as torch.nn.DataParallel's "module.". Of several prefixes it is the one that makes the
+// most names known; where two do, that is an error.
+func Unwrapped(weights map[string]*tensor.Tensor, known func(name string) bool) (map[string]*tensor.Tensor, error) {
+	count := map[string]int{}
+	for name := range weights {
+		if known(name) {
+			return weights, nil
+		}
+		for i := range name {
+			if name[i] == '.' && known(name[i+1:]) {
+				count[name[:i+1]]++
+			}
+		}
+	}
+	var best []string
+	for _, prefix := range slices.Sorted(maps.Keys(count)) {
+		if len(best) == 0 || count[prefix] > count[best[0]] {
+			best = []string{prefix}
+		} else if count[prefix] == count[best[0]] {
+			best = append(best, prefix)
+		}
+	}
+	switch len(best) {
+	case 0:
+		return weights, nil
+	case 1:
+	default:
+		return nil, fmt.Errorf("the weights are there more than once, under %q and under %q", best[0], best[1])
+	}
+	inner := map[string]*tensor.Tensor{}
+	for name, w := range weights {
+		if rest, ok := strings.CutPrefix(name, best[0]); ok {
+			inner[rest] = w
+		}
+	}
+	return inner, nil
 }
 
 // WriteWeights writes named tensors to a .safetensors or .npz file.

@@ -1,7 +1,9 @@
 package convert_test
 
 import (
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -51,5 +53,32 @@ func TestWeights(t *testing.T) {
 	}
 	if _, err := convert.ReadWeights("model.onnx"); err == nil {
 		t.Error("weights are read from a model file")
+	}
+}
+
+// Weights within others are found by their names, wherever those begin, and are not guessed at where there are two.
+func TestUnwrapped(t *testing.T) {
+	known := func(name string) bool { return name == "fc.weight" || name == "fc.bias" }
+	w := tensor.New([]float32{1})
+	for _, c := range []struct {
+		names string
+		want  string // joined, or a part of the error
+	}{
+		{"fc.bias fc.weight", "fc.bias fc.weight"},
+		{"fc.bias module.fc.weight", "fc.bias module.fc.weight"},
+		{"optimizer.state.0.exp_avg state_dict.fc.bias state_dict.fc.weight", "fc.bias fc.weight"},
+		{"state_dict.module.fc.weight state_dict.module.more", "fc.weight more"},
+		{"ema.fc.bias model.fc.bias model.fc.weight", "fc.bias fc.weight"},
+		{"a.fc.bias b.fc.bias", `under "a." and under "b."`},
+		{"other.bias", "other.bias"},
+	} {
+		weights := map[string]*tensor.Tensor{}
+		for _, name := range strings.Fields(c.names) {
+			weights[name] = w
+		}
+		got, err := convert.Unwrapped(weights, known)
+		if names := strings.Join(slices.Sorted(maps.Keys(got)), " "); err == nil && names != c.want || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %q, %v", c.names, names, err)
+		}
 	}
 }

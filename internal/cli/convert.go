@@ -74,7 +74,7 @@ func weightsCommand() *cobra.Command {
 		Short: "Write a model's weights to a .safetensors or .npz file, or a model with the weights of --from",
 		Long: `Write the weights of model IN to OUT, a .safetensors or .npz file; or, with --from, the model IN with the weights of a
 .safetensors, .npz, .pt or .pth file to OUT. Weights have the initializers' names, or, with --names, those that PyTorch's
-module has for them, in its layout.`,
+module has for them, in its layout. Those that --from has within others, as {"state_dict": …}, are found there.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
 			var known finetune.Names
@@ -95,6 +95,14 @@ module has for them, in its layout.`,
 				return err
 			}
 			return rewrite(args[0], args[1], func(m *onnx.Model) error {
+				own := convert.Weights(m)
+				weights, err := convert.Unwrapped(weights, func(name string) bool {
+					_, ok := known[name]
+					return ok || known == nil && own[name] != nil
+				})
+				if err != nil {
+					return fmt.Errorf("%s: %w", from, err)
+				}
 				if known != nil {
 					if weights, err = known.Initializers(m, weights, partial); err != nil {
 						return fmt.Errorf("%s: %w", from, err)
