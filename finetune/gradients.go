@@ -67,7 +67,7 @@ func GradientGraph(m *onnx.Model, name string, mean, straightThrough bool) (*onn
 // outputGradients is m with those gradients as its outputs.
 func outputGradients(m *onnx.Model, name string, mean, straightThrough bool) (*onnx.Model, error) {
 	work := m.Clone()
-	liftWeights(work.Graph, nil)
+	liftWeights(work.Graph, nil, false)
 	own := map[string]bool{} // and not what the expansion of operators adds
 	for _, v := range slices.Concat(work.Graph.Inputs, work.Graph.Inits) {
 		own[v.Name] = true

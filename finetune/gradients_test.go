@@ -133,3 +133,51 @@ func TestNamesBackAndForth(t *testing.T) {
 		}
 	}
 }
+
+// What no gradient comes to is told, with the node that ends the way there: for all weights, and for those that were named.
+func TestUntrainable(t *testing.T) {
+	build := func(end func(b *onnx.Builder, scores *onnx.Value) *onnx.Value) *onnx.Model {
+		b := onnx.NewBuilder("m", 17)
+		x := b.Input("x", tensor.Float32, 2, 2)
+		scores := b.Op("MatMul", x, b.Init("w", tensor.New([]float32{1, 2, 3, 4}, 2, 2)))
+		scores.Def().Name = "scores"
+		b.Output("y", end(b, scores), tensor.Float32, 2, 2)
+		m, err := b.Model()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	likeliest := func(b *onnx.Builder, scores *onnx.Value) *onnx.Value {
+		best := b.Node("ArgMax", []*onnx.Value{scores}, onnx.IntAttr("axis", 1))
+		best.Def().Name = "best"
+		return b.Node("Cast", []*onnx.Value{best}, onnx.IntAttr("to", int64(tensor.Float32)))
+	}
+	also := func(b *onnx.Builder, v *onnx.Value) *onnx.Value {
+		return b.Op("Mul", v, b.Init("v", tensor.New([]float32{1, 2})))
+	}
+	for _, c := range []struct {
+		end       func(b *onnx.Builder, scores *onnx.Value) *onnx.Value
+		trainable []string
+		says      string
+	}{
+		{likeliest, nil, `hangs on no trainable weight but by node "best" (ArgMax), on the way from "w" → "scores" (MatMul), whose output of int64`},
+		{func(b *onnx.Builder, s *onnx.Value) *onnx.Value { return also(b, likeliest(b, s)) }, []string{"v", "w"}, `trainable "w": the loss hangs on no weight that it matches but by node "best"`},
+		{func(b *onnx.Builder, s *onnx.Value) *onnx.Value { return also(b, likeliest(b, s)) }, []string{"*"}, ""},
+		{func(b *onnx.Builder, s *onnx.Value) *onnx.Value {
+			return b.Op("Identity", b.Input("z", tensor.Float32, 2, 2))
+		}, nil, "hangs on no trainable weight"},
+		{func(b *onnx.Builder, s *onnx.Value) *onnx.Value {
+			q := b.Init("q", integers([]float32{1, 2}, true, 2))
+			return b.Op("Add", b.Op("DequantizeLinear", q, b.Init("scale", tensor.Scalar(float32(1)))), b.Input("z", tensor.Float32, 2, 2))
+		}, nil, `those of integers, such as "q", are trained by straight-through estimation alone`},
+	} {
+		tr, err := New(build(c.end), Config{Loss: MSE{Output: "y", Target: "t"}, Optimizer: SGD{LR: 0.1}, Trainable: c.trainable})
+		if err == nil {
+			tr.Close()
+		}
+		if (err == nil) != (c.says == "") || err != nil && !strings.Contains(err.Error(), c.says) {
+			t.Errorf("the error is %v, not that %s", err, c.says)
+		}
+	}
+}

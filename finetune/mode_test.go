@@ -109,6 +109,55 @@ func TestValidationHasNoTrainingBehaviour(t *testing.T) {
 	}
 }
 
+// A batch of which a batch norm cannot tell the variance is found out before it is run, and running statistics may move otherwise than by what the
+// file says, where that is nothing: PyTorch writes a momentum of None so.
+func TestBatchNormsOfFew(t *testing.T) {
+	ctx := context.Background()
+	b := onnx.NewBuilder("m", 17)
+	x, ones := b.Input("x", tensor.Float32, "n", 2), func() *tensor.Tensor { return tensor.New([]float32{1, 1}) }
+	y := b.Node("BatchNormalization", []*onnx.Value{x, b.Init("scale", ones()), b.Init("bias", ones()), b.Init("mean", ones()), b.Init("var", ones())}, onnx.FloatAttr("momentum", 1))
+	b.Output("y", y, tensor.Float32, "n", 2)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	few := Batch{"x": tensor.New([]float32{1, 2}, 1, 2), "target": tensor.New([]float32{1, 2}, 1, 2)}
+	batch := Batch{"x": tensor.New([]float32{1, 2, 3, 8}, 2, 2), "target": tensor.New([]float32{1, 2, 3, 4}, 2, 2)}
+	for _, c := range []struct {
+		momentum       float64
+		mean, variance []float32
+		notes          string
+	}{
+		{0, []float32{1, 1}, []float32{1, 1}, `"mean" stays as it is`},
+		{0.5, []float32{1.5, 3}, []float32{1.5, 9.5}, ""}, // the batch's means 2 and 5, variances 2 and 18
+	} {
+		tr, err := New(m, Config{Loss: MSE{Output: "y", Target: "target"}, Optimizer: SGD{LR: 0.1}, Mode: Train, BatchNormMomentum: c.momentum})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		if err := tr.Check(few, true); err == nil || !strings.Contains(err.Error(), "more than one value of each channel, got [1 2]") {
+			t.Errorf("a batch of one gives %v", err)
+		}
+		if err := tr.Check(few, false); err != nil {
+			t.Errorf("a batch of one, in validation: %v", err)
+		}
+		if err := tr.Check(batch, true); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Join(tr.Notes(), "; "); !strings.Contains(got, c.notes) || c.notes == "" && got != "" {
+			t.Errorf("notes %q", got)
+		}
+		if _, err := tr.Step(ctx, batch); err != nil {
+			t.Fatal(err)
+		}
+		mean, variance := tr.Model().Graph.Init("mean").Const, tr.Model().Graph.Init("var").Const
+		if !slices.Equal(tensor.Data[float32](mean), c.mean) || !slices.Equal(tensor.Data[float32](variance), c.variance) {
+			t.Errorf("momentum %v: statistics %v and %v, want %v and %v", c.momentum, tensor.Data[float32](mean), tensor.Data[float32](variance), c.mean, c.variance)
+		}
+	}
+}
+
 // dropped is y = weight · dropout(x) at an opset; the loss is MSE against y's target.
 // Dropout of ratio 0 draws nothing.
 func TestDropoutOfNothing(t *testing.T) {

@@ -314,8 +314,9 @@ func (n Names) untie(g *onnx.Graph) Names {
 }
 
 // liftWeights makes initializers of weights that the exporter has left as Constant nodes, as it does in scripted modules: those that names
-// says are there, and those of recurrent layers and convolutions.
-func liftWeights(top *onnx.Graph, names Names) {
+// says are there, those of recurrent layers and convolutions and, if integers are to be trained, those that DequantizeLinear reads, as it does in
+// quantized modules.
+func liftWeights(top *onnx.Graph, names Names, integers bool) {
 	named := map[string]bool{}
 	for _, o := range names {
 		for _, part := range o.places() {
@@ -328,7 +329,7 @@ func liftWeights(top *onnx.Graph, names Names) {
 	top.Walk(func(g *onnx.Graph) {
 		for _, n := range slices.Clone(g.Nodes) {
 			a := n.Attr("value")
-			if n.Op != "Constant" || onnx.CanonicalDomain(n.Domain) != "" || a == nil || a.T == nil || !a.T.DType().IsFloat() || n.Output(0) == nil {
+			if n.Op != "Constant" || onnx.CanonicalDomain(n.Domain) != "" || a == nil || a.T == nil || !a.T.DType().IsFloat() && !(integers && a.T.DType().IsInteger()) || n.Output(0) == nil {
 				continue
 			}
 			v := n.Outputs[0]
@@ -343,7 +344,7 @@ func liftWeights(top *onnx.Graph, names Names) {
 	})
 }
 
-// isWeight reports whether v is a weight of n, a recurrent layer or a convolution.
+// isWeight reports whether v is a weight of n, a recurrent layer or a convolution, or what makes numbers of integers.
 func isWeight(n *onnx.Node, v *onnx.Value) bool {
 	var at []int
 	switch n.Op {
@@ -353,6 +354,8 @@ func isWeight(n *onnx.Node, v *onnx.Value) bool {
 		at = []int{1, 2, 3, 7}
 	case "Conv", "ConvTranspose":
 		at = []int{1, 2}
+	case "DequantizeLinear":
+		at = []int{0}
 	}
 	return onnx.CanonicalDomain(n.Domain) == "" && slices.ContainsFunc(at, func(i int) bool { return n.Input(i) == v })
 }

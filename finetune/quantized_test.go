@@ -155,13 +155,45 @@ func qat(t *testing.T, f *fakeQuantize, asIntegers bool) *onnx.Model {
 	return m
 }
 
+// asConstants has the weights of m's quantization in Constant nodes, and their zeros computed, as PyTorch exports quantized modules.
+func asConstants(m *onnx.Model) {
+	g := m.Graph
+	for _, v := range slices.Clone(g.Inits) {
+		if strings.HasPrefix(v.Name, "b") {
+			continue
+		}
+		held := v.Const
+		g.Inits = slices.DeleteFunc(g.Inits, func(w *onnx.Value) bool { return w == v })
+		v.Const = nil
+		n := onnx.NewNode("Constant", nil)
+		nodes := []*onnx.Node{n}
+		if strings.HasSuffix(v.Name, "zero") && held.Rank() == 1 {
+			n.SetOutput(0, &onnx.Value{Name: v.Name + " shape"})
+			zeros := onnx.NewNode("ConstantOfShape", n.Outputs, v.Name+" float")
+			cast := onnx.NewNode("Cast", zeros.Outputs)
+			cast.SetAttr(onnx.IntAttr("to", int64(held.DType())))
+			cast.SetOutput(0, v)
+			nodes, held = append(nodes, zeros, cast), tensor.New([]int64{int64(held.Len())})
+		} else {
+			n.SetOutput(0, v)
+		}
+		n.SetAttr(onnx.TensorAttr("value", held))
+		g.Nodes = append(nodes, g.Nodes...)
+	}
+}
+
 // Quantization-aware training follows PyTorch's losses, of real weights that are rounded and of integers alike; the tuned file of integers computes
 // what the trainer does.
 func TestQuantizationAwareTraining(t *testing.T) {
 	f := recordedEstimates(t)
 	batch := Batch{"input": tensor.New(f.Training.X, 8, 3), "target": tensor.New(f.Training.Target, 8, 2)}
-	for _, asIntegers := range []bool{false, true} {
+	for _, kind := range []string{"real", "integers", "constants"} {
+		asIntegers := kind != "real"
 		m := qat(t, f, asIntegers)
+		first := m.Graph.Init("w1").Const
+		if kind == "constants" {
+			asConstants(m)
+		}
 		cfg := Config{Loss: MSE{Output: "y", Target: "target"}, Optimizer: SGD{LR: 0.1, Momentum: 0.9}}
 		if !asIntegers {
 			if _, err := New(m, cfg); err == nil || !strings.Contains(err.Error(), "straight-through") {
@@ -187,7 +219,7 @@ func TestQuantizationAwareTraining(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !(math.Abs(s.Loss-want) <= 1e-4) {
-				t.Errorf("integers %v: the loss of step %d is %v, PyTorch's %v", asIntegers, i+1, s.Loss, want)
+				t.Errorf("%s: the loss of step %d is %v, PyTorch's %v", kind, i+1, s.Loss, want)
 			}
 		}
 		want, err := tr.Loss(context.Background(), batch)
@@ -202,8 +234,8 @@ func TestQuantizationAwareTraining(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if w := tuned.Graph.Init("w1").Const; asIntegers && (w.DType() != tensor.Int8 || same(w, m.Graph.Init("w1").Const)) {
-			t.Errorf("the tuned weight is %s, and was %s", w, m.Graph.Init("w1").Const)
+		if w := tuned.Graph.Init("w1").Const; asIntegers && (w.DType() != tensor.Int8 || same(w, first)) {
+			t.Errorf("the tuned weight is %s, and was %s", w, first)
 		}
 		cfg.StraightThrough, cfg.Trainable = false, []string{"b2"}
 		again, err := New(tuned, cfg)
@@ -212,7 +244,7 @@ func TestQuantizationAwareTraining(t *testing.T) {
 		}
 		defer again.Close()
 		if got, err := again.Loss(context.Background(), batch); err != nil || got != want {
-			t.Errorf("integers %v: the tuned file's loss is %v (%v), the trainer's %v", asIntegers, got, err, want)
+			t.Errorf("%s: the tuned file's loss is %v (%v), the trainer's %v", kind, got, err, want)
 		}
 	}
 }

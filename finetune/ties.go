@@ -106,25 +106,28 @@ func ownInitializer(g *onnx.Graph, n *onnx.Node) {
 }
 
 // untie gives each node that reads an initializer that a glob matches one of its own, or one to an Identity of it, which keeps
-// its name. The first reader keeps the old one.
-func untie(m *onnx.Model, globs []string) error {
+// its name. The first reader keeps the old one. It names the initializers that have come of one.
+func untie(m *onnx.Model, globs []string) (apart map[string]bool, err error) {
 	g := m.Graph
+	apart = map[string]bool{}
 	for _, glob := range globs {
 		matched := false
 		for _, v := range candidates(m) {
 			whole, err := path.Match(glob, v.Name)
 			if err != nil {
-				return fmt.Errorf("untie %q: %w", glob, err)
+				return nil, fmt.Errorf("untie %q: %w", glob, err)
 			}
 			matched = matched || whole
 			for _, n := range slices.Clone(v.Users()) {
 				if !isCopy(n) {
 					continue
 				}
-				if ok, _ := path.Match(glob, n.Outputs[0].Name); ok || whole {
+				own := n.Outputs[0]
+				if ok, _ := path.Match(glob, own.Name); ok || whole {
 					matched = true
-					if !slices.Contains(g.Outputs, n.Outputs[0]) && slices.Contains(g.Nodes, n) {
+					if !slices.Contains(g.Outputs, own) && slices.Contains(g.Nodes, n) {
 						ownInitializer(g, n)
+						apart[v.Name], apart[own.Name] = true, true
 					}
 				}
 			}
@@ -140,6 +143,7 @@ func untie(m *onnx.Model, globs []string) error {
 					continue
 				}
 				own := g.AddInit(g.FreshName(v.Name+"@"+n.Name), v.Const.Clone())
+				apart[v.Name], apart[own.Name] = true, true
 				for i, in := range n.Inputs {
 					if in == v {
 						n.SetInput(i, own)
@@ -148,10 +152,10 @@ func untie(m *onnx.Model, globs []string) error {
 			}
 		}
 		if !matched {
-			return fmt.Errorf("untie %q matches no floating-point weight", glob)
+			return nil, fmt.Errorf("untie %q matches no floating-point weight", glob)
 		}
 	}
-	return nil
+	return apart, nil
 }
 
 // tie is one parameter that the exporter wrote out twice: copy is of, as it is or transposed, perhaps with other axes of one.
@@ -194,8 +198,8 @@ func isTransposed(a, b *tensor.Tensor) bool {
 	return err == nil && same(a, back)
 }
 
-// allTies is the ties that names and the configuration tell of, each copy once.
-func allTies(m *onnx.Model, cfg Config, names Names) ([]tie, error) {
+// allTies is the ties that names and the configuration tell of, each copy once. What was told apart is not tied for being equal.
+func allTies(m *onnx.Model, cfg Config, names Names, apart map[string]bool) ([]tie, error) {
 	g := m.Graph
 	found := map[string]tie{}
 	add := func(t tie) error {
@@ -223,7 +227,7 @@ func allTies(m *onnx.Model, cfg Config, names Names) ([]tie, error) {
 			if err != nil {
 				return nil, fmt.Errorf("tie %q: %w", glob, err)
 			}
-			if ok {
+			if ok && !apart[v.Name] {
 				vs = append(vs, v)
 			}
 		}

@@ -45,6 +45,7 @@ func TestUntieAndTieAreWhatNamesSay(t *testing.T) {
 			c.Untie, c.Tie = []string{"norm2.*"}, map[string]string{"embed.weight": "onnx::MatMul_19"}
 		},
 		func(c *Config) { c.Untie, c.TieEqual = []string{"norm*"}, []string{"[eo]*[t9]"} },
+		func(c *Config) { c.Untie, c.TieEqual = []string{"norm*"}, []string{"*"} }, // what was told apart is equal still
 	} {
 		c := cfg
 		change(&c)

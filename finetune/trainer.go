@@ -37,7 +37,7 @@ type Config struct {
 	// Tie is initializers that are one parameter, though the file has them twice, as it is or transposed, perhaps with axes of one: each copy, and what it is of. The
 	// tuned model has both, still equal.
 	Tie map[string]string
-	// TieEqual is globs: weights that one matches are one parameter where they are equal, as they are or transposed.
+	// TieEqual is globs: weights that one matches are one parameter where they are equal, as they are or transposed, but for those that Untie tells apart.
 	TieEqual []string
 	// StraightThrough lets gradients through what rounds (Round, QuantizeLinear and the products of quantized numbers), but not where a number is
 	// saturated: PyTorch's estimate in quantization-aware training. Without it a gradient that would have to pass a quantization is an error, and one that
@@ -51,6 +51,9 @@ type Config struct {
 	// training behaviour if the mode is [Train], else the mode's too. The tuned model is as exported.
 	Mode Mode
 	Seed uint64 // of dropout
+	// BatchNormMomentum is the share of a batch in the running statistics of batch norms that train, as PyTorch has it. 0: what each has in the file. Files
+	// of modules whose momentum was None, for the mean of all batches, do not say so.
+	BatchNormMomentum float64
 	// Dropout puts dropout of that ratio after values that it names, in the mode [Train]: for exports that have left theirs out. The
 	// tuned model has none of it.
 	Dropout map[string]float64
@@ -74,6 +77,8 @@ type Config struct {
 	LossScale float64
 	KeepBest  bool // the weights of the best validation loss, for [Trainer.RestoreBest]
 	Threads   int  // 0: all cores
+
+	MemoryLimit int64 // bytes that a batch may take beside weights and gradients, 0: [runtime.DefaultMemoryLimit]
 
 	// Recompute has activations computed again in the backward pass rather than kept: the same weights for less memory and more time.
 	Recompute runtime.Recompute
@@ -116,6 +121,7 @@ type Trainer struct {
 	names   Names
 	derived map[string]bool             // initializers that are made of parameters or constants, as [Names.derived] has them
 	ties    []tie                       // whose parameter is trained
+	apart   map[string]bool             // initializers that [Config.Untie] has told from others
 	rounded map[string]*quantizedWeight // initializers of integers that are trained
 	pool    *kernel.Pool
 	chunks  []chunk
@@ -169,7 +175,7 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	if err := cfg.Optimizer.check(); err != nil {
 		return nil, fmt.Errorf("finetune: optimizer: %w", err)
 	}
-	if err := notNegative("weight of l1", cfg.L1, "weight of l2", cfg.L2, "clip value", cfg.ClipValue, "clip norm", cfg.ClipNorm, "loss's scale", cfg.LossScale); err != nil {
+	if err := notNegative("weight of l1", cfg.L1, "weight of l2", cfg.L2, "clip value", cfg.ClipValue, "clip norm", cfg.ClipNorm, "loss's scale", cfg.LossScale, "memory limit", float64(cfg.MemoryLimit), "momentum of batch norms", cfg.BatchNormMomentum); err != nil {
 		return nil, fmt.Errorf("finetune: %w", err)
 	}
 	if cfg.Schedule != nil {
@@ -183,10 +189,10 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 	if t.states, err = newCarried(t.model, cfg.Carry); err != nil {
 		return nil, fmt.Errorf("finetune: %w", err)
 	}
-	liftWeights(t.model.Graph, cfg.Names)
+	liftWeights(t.model.Graph, cfg.Names, cfg.StraightThrough)
 	t.derived = cfg.Names.derived(t.model.Graph)
 	t.names = cfg.Names.untie(t.model.Graph)
-	if err := untie(t.model, cfg.Untie); err != nil {
+	if t.apart, err = untie(t.model, cfg.Untie); err != nil {
 		return nil, fmt.Errorf("finetune: %w", err)
 	}
 	untieStatistics(t.model, cfg.Mode)
@@ -199,7 +205,7 @@ func New(m *onnx.Model, cfg Config) (*Trainer, error) {
 
 // prepare builds the graphs of training and of validation.
 func (t *Trainer) prepare() error {
-	ties, err := allTies(t.model, t.cfg, t.names)
+	ties, err := allTies(t.model, t.cfg, t.names, t.apart)
 	if err != nil {
 		return err
 	}
@@ -262,10 +268,10 @@ func (t *Trainer) prepare() error {
 		return err
 	}
 	if len(t.params) == 0 {
-		if n := g.Cut(); n != nil {
-			return fmt.Errorf("the loss hangs on no trainable weight but by node %q (%s), whose output is constant almost everywhere", n.Name, n.Op)
-		}
-		return fmt.Errorf("the loss hangs on no trainable weight")
+		return t.untrainable(l)
+	}
+	if err := t.reachesAll(l); err != nil {
+		return err
 	}
 	for _, x := range ties {
 		if slices.ContainsFunc(t.params, func(p *Parameter) bool { return p.Name == x.of }) {
@@ -287,6 +293,53 @@ func (t *Trainer) prepare() error {
 	}
 	t.pool = kernel.NewPool(t.cfg.Threads)
 	return t.startOptimizer()
+}
+
+// untrainable says why no weight is trained.
+func (t *Trainer) untrainable(l *lossGraph) error {
+	if n := l.builder.Cut(); n != nil {
+		return fmt.Errorf("the loss hangs on no trainable weight but by node %q (%s), whose output is constant almost everywhere", n.Name, n.Op)
+	}
+	if way := l.builder.Severed(l.loss, l.wrt); way != "" {
+		return fmt.Errorf("the loss hangs on no trainable weight but by %s", way)
+	}
+	if name := t.quantizedWeight(); name != "" && !t.cfg.StraightThrough {
+		return fmt.Errorf("the loss hangs on no trainable weight: those of integers, such as %q, are trained by straight-through estimation alone, if it is asked for", name)
+	}
+	return fmt.Errorf("the loss hangs on no trainable weight")
+}
+
+// quantizedWeight names a weight of integers, if there is one.
+func (t *Trainer) quantizedWeight() (name string) {
+	t.model.Graph.Walk(func(g *onnx.Graph) {
+		for _, n := range g.Nodes {
+			if in := n.Input(0); n.Op == "DequantizeLinear" && in != nil && (in.Const != nil || in.Def() != nil && in.Def().Op == "Constant") {
+				name = in.Name
+			}
+		}
+	})
+	return name
+}
+
+// reachesAll is an error if what Trainable names is not trained, since the loss does not hang on it.
+func (t *Trainer) reachesAll(l *lossGraph) error {
+	for _, glob := range t.cfg.Trainable {
+		matches := func(name string) bool {
+			return slices.ContainsFunc(append(t.names.at(name), name), func(name string) bool {
+				ok, _ := path.Match(glob, name)
+				return ok
+			})
+		}
+		if slices.ContainsFunc(t.params, func(p *Parameter) bool { return matches(p.Name) }) {
+			continue
+		}
+		wrt := slices.DeleteFunc(slices.Clone(l.wrt), func(v *onnx.Value) bool { return !matches(v.Name) })
+		if way := l.builder.Severed(l.loss, wrt); way != "" {
+			return fmt.Errorf("trainable %q: the loss hangs on no weight that it matches but by %s", glob, way)
+		}
+		return fmt.Errorf("trainable %q: the loss hangs on no weight that it matches", glob)
+	}
+	return nil
 }
 
 // weightsToTrain is the initializers that training changes; those of integers among them are also in t.rounded.
@@ -417,6 +470,11 @@ func (t *Trainer) withLoss(mode Mode, ties []tie, train bool) (*lossGraph, error
 	if l.norms, err = setMode(m, infos, mode); err != nil {
 		return nil, err
 	}
+	if t.cfg.BatchNormMomentum > 0 {
+		for i := range l.norms {
+			l.norms[i].momentum = t.cfg.BatchNormMomentum
+		}
+	}
 	if train {
 		l.reached = reached(m)
 	}
@@ -452,7 +510,11 @@ func (t *Trainer) compile(work *onnx.Model, loss *onnx.Value, outs []*onnx.Value
 		}
 		return true
 	})
-	s, err := session(work, outs, append(opts, runtime.Threads(t.cfg.Threads))...)
+	opts = append(opts, runtime.Threads(t.cfg.Threads))
+	if t.cfg.MemoryLimit > 0 {
+		opts = append(opts, runtime.MemoryLimit(t.cfg.MemoryLimit))
+	}
+	s, err := session(work, outs, opts...)
 	if err != nil {
 		return nil, err
 	}
@@ -695,6 +757,47 @@ func (t *Trainer) Gradients(ctx context.Context, b Batch) (float64, map[string]*
 	return loss, grads, nil
 }
 
+// Check reports what is wrong with a batch's names, types and shapes, for [Trainer.Step] or, if it is not to train on, for [Trainer.Loss].
+func (t *Trainer) Check(b Batch, train bool) error {
+	r := t.eval
+	if train {
+		r = t.train
+	}
+	in, err := t.inputs(r, b)
+	if err == nil {
+		_, err = r.session.Planned(in)
+	}
+	return err
+}
+
+// Notes says, a sentence each, where this training may be another than what was meant.
+func (t *Trainer) Notes() []string {
+	var notes []string
+	if t.cfg.Mode == Train && len(t.norms) == 0 && !t.train.takes[seedInput] {
+		notes = append(notes, "mode train changes nothing: the model has no batch norm, which exporters fold into convolutions, and no dropout, which they leave out")
+	}
+	if name := t.quantizedWeight(); name != "" && !t.cfg.StraightThrough {
+		notes = append(notes, fmt.Sprintf("weights of integers, such as %q, stay as they are without straight-through estimation", name))
+	}
+	for _, b := range t.norms {
+		if b.momentum == 0 && b.mean != "" {
+			notes = append(notes, fmt.Sprintf("the running statistic %q stays as it is: its momentum is 0 in the file, as PyTorch writes it for None too", b.mean))
+		}
+	}
+	for _, p := range t.params {
+		var merged []string
+		for _, n := range t.model.Graph.Init(p.Name).Users() {
+			if isCopy(n) && parameterName.MatchString(n.Outputs[0].Name) && !madeUp.MatchString(n.Outputs[0].Name) {
+				merged = append(merged, n.Outputs[0].Name)
+			}
+		}
+		if len(merged) > 0 {
+			notes = append(notes, fmt.Sprintf("%s are trained as one with %s, which the exporter merged them into since they were equal: untie tells them apart", strings.Join(merged, ", "), p.Name))
+		}
+	}
+	return notes
+}
+
 // Memory is the bytes that a step of training takes, beside its batches and what kernels need while they run.
 type Memory struct {
 	Activations int64 // and all that is between inputs and outputs: the arena of [runtime.Session.Planned]
@@ -788,7 +891,7 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (Step, error) {
 		loss, out, err := t.run(ctx, t.train, b, *batch)
 		if err == nil {
 			if s.Loss += loss / float64(len(batches)); math.IsNaN(loss) || math.IsInf(loss, 0) {
-				err = fmt.Errorf("the loss is %v", loss)
+				err = fmt.Errorf("the loss is %v%s", loss, notFinite(b))
 			}
 		}
 		if err == nil {
@@ -834,6 +937,24 @@ func (t *Trainer) Step(ctx context.Context, batches ...Batch) (Step, error) {
 	}
 	s.Time = time.Since(begin)
 	return s, nil
+}
+
+// notFinite says which arrays of a batch hold numbers that are not finite.
+func notFinite(b Batch) string {
+	said := ""
+	for _, name := range slices.Sorted(maps.Keys(b)) {
+		v, ok := b[name].(*tensor.Tensor)
+		if !ok || !v.DType().IsFloat() {
+			continue
+		}
+		for i := range v.Len() {
+			if x := tensor.Float64At(v, i); math.IsNaN(x) || math.IsInf(x, 0) {
+				said += fmt.Sprintf(", and %q of the batch holds %v", name, x)
+				break
+			}
+		}
+	}
+	return said
 }
 
 // Fit trains on batches in their order until they end, the context does, or a step fails.

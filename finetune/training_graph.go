@@ -45,7 +45,7 @@ func (t *Trainer) TrainingGraph() (*onnx.Model, error) {
 }
 
 func (t *Trainer) trainingGraph() (*onnx.Model, error) {
-	ties, err := allTies(t.model, t.cfg, t.names)
+	ties, err := allTies(t.model, t.cfg, t.names, t.apart)
 	if err != nil {
 		return nil, err
 	}

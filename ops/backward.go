@@ -207,32 +207,58 @@ func reads(n *onnx.Node) []*onnx.Value {
 	return slices.DeleteFunc(out, func(v *onnx.Value) bool { return v == nil })
 }
 
-// path names one of wrt that n hangs on, and the nodes between them.
-func path(n *onnx.Node, wrt []*onnx.Value) string {
+// way is the values on a way from one of wrt to n, that one first; none if n hangs on none of them.
+func way(n *onnx.Node, wrt []*onnx.Value) []*onnx.Value {
 	seen := map[*onnx.Node]bool{}
-	var find func(n *onnx.Node) []string
-	find = func(n *onnx.Node) []string {
+	var find func(n *onnx.Node) []*onnx.Value
+	find = func(n *onnx.Node) []*onnx.Value {
 		if seen[n] {
 			return nil
 		}
 		seen[n] = true
 		for _, v := range reads(n) {
 			if slices.Contains(wrt, v) {
-				return []string{fmt.Sprintf("%q", v.Name)}
+				return []*onnx.Value{v}
 			}
 			if v.Def() != nil {
-				if way := find(v.Def()); way != nil {
-					return append(way, fmt.Sprintf("%q (%s)", v.Def().Name, v.Def().Op))
+				if w := find(v.Def()); w != nil {
+					return append(w, v)
 				}
 			}
 		}
 		return nil
 	}
-	way := find(n)
-	if len(way) > 6 {
-		way = append(append(way[:3:3], "…"), way[len(way)-2:]...)
+	return find(n)
+}
+
+// Severed says by which node of integers or the like v, on which no gradient of wrt hangs, hangs on one of them all the same, and on what
+// way; it is empty if v hangs on none.
+func (g *Grad) Severed(v *onnx.Value, wrt []*onnx.Value) string {
+	if v.Def() == nil {
+		return ""
 	}
-	return strings.Join(way, " → ")
+	for _, on := range way(v.Def(), wrt) {
+		if n, d := on.Def(), g.Info(on).DType; n != nil && d != tensor.Undefined && !d.IsFloat() {
+			return fmt.Sprintf("node %q (%s), on the way from %s, whose output of %s has no gradient", n.Name, n.Op, path(n, wrt), d)
+		}
+	}
+	return ""
+}
+
+// path names one of wrt that n hangs on, and the nodes between them.
+func path(n *onnx.Node, wrt []*onnx.Value) string {
+	var names []string
+	for i, v := range way(n, wrt) {
+		if i == 0 {
+			names = append(names, fmt.Sprintf("%q", v.Name))
+		} else {
+			names = append(names, fmt.Sprintf("%q (%s)", v.Def().Name, v.Def().Op))
+		}
+	}
+	if len(names) > 6 {
+		names = append(append(names[:3:3], "…"), names[len(names)-2:]...)
+	}
+	return strings.Join(names, " → ")
 }
 
 // inner is a builder for the gradient of a subgraph, which has a graph of its own.

@@ -181,6 +181,13 @@ func inferTrainingBatchNorm(n *Node) ([]Info, error) {
 	default:
 		stat.Shape[0] = x.Shape[1]
 	}
+	if shape, ok := x.Static(); ok {
+		if batch, _, inner, err := channelsOf(shape); err != nil {
+			return nil, err
+		} else if err := enoughOfChannel(batch*inner, shape); err != nil {
+			return nil, err
+		}
+	}
 	return []Info{x, stat, stat}[:len(n.Outputs)], nil
 }
 
@@ -359,6 +366,14 @@ func normalizeBatch[T kernel.Float](p *kernel.Pool, s channels, y, x, scale, bia
 	return means, squares
 }
 
+// enoughOfChannel is an error where the variance of each channel of an input of that shape cannot be told.
+func enoughOfChannel(values int, shape []int) error {
+	if values < 2 {
+		return fmt.Errorf("training needs more than one value of each channel, got %v", shape)
+	}
+	return nil
+}
+
 // trainingBatchNorm gives beside Y each channel's mean and unbiased variance over the batch.
 func trainingBatchNorm[T kernel.Float](c *Ctx) error {
 	x := c.In(0)
@@ -366,8 +381,8 @@ func trainingBatchNorm[T kernel.Float](c *Ctx) error {
 	if err != nil {
 		return err
 	}
-	if batch*inner < 2 {
-		return fmt.Errorf("training needs more than one value of each channel, got %v", x.Shape())
+	if err := enoughOfChannel(batch*inner, x.Shape()); err != nil {
+		return err
 	}
 	var in [3][]T
 	for i := 1; i < 3; i++ {

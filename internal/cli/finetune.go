@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,7 +63,7 @@ func finetuneCommand() *cobra.Command {
 			}
 			c, err := parseConfig(text, set)
 			if err != nil {
-				return usageError{fmt.Errorf("finetune: %s: %w", strings.Join(args, ""), err)}
+				return usageError{fmt.Errorf("%s: %w", strings.Join(append([]string{"finetune"}, args...), ": "), err)}
 			}
 			return tune(cmd.Context(), c, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -99,6 +100,9 @@ func tune(ctx context.Context, c *config, out, status io.Writer) error {
 			return err
 		}
 	}
+	for _, note := range r.trainer.Notes() {
+		fmt.Fprintf(out, "note: %s\n", note)
+	}
 	if c.TrainingGraph != "" {
 		g, err := r.trainer.TrainingGraph()
 		if err != nil {
@@ -109,11 +113,7 @@ func tune(ctx context.Context, c *config, out, status io.Writer) error {
 		}
 	}
 	if c.Log != "" {
-		how := os.O_CREATE | os.O_WRONLY | os.O_TRUNC
-		if c.Resume != "" {
-			how = os.O_CREATE | os.O_WRONLY | os.O_APPEND
-		}
-		f, err := os.OpenFile(c.Log, how, 0o644)
+		f, err := r.openLog()
 		if err != nil {
 			return err
 		}
@@ -134,6 +134,42 @@ func tune(ctx context.Context, c *config, out, status io.Writer) error {
 	return r.write()
 }
 
+// openLog is the file of the log: a new one, or on resuming the one that is there without the steps after the checkpoint, which are done again.
+func (r *tuning) openLog() (f *os.File, err error) {
+	st, err := os.Stat(r.Log)
+	if r.Resume == "" || err != nil || !st.Mode().IsRegular() {
+		return os.OpenFile(r.Log, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o644)
+	}
+	if f, err = os.OpenFile(r.Log, os.O_RDWR, 0); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
+	kept, lines := int64(0), bufio.NewReader(f)
+	for n := 1; ; n++ {
+		line, end := lines.ReadBytes('\n')
+		if end != nil && end != io.EOF {
+			return nil, end
+		}
+		var l struct{ Step int }
+		switch bad := json.Unmarshal(line, &l); {
+		case end == nil && bad == nil && l.Step > 0 && l.Step <= r.trainer.Steps():
+			kept += int64(len(line))
+			continue
+		case (bad != nil || l.Step <= 0) && !(end == io.EOF && (len(line) == 0 || line[0] == '{')): // the last line may not have been written in full
+			return nil, fmt.Errorf("log %s: line %d is none of a step's, and the file stays as it is", r.Log, n)
+		}
+		break
+	}
+	if err = f.Truncate(kept); err == nil {
+		_, err = f.Seek(kept, io.SeekStart)
+	}
+	return f, err
+}
+
 // prepare reads the files and makes the trainer.
 func (r *tuning) prepare() error {
 	loss, err := r.config.loss()
@@ -148,8 +184,15 @@ func (r *tuning) prepare() error {
 	if err != nil {
 		return usageError{err}
 	}
+	limit, err := r.config.memoryLimit()
+	if err != nil {
+		return usageError{err}
+	}
 	if len(r.Carry) > 0 && r.Data.Shuffle {
 		return usageError{fmt.Errorf("finetune: states cannot be carried over batches that are shuffled")}
+	}
+	if err := r.apart(); err != nil {
+		return usageError{err}
 	}
 	// What would only be found out at the end, after hours.
 	for _, path := range []string{r.Out, r.OutStateDict, r.Plot, r.Log, r.Checkpoint, r.TrainingGraph} {
@@ -223,7 +266,7 @@ func (r *tuning) prepare() error {
 		Loss: loss, Optimizer: opt, Trainable: r.Trainable, Names: names, Mode: finetune.Mode(r.Mode), Seed: r.Data.Seed, Carry: r.Carry, Dropout: r.Dropout,
 		Untie: r.Untie, Tie: tie, TieEqual: equal, StraightThrough: r.StraightThrough, PaddingIdx: r.PaddingIdx,
 		Schedule: schedule, ScheduleEvery: every, L1: r.L1, L2: r.L2, ClipValue: r.ClipValue, ClipNorm: r.ClipNorm,
-		LossScale: r.LossScale, KeepBest: r.wantsBest(), Threads: r.Threads, Recompute: recompute,
+		LossScale: r.LossScale, KeepBest: r.wantsBest(), Threads: r.Threads, Recompute: recompute, MemoryLimit: limit, BatchNormMomentum: r.BatchNormMomentum,
 	})
 	if err != nil {
 		return err
@@ -232,14 +275,58 @@ func (r *tuning) prepare() error {
 		if d == nil {
 			continue
 		}
+		path := []string{r.Data.Train, r.Data.Valid}[i]
 		for in := range r.Carry {
 			if d.Has(in) {
-				return fmt.Errorf("carry: %s has an array %q, with which every batch would begin anew", []string{r.Data.Train, r.Data.Valid}[i], in)
+				return fmt.Errorf("carry: %s has an array %q, with which every batch would begin anew", path, in)
 			}
 		}
 		for _, name := range r.trainer.Inputs() {
 			if !d.Has(name) {
-				return fmt.Errorf("%s: has no array %q, which the model or the loss takes", []string{r.Data.Train, r.Data.Valid}[i], name)
+				return fmt.Errorf("%s: has no array %q, which the model or the loss takes", path, name)
+			}
+		}
+		if err := r.fits(d, d == r.train); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// fits reports what is wrong with the types and shapes of d, by its first and its last batch, which may be shorter.
+func (r *tuning) fits(d *finetune.Dataset, train bool) error {
+	last := d.NumBatches(r.Data.BatchSize) - 1
+	for _, k := range []int{0, last} {
+		for b := range d.BatchesFrom(k, r.Data.BatchSize, nil) {
+			if err := r.trainer.Check(b, train); err != nil {
+				if short := d.Len() - last*r.Data.BatchSize; k > 0 && short < r.Data.BatchSize {
+					err = fmt.Errorf("the last batch, of %d (drop_last leaves it out): %w", short, err)
+				}
+				return err
+			}
+			break
+		}
+	}
+	return nil
+}
+
+// apart reports files that would be written over others of the same run. The model may be replaced by the tuned one, and a checkpoint by a later one.
+func (r *tuning) apart() error {
+	type file struct{ key, path string }
+	written := []file{{"out", r.Out}, {"out_state_dict", r.OutStateDict}, {"plot", r.Plot}, {"log", r.Log}, {"checkpoint", r.Checkpoint}, {"training_graph", r.TrainingGraph}}
+	read := []file{{"model", r.Model}, {"data.train", r.Data.Train}, {"data.valid", r.Data.Valid}, {"names", r.Names}, {"resume", r.Resume}}
+	for i, w := range written {
+		a, err := os.Stat(w.path)
+		if w.path == "" || err == nil && !a.Mode().IsRegular() {
+			continue
+		}
+		for _, o := range append(written[:i:i], read...) {
+			if o.path == "" || w.key == "out" && o.key == "model" || w.key == "checkpoint" && o.key == "resume" {
+				continue
+			}
+			b, missing := os.Stat(o.path)
+			if filepath.Clean(w.path) == filepath.Clean(o.path) || err == nil && missing == nil && os.SameFile(a, b) {
+				return fmt.Errorf("%s and %s are one file, %s", o.key, w.key, w.path)
 			}
 		}
 	}
@@ -355,7 +442,7 @@ func (r *tuning) validate(ctx context.Context) error {
 	r.trainer.ResetStates()
 	v, err := meanLoss(ctx, r.trainer, r.valid, r.Data.BatchSize)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", r.Data.Valid, err)
 	}
 	r.trainer.Validated(v)
 	r.curves["valid"] = append(r.curves["valid"], finetune.Point{Step: r.trainer.Steps(), Loss: v})

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,35 +54,37 @@ type config struct {
 		LRDecay     float64   `yaml:"lr_decay"`
 		Initial     float64   `yaml:"initial_accumulator_value"`
 	} `yaml:"optimizer"`
-	Schedule        schedule           `yaml:"schedule"`
-	Mode            string             `yaml:"mode"`
-	Names           string             `yaml:"names"`
-	Trainable       globs              `yaml:"trainable"`
-	Untie           globs              `yaml:"untie"`
-	Tie             ties               `yaml:"tie"`
-	StraightThrough bool               `yaml:"straight_through"`
-	PaddingIdx      map[string]int     `yaml:"padding_idx"`
-	Carry           map[string]string  `yaml:"carry"`
-	Dropout         map[string]float64 `yaml:"dropout"`
-	L1              float64            `yaml:"l1"`
-	L2              float64            `yaml:"l2"`
-	ClipValue       float64            `yaml:"clip_value"`
-	ClipNorm        float64            `yaml:"clip_norm"`
-	LossScale       float64            `yaml:"loss_scale"`
-	Accumulate      int                `yaml:"accumulate"`
-	Epochs          int                `yaml:"epochs"`
-	Steps           int                `yaml:"steps"`
-	Patience        int                `yaml:"patience"`
-	RestoreBest     *bool              `yaml:"restore_best"`
-	Checkpoint      string             `yaml:"checkpoint"`
-	CheckpointEvery int                `yaml:"checkpoint_every"`
-	Resume          string             `yaml:"resume"`
-	Threads         int                `yaml:"threads"`
-	Recompute       any                `yaml:"recompute"`
-	Log             string             `yaml:"log"`
-	Plot            string             `yaml:"plot"`
-	OutStateDict    string             `yaml:"out_state_dict"`
-	TrainingGraph   string             `yaml:"training_graph"`
+	Schedule          schedule           `yaml:"schedule"`
+	Mode              string             `yaml:"mode"`
+	Names             string             `yaml:"names"`
+	Trainable         globs              `yaml:"trainable"`
+	Untie             globs              `yaml:"untie"`
+	Tie               ties               `yaml:"tie"`
+	StraightThrough   bool               `yaml:"straight_through"`
+	PaddingIdx        map[string]int     `yaml:"padding_idx"`
+	Carry             map[string]string  `yaml:"carry"`
+	Dropout           map[string]float64 `yaml:"dropout"`
+	BatchNormMomentum float64            `yaml:"batch_norm_momentum"`
+	L1                float64            `yaml:"l1"`
+	L2                float64            `yaml:"l2"`
+	ClipValue         float64            `yaml:"clip_value"`
+	ClipNorm          float64            `yaml:"clip_norm"`
+	LossScale         float64            `yaml:"loss_scale"`
+	Accumulate        int                `yaml:"accumulate"`
+	Epochs            int                `yaml:"epochs"`
+	Steps             int                `yaml:"steps"`
+	Patience          int                `yaml:"patience"`
+	RestoreBest       *bool              `yaml:"restore_best"`
+	Checkpoint        string             `yaml:"checkpoint"`
+	CheckpointEvery   int                `yaml:"checkpoint_every"`
+	Resume            string             `yaml:"resume"`
+	Threads           int                `yaml:"threads"`
+	Recompute         any                `yaml:"recompute"`
+	MemoryLimit       string             `yaml:"memory_limit"`
+	Log               string             `yaml:"log"`
+	Plot              string             `yaml:"plot"`
+	OutStateDict      string             `yaml:"out_state_dict"`
+	TrainingGraph     string             `yaml:"training_graph"`
 }
 
 // globs is a list, or one of them.
@@ -168,20 +171,22 @@ var configKeys = map[string]string{
 	"optimizer.betas": "Adam's betas: [0.9, 0.999]", "optimizer.eps": "epsilon", "optimizer.alpha": "RMSprop's alpha",
 	"optimizer.centered": "centred RMSprop", "optimizer.lr_decay": "Adagrad's decay", "optimizer.initial_accumulator_value": "Adagrad's start",
 	"mode": "as_exported, train or eval: how batch norms and dropout behave", "names": "JSON that says which initializer holds which PyTorch parameter",
-	"dropout":          "ratios of dropout put in after values, by name, in mode train: {hidden: 0.1}",
-	"carry":            "inputs that are states, each with the output that it is after a batch: {h0: hn}",
-	"untie":            "globs over weights that are not one parameter though several nodes read them",
-	"tie":              "COPY=OF, weights that are one parameter, as they are or transposed, or a glob over such as are equal",
-	"straight_through": "let gradients through what rounds, and train quantized weights",
-	"padding_idx":      "rows of embeddings, by name, that get no gradient where they are looked up, as PyTorch's padding_idx: {embed.weight: 0}",
-	"trainable":        "globs over parameter names: [\"fc.*\"]", "l1": "weight of the sum of the weights' magnitudes", "l2": "weight of the sum of their squares",
+	"dropout":             "ratios of dropout put in after values, by name, in mode train: {hidden: 0.1}",
+	"batch_norm_momentum": "share of a batch in the running statistics of batch norms that train, PyTorch's; what the file has unless given",
+	"carry":               "inputs that are states, each with the output that it is after a batch: {h0: hn}",
+	"untie":               "globs over weights that are not one parameter though several nodes read them",
+	"tie":                 "COPY=OF, weights that are one parameter, as they are or transposed, or a glob over such as are equal",
+	"straight_through":    "let gradients through what rounds, and train quantized weights",
+	"padding_idx":         "rows of embeddings, by name, that get no gradient where they are looked up, as PyTorch's padding_idx: {embed.weight: 0}",
+	"trainable":           "globs over parameter names: [\"fc.*\"]", "l1": "weight of the sum of the weights' magnitudes", "l2": "weight of the sum of their squares",
 	"clip_value": "greatest magnitude of a gradient's element", "clip_norm": "greatest norm of the gradients",
 	"loss_scale": "factor of the loss in the gradients, 0: adapted for float16 weights", "accumulate": "batches to a step",
 	"epochs": "times over the data", "steps": "steps, in place of epochs", "patience": "stop after so many epochs without a better validation loss",
 	"restore_best": "write the weights of the best validation loss; true if there is a patience",
 	"checkpoint":   "file to go on from later", "checkpoint_every": "steps between checkpoints, 0: each epoch", "resume": "checkpoint to go on from",
-	"recompute": "activations computed again rather than kept: auto, a number of segments, or a budget such as 512MiB",
-	"threads":   "threads, 0 for all cores", "log": "a line of JSON a step", "plot": "a PNG of the losses",
+	"recompute":    "activations computed again rather than kept: auto, a number of segments, or a budget such as 512MiB",
+	"memory_limit": "the most that the values of a batch may take, such as 24GiB; 8GiB unless given",
+	"threads":      "threads, 0 for all cores", "log": "a line of JSON a step", "plot": "a PNG of the losses",
 	"out_state_dict": "where the weights are written as .safetensors, by PyTorch's names if names are given",
 	"training_graph": "where a step of this training is written, before the first one, as a model in standard operators",
 	"schedule.kind":  "step, multistep, exponential, cosine, linear, one_cycle or reduce_on_plateau", "schedule.per": "what moves the schedule: step or epoch",
@@ -229,6 +234,9 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 	dec.KnownFields(true)
 	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
 		return nil, ofKeys(err, string(text))
+	}
+	if err := checkWhole("", tree, reflect.TypeFor[config]()); err != nil {
+		return nil, err
 	}
 	if err := checkKeys(tree); err != nil {
 		return nil, err
@@ -278,6 +286,50 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 	return &c, nil
 }
 
+// checkWhole refuses fractions where t, into which v has been read, has integers: reading cuts them off.
+func checkWhole(key string, v any, t reflect.Type) error {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch v := v.(type) {
+	case float64:
+		if k := t.Kind(); k >= reflect.Int && k <= reflect.Uint64 && v != math.Trunc(v) {
+			return fmt.Errorf("%s: %v cannot be read as %v", key, v, t)
+		}
+	case []any:
+		for _, e := range v {
+			if t.Kind() != reflect.Slice {
+				break
+			}
+			if err := checkWhole(key, e, t.Elem()); err != nil {
+				return err
+			}
+		}
+	case map[string]any:
+		for _, name := range slices.Sorted(maps.Keys(v)) {
+			sub := t
+			switch t.Kind() {
+			case reflect.Map:
+				sub = t.Elem()
+			case reflect.Struct:
+				f, _ := t.FieldByNameFunc(func(field string) bool {
+					f, _ := t.FieldByName(field)
+					return f.Tag.Get("yaml") == name
+				})
+				sub = f.Type
+			}
+			path := name
+			if key != "" {
+				path = key + "." + name
+			}
+			if err := checkWhole(path, v[name], sub); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // keysOf is the keys of a section that only some of its kinds know, by kind.
 var keysOf = map[string]map[string]string{
 	"loss": {"cross_entropy": "ignore_index weight label_smoothing", "nll": "ignore_index weight", "huber": "delta"},
@@ -288,7 +340,7 @@ var keysOf = map[string]map[string]string{
 }
 
 // notZero are the keys of numbers of which there is one if they are left out, and to which 0 would be no other.
-var notZero = []string{"data.batch_size", "accumulate", "loss.delta", "optimizer.lr", "optimizer.eps", "optimizer.alpha", "schedule.gamma", "schedule.t_max", "schedule.start_factor",
+var notZero = []string{"data.batch_size", "accumulate", "loss.delta", "batch_norm_momentum", "optimizer.lr", "optimizer.eps", "optimizer.alpha", "schedule.gamma", "schedule.t_max", "schedule.start_factor",
 	"schedule.total_iters", "schedule.max_lr", "schedule.total_steps", "schedule.pct_start", "schedule.div_factor", "schedule.final_div_factor", "schedule.factor", "schedule.eps"}
 
 // checkKeys refuses what would be passed over in silence: keys that the kind of loss, optimizer or schedule does not know, and zeros that would be taken
@@ -382,14 +434,31 @@ func (c *config) recompute() (runtime.Recompute, error) {
 		if v == "auto" {
 			return runtime.Recompute{Auto: true}, nil
 		}
-		for unit, bytes := range map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
-			number, ok := strings.CutSuffix(v, unit)
-			if f, err := strconv.ParseFloat(strings.TrimSpace(number), 64); ok && err == nil && f*bytes >= 1 && f*bytes < 1<<62 {
-				return runtime.Recompute{Budget: int64(f * bytes)}, nil
-			}
+		if n, ok := byteCount(v); ok {
+			return runtime.Recompute{Budget: n}, nil
 		}
 	}
 	return runtime.Recompute{}, fmt.Errorf("recompute: %v is none of auto, a number of segments, and a budget in KiB, MiB or GiB", c.Recompute)
+}
+
+// memoryLimit is the limit of a run in bytes, 0 if none is given.
+func (c *config) memoryLimit() (int64, error) {
+	n, ok := byteCount(c.MemoryLimit)
+	if !ok && c.MemoryLimit != "" {
+		return 0, fmt.Errorf("memory_limit: %s is no number of KiB, MiB or GiB", c.MemoryLimit)
+	}
+	return n, nil
+}
+
+// byteCount reads a number of KiB, MiB or GiB.
+func byteCount(s string) (int64, bool) {
+	for unit, bytes := range map[string]float64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		number, ok := strings.CutSuffix(s, unit)
+		if f, err := strconv.ParseFloat(strings.TrimSpace(number), 64); ok && err == nil && f*bytes >= 1 && f*bytes < 1<<62 {
+			return int64(f * bytes), true
+		}
+	}
+	return 0, false
 }
 
 func (c *config) loss() (finetune.Loss, error) {

@@ -89,6 +89,56 @@ func TestFinetuneResumes(t *testing.T) {
 	}
 }
 
+// The log of a run that was killed after its last checkpoint goes on from there: steps that are done again are logged once, a line that was not
+// finished goes, and a file that is no log stays as it is.
+func TestFinetuneLogGoesOn(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string) string { return filepath.Join(dir, name) }
+	mustTune(t, append(tuneArgs(dir, "whole"), "--steps", "6", "--log", file("log")))
+	whole := contents(t, dir, "log")
+	mustTune(t, append(tuneArgs(dir, "part"), "--steps", "3", "--checkpoint", file("c")))
+	steps := func(log []byte) (n []float64) {
+		for line := range bytes.Lines(log) {
+			var l map[string]any
+			if err := json.Unmarshal(line, &l); err != nil {
+				t.Fatal(err)
+			}
+			n = append(n, l["step"].(float64))
+		}
+		return n
+	}
+	for _, c := range []struct {
+		name, log string
+		first     float64
+	}{
+		{"steps after it", string(whole), 1},
+		{"a line half written", string(whole[:len(whole)-9]), 1},
+		{"half the first line", string(whole[:9]), 4},
+		{"nothing", "", 4},
+	} {
+		if err := os.WriteFile(file("log"), []byte(c.log), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		mustTune(t, append(tuneArgs(dir, "part"), "--steps", "6", "--resume", file("c"), "--log", file("log")))
+		var want []float64
+		for k := c.first; k <= 6; k++ {
+			want = append(want, k)
+		}
+		if got := steps(contents(t, dir, "log")); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: steps %v, want %v", c.name, got, want)
+		}
+	}
+	for _, text := range []string{"notes\n", "notes", "{}\n"} {
+		if err := os.WriteFile(file("log"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		code, _, stderr := command(append(tuneArgs(dir, "part"), "--steps", "6", "--resume", file("c"), "--log", file("log"))...)
+		if code != 1 || !strings.Contains(stderr, "line 1 is none of a step's") || string(contents(t, dir, "log")) != text {
+			t.Errorf("%q: exit %d: %s", text, code, stderr)
+		}
+	}
+}
+
 // cancels is a status writer that ends a context when it has been written to a number of times.
 type cancels struct {
 	left   int

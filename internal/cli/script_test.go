@@ -48,7 +48,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// digits writes a small training set for the mlp; in nan.npz a pixel is no number.
+// digits writes a small training set for the mlp; in nan.npz a pixel is no number, in wide.npz all are double.
 func digits(path string) error {
 	x, y := make([]float32, 20*64), make([]int64, 20)
 	for i := range x {
@@ -60,7 +60,14 @@ func digits(path string) error {
 	if filepath.Base(path) == "nan.npz" {
 		x[3] = float32(math.NaN())
 	}
-	return npy.WriteNPZ(path, map[string]*tensor.Tensor{"pixels": tensor.New(x, 20, 64), "labels": tensor.New(y)})
+	pixels := tensor.New(x, 20, 64)
+	if filepath.Base(path) == "wide.npz" {
+		var err error
+		if pixels, err = tensor.Convert(pixels, tensor.Float64, true); err != nil {
+			return err
+		}
+	}
+	return npy.WriteNPZ(path, map[string]*tensor.Tensor{"pixels": pixels, "labels": tensor.New(y)})
 }
 
 // breakModel writes a model that is wrong in the way of its name.
