@@ -1,4 +1,5 @@
-// Package convert is work from model to model: weights out and in. What only moves bytes, such as external data, is package onnx's.
+// Package convert is work from model to model: parts of models, comparison of two, weights out and in. What only moves bytes, such as external data, is
+// package onnx's; what takes passes, such as [runtime.Simplify], package runtime's.
 package convert
 
 import (

@@ -122,6 +122,29 @@ func InfoOfType(t *onnx.Type) Info {
 	return i
 }
 
+// Type is the type that says what i does, nil if that is no element type. A dimension that is a term over several names is left open.
+func (i Info) Type() *onnx.Type {
+	if i.DType == tensor.Undefined {
+		return nil
+	}
+	if i.Kind != onnx.TensorType {
+		return &onnx.Type{Kind: i.Kind, Of: i.element().Type()}
+	}
+	t := &onnx.Type{Elem: i.DType}
+	if i.Ranked {
+		t.Shape = make([]onnx.Dim, len(i.Shape))
+		for k, d := range i.Shape {
+			t.Shape[k].Value = -1
+			if d.Known() {
+				t.Shape[k].Value = int64(d.N)
+			} else if name, ok := d.Name(); ok {
+				t.Shape[k].Param = name
+			}
+		}
+	}
+	return t
+}
+
 // Rank is the number of dimensions, -1 if not known.
 func (i Info) Rank() int {
 	if !i.Ranked {

@@ -85,13 +85,7 @@ var views = []string{"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 // picks before it transposes, or transposes the numbers of what is picked.
 func moves(r *rewriter) {
 	for _, n := range slices.Clone(r.graph.Nodes) {
-		if r.graphOf[n] != r.graph || len(n.Outputs) != 1 || n.Outputs[0] == nil || len(n.Inputs) == 0 || n.Inputs[0] == nil {
-			continue
-		}
-		y := n.Outputs[0]
-		if from := r.unmoved(n); from != nil && !r.outputs[y] {
-			r.reuse(y, from)
-			r.drop([]*onnx.Value{y})
+		if r.skip(n) || !r.moving(n) {
 			continue
 		}
 		if perm := r.permOf(n); perm != nil {
@@ -102,6 +96,25 @@ func moves(r *rewriter) {
 			r.turnNumbers(n)
 		}
 	}
+}
+
+// moving reports whether n, which is still in the graph, makes one value of another.
+func (r *rewriter) moving(n *onnx.Node) bool {
+	return r.graphOf[n] == r.graph && len(n.Outputs) == 1 && n.Outputs[0] != nil && len(n.Inputs) > 0 && n.Inputs[0] != nil
+}
+
+// skip removes n if its result is sure to be a value that is there before it.
+func (r *rewriter) skip(n *onnx.Node) bool {
+	if !r.moving(n) || r.outputs[n.Outputs[0]] {
+		return false
+	}
+	from := r.unmoved(n)
+	if from == nil {
+		return false
+	}
+	r.reuse(n.Outputs[0], from)
+	r.drop(n.Outputs)
+	return true
 }
 
 // pickFirst takes an element of an axis of x rather than of x transposed.

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -168,7 +169,12 @@ func (p *program) compileStep(m *onnx.Model, s *step) (err error) {
 		}
 		s.kernel = k
 	} else if !n.Def.View {
-		return ops.Errorf(n.Node, "the operator has no kernel")
+		if n.Def.Expand == nil {
+			return ops.Errorf(n.Node, "the operator has no kernel")
+		}
+		s.kernel = func(*ops.Ctx) error {
+			return errors.New("the operator has no kernel but other nodes, which are not in its place")
+		}
 	}
 	outs, err := n.InferOutputs()
 	if err != nil {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,28 +11,164 @@ import (
 	"github.com/retune-go/retune/convert"
 	"github.com/retune-go/retune/finetune"
 	"github.com/retune-go/retune/onnx"
+	"github.com/retune-go/retune/runtime"
 )
 
 // Convert is the command convert, and a subcommand of retune.
 func Convert() *cobra.Command {
 	root := &cobra.Command{Use: "convert", Short: "Change a model, or the form of its weights"}
-	root.AddCommand(inspectCommand(), externalCommand(), inlineCommand(), weightsCommand())
+	root.AddCommand(inspectCommand(), simplifyCommand(), extractCommand(), diffCommand(), externalCommand(), inlineCommand(), weightsCommand())
 	return root
 }
 
-// rewrite loads IN, lets change work on it, and saves it as OUT, which may be IN.
-func rewrite(in, out string, change func(m *onnx.Model) error, opts ...onnx.SaveOption) error {
+// rewrite loads IN, lets change make another model of it or work on it itself, and saves that as OUT, which may be IN.
+func rewrite(in, out string, change func(m *onnx.Model) (*onnx.Model, error), opts ...onnx.SaveOption) error {
 	m, err := onnx.Load(in)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
 	if change != nil {
-		if err := change(m); err != nil {
+		if m, err = change(m); err != nil {
 			return err
 		}
 	}
 	return onnx.Save(out, m, opts...)
+}
+
+// trial is what a verb that rewrites a model is asked to check of it before it is saved.
+type trial struct {
+	check      bool
+	files      []string
+	dims       []string
+	seed       uint64
+	rtol, atol float64
+}
+
+func (t *trial) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&t.check, "check", false, "run both models, and save OUT if its outputs are within --rtol and --atol of IN's")
+	cmd.Flags().StringArrayVar(&t.files, "input", nil, "NAME=FILE: an input for --check; the others are random")
+	cmd.Flags().StringArrayVar(&t.dims, "dim", nil, "NAME=N: the size of a named dimension of random inputs, 1 unless given")
+	cmd.Flags().Uint64Var(&t.seed, "seed", 0, "of the random inputs")
+	cmd.Flags().Float64Var(&t.rtol, "rtol", 1e-3, "greatest relative difference that --check allows")
+	cmd.Flags().Float64Var(&t.atol, "atol", 1e-5, "greatest absolute difference that --check allows beside it")
+}
+
+// run tells, if it is asked for, how far after's outputs are from before's, and is an error if that is too far.
+func (t *trial) run(cmd *cobra.Command, before, after *onnx.Model) error {
+	if !t.check {
+		if len(t.files) > 0 || len(t.dims) > 0 {
+			return usageError{errors.New("--input and --dim are for --check")}
+		}
+		return nil
+	}
+	s, err := runtime.NewSession(before)
+	if err != nil {
+		return err
+	}
+	ins, err := inputs(s, before, t.files, true, t.seed, t.dims)
+	s.Close()
+	if err != nil {
+		return err
+	}
+	all, err := convert.Compare(cmd.Context(), before, after, ins, t.rtol, t.atol)
+	if err != nil {
+		return err
+	}
+	var wrong []error
+	for _, d := range all {
+		fmt.Fprintf(cmd.OutOrStdout(), "output %s: greatest difference %.2g, relative %.2g\n", d.Output, d.MaxAbs, d.MaxRel)
+		if d.Err != nil {
+			wrong = append(wrong, fmt.Errorf("output %q: %w", d.Output, d.Err))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// checked is change, with what t asks for after it.
+func (t *trial) checked(cmd *cobra.Command, change func(m *onnx.Model) (*onnx.Model, error)) func(m *onnx.Model) (*onnx.Model, error) {
+	return func(m *onnx.Model) (*onnx.Model, error) {
+		after, err := change(m)
+		if err != nil {
+			return nil, err
+		}
+		return after, t.run(cmd, m, after)
+	}
+}
+
+func simplifyCommand() *cobra.Command {
+	var t trial
+	cmd := &cobra.Command{
+		Use:   "simplify IN OUT [--check]",
+		Short: "Write a model that computes the same in fewer operators",
+		Long: `Write a model that computes the same in fewer operators, standard ones at the model's opsets: what hangs on no input is computed,
+batch norms go into the convolutions before them, and what changes nothing, is computed twice or is read by nobody is left out.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return rewrite(args[0], args[1], t.checked(cmd, func(m *onnx.Model) (*onnx.Model, error) {
+				after, err := runtime.Simplify(m)
+				if err == nil {
+					fmt.Fprintf(cmd.OutOrStdout(), "%d nodes → %d\n", countNodes(m), countNodes(after))
+				}
+				return after, err
+			}))
+		},
+	}
+	t.flags(cmd)
+	return cmd
+}
+
+// countNodes is the nodes of m's graphs, subgraphs and functions.
+func countNodes(m *onnx.Model) (n int) {
+	m.Walk(func(g *onnx.Graph) { n += len(g.Nodes) })
+	return n
+}
+
+func extractCommand() *cobra.Command {
+	var t trial
+	var ins, outs []string
+	cmd := &cobra.Command{
+		Use:   "extract IN OUT [--inputs NAME,…] [--outputs NAME,…] [--check]",
+		Short: "Write the part of a model between values of it",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if ins == nil && outs == nil {
+				return usageError{errors.New("want --inputs or --outputs, the names of values")}
+			}
+			return rewrite(args[0], args[1], t.checked(cmd, func(m *onnx.Model) (*onnx.Model, error) { return convert.Extract(m, ins, outs) }))
+		},
+	}
+	cmd.Flags().StringSliceVar(&ins, "inputs", nil, "values that OUT takes; the model's inputs, as far as they are needed, unless given")
+	cmd.Flags().StringSliceVar(&outs, "outputs", nil, "values that OUT computes; the model's outputs unless given")
+	t.flags(cmd)
+	return cmd
+}
+
+func diffCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "diff A B",
+		Short: "Tell in what two models differ; exit code 1 if they do",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var ms [2]*onnx.Model
+			for i := range ms {
+				m, err := onnx.Load(args[i])
+				if err != nil {
+					return err
+				}
+				defer m.Close()
+				ms[i] = m
+			}
+			lines := convert.Diff(ms[0], ms[1])
+			for _, l := range lines {
+				fmt.Fprintln(cmd.OutOrStdout(), l)
+			}
+			if lines != nil {
+				return errQuiet
+			}
+			return nil
+		},
+	}
 }
 
 func externalCommand() *cobra.Command {
@@ -94,24 +231,24 @@ module has for them, in its layout. Those that --from has within others, as {"st
 			if err != nil {
 				return err
 			}
-			return rewrite(args[0], args[1], func(m *onnx.Model) error {
+			return rewrite(args[0], args[1], func(m *onnx.Model) (*onnx.Model, error) {
 				own := convert.Weights(m)
 				weights, err := convert.Unwrapped(weights, func(name string) bool {
 					_, ok := known[name]
 					return ok || known == nil && own[name] != nil
 				})
 				if err != nil {
-					return fmt.Errorf("%s: %w", from, err)
+					return nil, fmt.Errorf("%s: %w", from, err)
 				}
 				if known != nil {
 					if weights, err = known.Initializers(m, weights, partial); err != nil {
-						return fmt.Errorf("%s: %w", from, err)
+						return nil, fmt.Errorf("%s: %w", from, err)
 					}
 				}
 				if err := convert.SetWeights(m, weights, partial || known != nil); err != nil {
-					return fmt.Errorf("%s: %w", from, err)
+					return nil, fmt.Errorf("%s: %w", from, err)
 				}
-				return nil
+				return m, nil
 			})
 		},
 	}
