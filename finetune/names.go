@@ -17,19 +17,19 @@ type Names map[string]Origin
 
 // Origin is where one of PyTorch's tensors is.
 type Origin struct {
-	Shape       []int  `json:"shape"`       // PyTorch's
-	Initializer string `json:"initializer"` // none where the file no longer holds the values
-	Form        Form   `json:"form"`
+	Shape       []int  `json:"shape"`                 // PyTorch's
+	Initializer string `json:"initializer,omitempty"` // none where the file no longer holds the values
+	Form        Form   `json:"form,omitempty"`
 	// Of [Gates]: the initializer's first index, and where the rows begin.
-	Direction int `json:"direction"`
-	Offset    int `json:"offset"`
+	Direction int `json:"direction,omitempty"`
+	Offset    int `json:"offset,omitempty"`
 	// Further initializers that hold the same tensor, as it is or transposed, perhaps with further axes of one.
-	Also   []string `json:"also"`
-	Buffer bool     `json:"buffer"` // a buffer, which is not trained: a mask, a table, running statistics
+	Also   []string `json:"also,omitempty"`
+	Buffer bool     `json:"buffer,omitempty"` // a buffer, which is not trained: a mask, a table, running statistics
 	// Of an embedding: the row that gets no gradient where it is looked up, if there is one. See [Config.PaddingIdx].
-	PaddingIdx *int `json:"padding_idx"`
+	PaddingIdx *int `json:"padding_idx,omitempty"`
 	// Of [Joined]: where its rows are, one part after another. Initializer is then none.
-	Parts []Origin `json:"parts"`
+	Parts []Origin `json:"parts,omitempty"`
 }
 
 // Form is how an initializer holds one of PyTorch's tensors.

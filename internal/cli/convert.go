@@ -1,15 +1,20 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/retune-go/retune/convert"
 	"github.com/retune-go/retune/finetune"
+	"github.com/retune-go/retune/internal/wholefile"
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/runtime"
 )
@@ -17,7 +22,7 @@ import (
 // Convert is the command convert, and a subcommand of retune.
 func Convert() *cobra.Command {
 	root := &cobra.Command{Use: "convert", Short: "Change a model, or the form of its weights"}
-	root.AddCommand(inspectCommand(), simplifyCommand(), extractCommand(), diffCommand(), externalCommand(), inlineCommand(), weightsCommand())
+	root.AddCommand(inspectCommand(), simplifyCommand(), extractCommand(), diffCommand(), externalCommand(), inlineCommand(), weightsCommand(), namesCommand())
 	return root
 }
 
@@ -271,4 +276,67 @@ func extractWeights(in, out string, names finetune.Names) error {
 		}
 	}
 	return convert.WriteWeights(out, weights)
+}
+
+func namesCommand() *cobra.Command {
+	var dict string
+	var buffers []string
+	cmd := &cobra.Command{
+		Use:   "names IN OUT --state-dict FILE [--buffers GLOB,…]",
+		Short: "Find where a model holds the tensors of a PyTorch module",
+		Long: `Find by their values where model IN, an export of a PyTorch module, holds the tensors of the module's state_dict, a .pt, .pth, .safetensors or .npz
+file: as they are, transposed, as gates of recurrent layers or joined. OUT is a .json file, for --names and for fine-tuning, or else the model
+with PyTorch's names for the weights that are such a tensor, as it is or transposed.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if dict == "" {
+				return usageError{errors.New("--state-dict is needed: the file of the module's tensors")}
+			}
+			m, err := onnx.Load(args[0])
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			tensors, err := convert.ReadWeights(dict)
+			if err != nil {
+				return err
+			}
+			names, doubts, err := finetune.FindNames(m, tensors, buffers)
+			if err != nil {
+				return usageError{err}
+			}
+			out := cmd.OutOrStdout()
+			var lost []string
+			for _, name := range slices.Sorted(maps.Keys(names)) {
+				if o := names[name]; o.Initializer == "" && o.Parts == nil {
+					lost = append(lost, name)
+				}
+			}
+			fmt.Fprintf(out, "%d of %d tensors are in the model\n", len(names)-len(lost), len(names))
+			for _, name := range lost {
+				fmt.Fprintf(out, "not found: %s\n", name)
+			}
+			for _, d := range doubts {
+				fmt.Fprintf(out, "in doubt: %s\n", d)
+			}
+			if len(lost) == len(names) {
+				return fmt.Errorf("%s: none of its tensors is in %s", dict, args[0])
+			}
+			if filepath.Ext(args[1]) != ".json" {
+				names.Rename(m)
+				return onnx.Save(args[1], m)
+			}
+			text, err := json.MarshalIndent(names, "", " ")
+			if err != nil {
+				return err
+			}
+			return wholefile.Write(args[1], func(w io.Writer) error {
+				_, err := w.Write(append(text, '\n'))
+				return err
+			})
+		},
+	}
+	cmd.Flags().StringVar(&dict, "state-dict", "", "file of the module's tensors")
+	cmd.Flags().StringSliceVar(&buffers, "buffers", nil, "names of tensors that are no parameters, beside batch norms' statistics")
+	return cmd
 }
