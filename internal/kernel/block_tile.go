@@ -19,17 +19,28 @@ type blockTile struct {
 	pixel        int      // in bytes, as all that follow
 	stride       int      // from one block to the next, in dst
 	weightStride int      // and in weights
-	clamp        int      // whether lo and hi apply
+	clamp        int      // which of lo and hi apply: clampBelow, clampAbove
 	lo, hi       float32
 	srcStride    int // of elements of a Winograd transform
 	scratch      *float32
 	ahead        *float32 // weights that are wanted soon
+
+	// Of tiles that go over each block by itself: rows of outputs, one below the other, and from one to the next. srcAt and dstAt, which are 0 at first,
+	// are where a row begins. outside is what is read where the image has ended.
+	rows, srcRow, dstRow int
+	srcAt, dstAt         int
+	outside              *float32
 }
+
+const (
+	clampBelow, clampAbove = 1, 2
+	edgeLeft, edgeRight    = 1, 2
+)
 
 // A blockTap is one place of a window, in one block of channels.
 type blockTap struct {
 	offset int // in src, in bytes
-	chans  int // channels there that weights meet; of no matter but to products
+	chans  int // channels there that weights meet; of tiles by single blocks whether it is edgeLeft or edgeRight: outside for their first or last output
 }
 
 // tap is the q-th of t's taps.
@@ -111,46 +122,67 @@ func (t *blockTile) finish(sum *[goBlock]float32, off int) {
 			sum[l] += v
 		}
 	}
-	if t.clamp != 0 {
-		for l, v := range sum {
-			if v < t.lo {
-				v = t.lo
-			}
-			if v > t.hi {
-				v = t.hi
-			}
-			sum[l] = v
+	for l, v := range sum {
+		if t.clamp&clampBelow != 0 && v < t.lo {
+			v = t.lo
 		}
+		if t.clamp&clampAbove != 0 && v > t.hi {
+			v = t.hi
+		}
+		sum[l] = v
 	}
 	*lane(t.dst, off) = *sum
 }
 
-func blockDepthwiseGo(t *blockTile, pixels int) {
-	for i := range pixels {
-		sum := *lane(t.bias, 0)
-		for q := range t.n {
-			w := lane(t.weights, q*4*goBlock)
-			for l, v := range lane(t.src, t.tap(q).offset+i*t.pixel) {
-				sum[l] += v * w[l]
-			}
+// eachRow calls output for each of the outputs of t's rows.
+func (t *blockTile) eachRow(pixels int, output func(i int)) {
+	for {
+		for i := range pixels {
+			output(i)
 		}
-		t.finish(&sum, i*4*goBlock)
+		t.srcAt += t.srcRow
+		t.dstAt += t.dstRow
+		if t.rows--; t.rows <= 0 {
+			return
+		}
 	}
 }
 
+// input is the block that output i of so many meets at the q-th tap.
+func (t *blockTile) input(q, i, pixels int) *[goBlock]float32 {
+	tap := t.tap(q)
+	if i == 0 && tap.chans&edgeLeft != 0 || i == pixels-1 && tap.chans&edgeRight != 0 {
+		return lane(t.outside, 0)
+	}
+	return lane(t.src, t.srcAt+tap.offset+i*t.pixel)
+}
+
+func blockDepthwiseGo(t *blockTile, pixels int) {
+	t.eachRow(pixels, func(i int) {
+		sum := *lane(t.bias, 0)
+		for q := range t.n {
+			w := lane(t.weights, q*4*goBlock)
+			for l, v := range t.input(q, i, pixels) {
+				sum[l] += v * w[l]
+			}
+		}
+		t.finish(&sum, t.dstAt+i*4*goBlock)
+	})
+}
+
 func blockMaximumGo(t *blockTile, pixels int) {
-	for i := range pixels {
+	t.eachRow(pixels, func(i int) {
 		var top [goBlock]float32
 		for l := range top {
 			top[l] = float32(math.Inf(-1))
 		}
 		for q := range t.n {
-			for l, v := range lane(t.src, t.tap(q).offset+i*t.pixel) {
+			for l, v := range t.input(q, i, pixels) {
 				top[l] = max(top[l], v)
 			}
 		}
-		t.finish(&top, i*4*goBlock)
-	}
+		t.finish(&top, t.dstAt+i*4*goBlock)
+	})
 }
 
 func blockSumGo(dst, src *float32, n int) {

@@ -1,6 +1,9 @@
 package kernel
 
-import "sync"
+import (
+	"math"
+	"sync"
+)
 
 // Images whose channels lie in blocks: N×C×H×W is stored as N×⌈C/B⌉×H×W×B, B being the float32s of a register. What convolutions and
 // poolings read and write are then whole registers, with nothing to gather. The lanes past C hold any
@@ -139,7 +142,7 @@ func fillBlockFrame(cv Conv2D, dst []float32, lo, hi, width int, src []float32, 
 
 // fillBlockFrames is [fillBlockFrame] for n images one after the other.
 func fillBlockFrames(p *Pool, cv Conv2D, dst []float32, height, width int, src []float32, pixel, n int) {
-	InParts(p, height, max(1, serialWork/8/(n*width*pixel)), blockFrames{cv, dst, src, height, width, pixel, n})
+	InParts(p, height, blockGrain(n*width*pixel/blockLanes()), blockFrames{cv, dst, src, height, width, pixel, n})
 }
 
 type blockFrames struct {
@@ -230,7 +233,13 @@ func (t *blockTile) ending(ep *Epilogue, off int) {
 		t.residual = &ep.Residual[off]
 	}
 	if lo, hi, ok := ep.clampOf(); ok {
-		t.clamp, t.lo, t.hi = 1, lo, hi
+		t.clamp, t.lo, t.hi = 0, lo, hi
+		if lo > float32(math.Inf(-1)) {
+			t.clamp |= clampBelow
+		}
+		if hi < float32(math.Inf(1)) {
+			t.clamp |= clampAbove
+		}
 	}
 }
 
@@ -265,7 +274,7 @@ func (bp blockPlanes) run(p *Pool) {
 		bp.rows = ceilDiv(oh, evenly(bp.bands, p.Threads()))
 		bp.bands = ceilDiv(oh, bp.rows)
 	}
-	items, grain := blocks*bp.bands, max(1, serialWork/16/max(1, bp.rows*ow*cv.KH*cv.KW))
+	items, grain := blocks*bp.bands, blockGrain(bp.rows*ow*(cv.KH*cv.KW+4))
 	InParts(p, items, grain, bp)
 }
 
@@ -274,31 +283,74 @@ func (bp blockPlanes) run(p *Pool) {
 // is thus where the next looks for it.
 func blockByRows(pixels, channels int) bool { return pixels >= channels }
 
+// blockGrain is how many items that take so many operations on registers each are worth giving to another worker: some microsecond's, since the work is
+// mostly on what that worker has in its caches.
+func blockGrain(operations int) int { return max(1, 4096/max(1, operations)) }
+
 // evenly is n or the next multiple of threads.
 func evenly(n, threads int) int { return ceilDiv(n, threads) * threads }
 
-// A blockSpan is outputs of a row, [at, end), whose windows have the same taps across, [from, to), in the image; those of all rows of
-// a window that is whole up and down begin at first in [blockSpace.taps].
-type blockSpan struct{ at, end, from, to, first int }
+// A blockSpan is outputs of a row, [at, end), whose windows have the taps [from, to) across, in the image, but that the first output may
+// lack some at the left, and the last at the right: their taps begin, for a tile with neither, with the first, the last and both of these
+// outputs, at the places of firsts in [blockSpace.taps], those of the rows of a window that is whole up and down.
+type blockSpan struct {
+	at, end, from, to int
+	left, right       bool
+	lead              int // the first tap that the first output has
+	firsts            [4]int
+}
 
 // span lists the spans of cv's rows and their taps in ws.
 func (ws *blockSpace) span(cv Conv2D, b int) {
 	_, ow := cv.OutSize()
 	ws.spans, ws.taps = ws.spans[:0], ws.taps[:0]
+	// Windows of [whole, end) are whole.
+	whole := ceilDiv(cv.PadLeft, cv.StrideW)
+	end := min(ow, floorDiv(cv.W-1-(cv.KW-1)*cv.DilW+cv.PadLeft, cv.StrideW)+1)
 	for w := 0; w < ow; {
-		s := blockSpan{at: w, end: w + 1, first: len(ws.taps)}
-		if s.from, s.to = tapsInside(w*cv.StrideW-cv.PadLeft, cv.DilW, cv.KW, cv.W); s.to-s.from == cv.KW {
-			s.end = max(s.end, min(ow, (cv.W-1-(cv.KW-1)*cv.DilW+cv.PadLeft)/cv.StrideW+1))
+		s := blockSpan{at: w, end: w + 1}
+		if whole < end && w == max(0, whole-1) {
+			s.to, s.left, s.right = cv.KW, whole > 0, end < ow
+			s.end = min(ow, end+1)
+		} else {
+			s.from, s.to = tapsInside(w*cv.StrideW-cv.PadLeft, cv.DilW, cv.KW, cv.W)
 		}
-		for kh := range cv.KH {
-			for kw := range s.to - s.from {
-				ws.taps = append(ws.taps, blockTap{offset: 4 * b * (kh*cv.DilH*cv.W + kw*cv.DilW)})
+		s.lead, _ = tapsInside(s.at*cv.StrideW-cv.PadLeft, cv.DilW, cv.KW, cv.W)
+		_, trail := tapsInside((s.end-1)*cv.StrideW-cv.PadLeft, cv.DilW, cv.KW, cv.W)
+		for edges := range s.firsts {
+			s.firsts[edges] = len(ws.taps)
+			if edges&edgeLeft != 0 && !s.left || edges&edgeRight != 0 && !s.right {
+				continue
+			}
+			zero := s.from // the tap that src points at
+			if edges&edgeLeft != 0 {
+				zero = s.lead
+			}
+			for kh := range cv.KH {
+				for kw := s.from; kw < s.to; kw++ {
+					tap := blockTap{offset: 4 * b * (kh*cv.DilH*cv.W + (kw-zero)*cv.DilW)}
+					if edges&edgeLeft != 0 && kw < s.lead {
+						tap.chans |= edgeLeft
+					}
+					if edges&edgeRight != 0 && kw >= trail {
+						tap.chans |= edgeRight
+					}
+					ws.taps = append(ws.taps, tap)
+				}
 			}
 		}
 		ws.spans = append(ws.spans, s)
 		w = s.end
 	}
 	ws.taps = append(ws.taps, blockTap{}) // for windows with none to point to
+}
+
+// floorDiv is ⌊a/b⌋ for b > 0.
+func floorDiv(a, b int) int {
+	if a < 0 {
+		return -ceilDiv(-a, b)
+	}
+	return a / b
 }
 
 // tapsInside is the taps i of k, [from, to), whose place first + i·dilation is in [0, size).
@@ -318,6 +370,8 @@ func (bp blockPlanes) Part(lo, hi int) {
 	ws := blockSpaces.Get().(*blockSpace)
 	defer blockSpaces.Put(ws)
 	ws.span(cv, b)
+	// Windows of the rows [top, bottom) are whole up and down.
+	top, bottom := ceilDiv(cv.PadTop, cv.StrideH), floorDiv(cv.H-1-(cv.KH-1)*cv.DilH+cv.PadTop, cv.StrideH)+1
 	t := &ws.tile
 	for item := lo; item < hi; item++ {
 		q, first := item/bp.bands, item%bp.bands*bp.rows
@@ -327,10 +381,12 @@ func (bp blockPlanes) Part(lo, hi int) {
 		}
 		last := min(first+bp.rows, oh)
 		src := bp.x[q*cv.H*cv.W*b:][:cv.H*cv.W*b]
-		*t = blockTile{pixel: 4 * b * cv.StrideW}
+		*t = blockTile{pixel: 4 * b * cv.StrideW, srcRow: 4 * b * cv.W * cv.StrideH, dstRow: 4 * b * ow, outside: &blockZeros[0]}
 		var weights []float32
 		if bp.weights != nil {
 			weights, t.bias = bp.weights[q*cv.KH*row%len(bp.weights):][:cv.KH*row], &bp.bias[q*b%len(bp.bias)]
+		} else {
+			t.outside = &blockLeast[0]
 		}
 		for _, s := range ws.spans {
 			n, of := s.to-s.from, weights
@@ -342,24 +398,37 @@ func (bp blockPlanes) Part(lo, hi int) {
 				ws.weights = of
 			}
 			parts := ceilDiv(s.end-s.at, len(bp.tiles)-1)
-			for h := first; h < last; h++ {
-				top := h*cv.StrideH - cv.PadTop
-				from, to := tapsInside(top, cv.DilH, cv.KH, cv.H)
-				t.taps, t.n = &ws.taps[s.first], (to-from)*n
+			for h := first; h < last; {
+				above := h*cv.StrideH - cv.PadTop
+				from, to := tapsInside(above, cv.DilH, cv.KH, cv.H)
+				rows := 1
+				if h >= top && h < bottom {
+					rows = min(bottom, last) - h
+				}
+				t.n = (to - from) * n
 				if t.n > 0 && of != nil {
 					t.weights = &of[from*n*b]
 				}
 				for i := range parts {
 					at, width := share(s.end-s.at, i, parts)
+					edges, zero := 0, s.from
+					if s.left && i == 0 {
+						edges, zero = edgeLeft, s.lead
+					}
+					if s.right && i == parts-1 {
+						edges |= edgeRight
+					}
 					at += s.at
 					off := ((q*oh+h)*ow + at) * b
+					t.rows, t.srcAt, t.dstAt, t.taps = rows, 0, 0, &ws.taps[s.firsts[edges]]
 					t.src, t.dst = &src[0], &y[off]
 					if t.n > 0 {
-						t.src = &src[((top+from*cv.DilH)*cv.W+at*cv.StrideW-cv.PadLeft+s.from*cv.DilW)*b]
+						t.src = &src[((above+from*cv.DilH)*cv.W+at*cv.StrideW-cv.PadLeft+zero*cv.DilW)*b]
 					}
 					t.ending(&bp.ep, off)
 					bp.tiles[width](t)
 				}
+				h += rows
 			}
 		}
 		if !clamped {
@@ -367,6 +436,14 @@ func (bp blockPlanes) Part(lo, hi int) {
 		}
 	}
 }
+
+// What lies outside an image.
+var blockZeros, blockLeast = func() (zeros, least [16]float32) {
+	for i := range least {
+		least[i] = float32(math.Inf(-1))
+	}
+	return zeros, least
+}()
 
 // share is where part i of n nearly equal parts of a row begins, and its length.
 func share(row, i, n int) (at, length int) {
@@ -470,7 +547,7 @@ func (bp blockProducts) run(p *Pool) {
 		bp.chunk = ceilDiv(tiles, min(tiles, chunks))
 	}
 	items := ceilDiv(tiles, bp.chunk) * bp.groups * bp.wide
-	grain := max(1, serialWork/16/max(1, bp.chunk*most*unit*width*bp.units/b))
+	grain := blockGrain(bp.chunk * most * unit * width * bp.units / b)
 	InParts(p, items, grain, bp)
 }
 

@@ -83,14 +83,18 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z1
 	VMAXPS       Z0, Z1, Z0
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z1
 	VMINPS       Z0, Z1, Z0
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VZEROUPPER
@@ -188,16 +192,20 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z2
 	VMAXPS       Z0, Z2, Z0
 	VMAXPS       Z1, Z2, Z1
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z2
 	VMINPS       Z0, Z2, Z0
 	VMINPS       Z1, Z2, Z1
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -309,18 +317,22 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z3
 	VMAXPS       Z0, Z3, Z0
 	VMAXPS       Z1, Z3, Z1
 	VMAXPS       Z2, Z3, Z2
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z3
 	VMINPS       Z0, Z3, Z0
 	VMINPS       Z1, Z3, Z1
 	VMINPS       Z2, Z3, Z2
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -450,20 +462,24 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z4
 	VMAXPS       Z0, Z4, Z0
 	VMAXPS       Z1, Z4, Z1
 	VMAXPS       Z2, Z4, Z2
 	VMAXPS       Z3, Z4, Z3
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z4
 	VMINPS       Z0, Z4, Z0
 	VMINPS       Z1, Z4, Z1
 	VMINPS       Z2, Z4, Z2
 	VMINPS       Z3, Z4, Z3
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -607,14 +623,18 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z5
 	VMAXPS       Z0, Z5, Z0
 	VMAXPS       Z1, Z5, Z1
 	VMAXPS       Z2, Z5, Z2
 	VMAXPS       Z3, Z5, Z3
 	VMAXPS       Z4, Z5, Z4
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z5
 	VMINPS       Z0, Z5, Z0
 	VMINPS       Z1, Z5, Z1
@@ -622,7 +642,7 @@ noResidual:
 	VMINPS       Z3, Z5, Z3
 	VMINPS       Z4, Z5, Z4
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -780,8 +800,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z6
 	VMAXPS       Z0, Z6, Z0
 	VMAXPS       Z1, Z6, Z1
@@ -789,6 +809,10 @@ noResidual:
 	VMAXPS       Z3, Z6, Z3
 	VMAXPS       Z4, Z6, Z4
 	VMAXPS       Z5, Z6, Z5
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z6
 	VMINPS       Z0, Z6, Z0
 	VMINPS       Z1, Z6, Z1
@@ -797,7 +821,7 @@ noResidual:
 	VMINPS       Z4, Z6, Z4
 	VMINPS       Z5, Z6, Z5
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -973,8 +997,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z7
 	VMAXPS       Z0, Z7, Z0
 	VMAXPS       Z1, Z7, Z1
@@ -983,6 +1007,10 @@ noResidual:
 	VMAXPS       Z4, Z7, Z4
 	VMAXPS       Z5, Z7, Z5
 	VMAXPS       Z6, Z7, Z6
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z7
 	VMINPS       Z0, Z7, Z0
 	VMINPS       Z1, Z7, Z1
@@ -992,7 +1020,7 @@ noResidual:
 	VMINPS       Z5, Z7, Z5
 	VMINPS       Z6, Z7, Z6
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -1182,8 +1210,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z8
 	VMAXPS       Z0, Z8, Z0
 	VMAXPS       Z1, Z8, Z1
@@ -1193,6 +1221,10 @@ noResidual:
 	VMAXPS       Z5, Z8, Z5
 	VMAXPS       Z6, Z8, Z6
 	VMAXPS       Z7, Z8, Z7
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z8
 	VMINPS       Z0, Z8, Z0
 	VMINPS       Z1, Z8, Z1
@@ -1203,7 +1235,7 @@ noResidual:
 	VMINPS       Z6, Z8, Z6
 	VMINPS       Z7, Z8, Z7
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -1407,8 +1439,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z9
 	VMAXPS       Z0, Z9, Z0
 	VMAXPS       Z1, Z9, Z1
@@ -1419,6 +1451,10 @@ noResidual:
 	VMAXPS       Z6, Z9, Z6
 	VMAXPS       Z7, Z9, Z7
 	VMAXPS       Z8, Z9, Z8
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z9
 	VMINPS       Z0, Z9, Z0
 	VMINPS       Z1, Z9, Z1
@@ -1430,7 +1466,7 @@ noResidual:
 	VMINPS       Z7, Z9, Z7
 	VMINPS       Z8, Z9, Z8
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -1652,8 +1688,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z10
 	VMAXPS       Z0, Z10, Z0
 	VMAXPS       Z1, Z10, Z1
@@ -1665,6 +1701,10 @@ noResidual:
 	VMAXPS       Z7, Z10, Z7
 	VMAXPS       Z8, Z10, Z8
 	VMAXPS       Z9, Z10, Z9
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z10
 	VMINPS       Z0, Z10, Z0
 	VMINPS       Z1, Z10, Z1
@@ -1677,7 +1717,7 @@ noResidual:
 	VMINPS       Z8, Z10, Z8
 	VMINPS       Z9, Z10, Z9
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -1913,8 +1953,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z11
 	VMAXPS       Z0, Z11, Z0
 	VMAXPS       Z1, Z11, Z1
@@ -1927,6 +1967,10 @@ noResidual:
 	VMAXPS       Z8, Z11, Z8
 	VMAXPS       Z9, Z11, Z9
 	VMAXPS       Z10, Z11, Z10
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z11
 	VMINPS       Z0, Z11, Z0
 	VMINPS       Z1, Z11, Z1
@@ -1940,7 +1984,7 @@ noResidual:
 	VMINPS       Z9, Z11, Z9
 	VMINPS       Z10, Z11, Z10
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -2190,8 +2234,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z12
 	VMAXPS       Z0, Z12, Z0
 	VMAXPS       Z1, Z12, Z1
@@ -2205,6 +2249,10 @@ noResidual:
 	VMAXPS       Z9, Z12, Z9
 	VMAXPS       Z10, Z12, Z10
 	VMAXPS       Z11, Z12, Z11
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z12
 	VMINPS       Z0, Z12, Z0
 	VMINPS       Z1, Z12, Z1
@@ -2219,7 +2267,7 @@ noResidual:
 	VMINPS       Z10, Z12, Z10
 	VMINPS       Z11, Z12, Z11
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -2487,8 +2535,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z13
 	VMAXPS       Z0, Z13, Z0
 	VMAXPS       Z1, Z13, Z1
@@ -2503,6 +2551,10 @@ noResidual:
 	VMAXPS       Z10, Z13, Z10
 	VMAXPS       Z11, Z13, Z11
 	VMAXPS       Z12, Z13, Z12
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z13
 	VMINPS       Z0, Z13, Z0
 	VMINPS       Z1, Z13, Z1
@@ -2518,7 +2570,7 @@ noResidual:
 	VMINPS       Z11, Z13, Z11
 	VMINPS       Z12, Z13, Z12
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -2800,8 +2852,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z14
 	VMAXPS       Z0, Z14, Z0
 	VMAXPS       Z1, Z14, Z1
@@ -2817,6 +2869,10 @@ noResidual:
 	VMAXPS       Z11, Z14, Z11
 	VMAXPS       Z12, Z14, Z12
 	VMAXPS       Z13, Z14, Z13
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z14
 	VMINPS       Z0, Z14, Z0
 	VMINPS       Z1, Z14, Z1
@@ -2833,7 +2889,7 @@ noResidual:
 	VMINPS       Z12, Z14, Z12
 	VMINPS       Z13, Z14, Z13
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 64(AX)
@@ -2948,16 +3004,20 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z2
 	VMAXPS       Z0, Z2, Z0
 	VMAXPS       Z1, Z2, Z1
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z2
 	VMINPS       Z0, Z2, Z0
 	VMINPS       Z1, Z2, Z1
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	ADDQ    64(AX), CX
@@ -3082,20 +3142,24 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z4
 	VMAXPS       Z0, Z4, Z0
 	VMAXPS       Z1, Z4, Z1
 	VMAXPS       Z2, Z4, Z2
 	VMAXPS       Z3, Z4, Z3
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z4
 	VMINPS       Z0, Z4, Z0
 	VMINPS       Z1, Z4, Z1
 	VMINPS       Z2, Z4, Z2
 	VMINPS       Z3, Z4, Z3
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -3243,8 +3307,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z6
 	VMAXPS       Z0, Z6, Z0
 	VMAXPS       Z1, Z6, Z1
@@ -3252,6 +3316,10 @@ noResidual:
 	VMAXPS       Z3, Z6, Z3
 	VMAXPS       Z4, Z6, Z4
 	VMAXPS       Z5, Z6, Z5
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z6
 	VMINPS       Z0, Z6, Z0
 	VMINPS       Z1, Z6, Z1
@@ -3260,7 +3328,7 @@ noResidual:
 	VMINPS       Z4, Z6, Z4
 	VMINPS       Z5, Z6, Z5
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -3435,8 +3503,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z8
 	VMAXPS       Z0, Z8, Z0
 	VMAXPS       Z1, Z8, Z1
@@ -3446,6 +3514,10 @@ noResidual:
 	VMAXPS       Z5, Z8, Z5
 	VMAXPS       Z6, Z8, Z6
 	VMAXPS       Z7, Z8, Z7
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z8
 	VMINPS       Z0, Z8, Z0
 	VMINPS       Z1, Z8, Z1
@@ -3456,7 +3528,7 @@ noResidual:
 	VMINPS       Z6, Z8, Z6
 	VMINPS       Z7, Z8, Z7
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -3654,8 +3726,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z10
 	VMAXPS       Z0, Z10, Z0
 	VMAXPS       Z1, Z10, Z1
@@ -3667,6 +3739,10 @@ noResidual:
 	VMAXPS       Z7, Z10, Z7
 	VMAXPS       Z8, Z10, Z8
 	VMAXPS       Z9, Z10, Z9
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z10
 	VMINPS       Z0, Z10, Z0
 	VMINPS       Z1, Z10, Z1
@@ -3679,7 +3755,7 @@ noResidual:
 	VMINPS       Z8, Z10, Z8
 	VMINPS       Z9, Z10, Z9
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -3900,8 +3976,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z12
 	VMAXPS       Z0, Z12, Z0
 	VMAXPS       Z1, Z12, Z1
@@ -3915,6 +3991,10 @@ noResidual:
 	VMAXPS       Z9, Z12, Z9
 	VMAXPS       Z10, Z12, Z10
 	VMAXPS       Z11, Z12, Z11
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z12
 	VMINPS       Z0, Z12, Z0
 	VMINPS       Z1, Z12, Z1
@@ -3929,7 +4009,7 @@ noResidual:
 	VMINPS       Z10, Z12, Z10
 	VMINPS       Z11, Z12, Z11
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -4177,8 +4257,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z14
 	VMAXPS       Z0, Z14, Z0
 	VMAXPS       Z1, Z14, Z1
@@ -4194,6 +4274,10 @@ noResidual:
 	VMAXPS       Z11, Z14, Z11
 	VMAXPS       Z12, Z14, Z12
 	VMAXPS       Z13, Z14, Z13
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z14
 	VMINPS       Z0, Z14, Z0
 	VMINPS       Z1, Z14, Z1
@@ -4210,7 +4294,7 @@ noResidual:
 	VMINPS       Z12, Z14, Z12
 	VMINPS       Z13, Z14, Z13
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -4481,8 +4565,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z16
 	VMAXPS       Z0, Z16, Z0
 	VMAXPS       Z1, Z16, Z1
@@ -4500,6 +4584,10 @@ noResidual:
 	VMAXPS       Z13, Z16, Z13
 	VMAXPS       Z14, Z16, Z14
 	VMAXPS       Z15, Z16, Z15
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z16
 	VMINPS       Z0, Z16, Z0
 	VMINPS       Z1, Z16, Z1
@@ -4518,7 +4606,7 @@ noResidual:
 	VMINPS       Z14, Z16, Z14
 	VMINPS       Z15, Z16, Z15
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -4812,8 +4900,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z18
 	VMAXPS       Z0, Z18, Z0
 	VMAXPS       Z1, Z18, Z1
@@ -4833,6 +4921,10 @@ noResidual:
 	VMAXPS       Z15, Z18, Z15
 	VMAXPS       Z16, Z18, Z16
 	VMAXPS       Z17, Z18, Z17
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z18
 	VMINPS       Z0, Z18, Z0
 	VMINPS       Z1, Z18, Z1
@@ -4853,7 +4945,7 @@ noResidual:
 	VMINPS       Z16, Z18, Z16
 	VMINPS       Z17, Z18, Z17
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -5174,8 +5266,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z20
 	VMAXPS       Z0, Z20, Z0
 	VMAXPS       Z1, Z20, Z1
@@ -5197,6 +5289,10 @@ noResidual:
 	VMAXPS       Z17, Z20, Z17
 	VMAXPS       Z18, Z20, Z18
 	VMAXPS       Z19, Z20, Z19
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z20
 	VMINPS       Z0, Z20, Z0
 	VMINPS       Z1, Z20, Z1
@@ -5219,7 +5315,7 @@ noResidual:
 	VMINPS       Z18, Z20, Z18
 	VMINPS       Z19, Z20, Z19
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -5563,8 +5659,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z22
 	VMAXPS       Z0, Z22, Z0
 	VMAXPS       Z1, Z22, Z1
@@ -5588,6 +5684,10 @@ noResidual:
 	VMAXPS       Z19, Z22, Z19
 	VMAXPS       Z20, Z22, Z20
 	VMAXPS       Z21, Z22, Z21
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z22
 	VMINPS       Z0, Z22, Z0
 	VMINPS       Z1, Z22, Z1
@@ -5612,7 +5712,7 @@ noResidual:
 	VMINPS       Z20, Z22, Z20
 	VMINPS       Z21, Z22, Z21
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -5979,8 +6079,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z24
 	VMAXPS       Z0, Z24, Z0
 	VMAXPS       Z1, Z24, Z1
@@ -6006,6 +6106,10 @@ noResidual:
 	VMAXPS       Z21, Z24, Z21
 	VMAXPS       Z22, Z24, Z22
 	VMAXPS       Z23, Z24, Z23
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z24
 	VMINPS       Z0, Z24, Z0
 	VMINPS       Z1, Z24, Z1
@@ -6032,7 +6136,7 @@ noResidual:
 	VMINPS       Z22, Z24, Z22
 	VMINPS       Z23, Z24, Z23
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -6426,8 +6530,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z26
 	VMAXPS       Z0, Z26, Z0
 	VMAXPS       Z1, Z26, Z1
@@ -6455,6 +6559,10 @@ noResidual:
 	VMAXPS       Z23, Z26, Z23
 	VMAXPS       Z24, Z26, Z24
 	VMAXPS       Z25, Z26, Z25
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z26
 	VMINPS       Z0, Z26, Z0
 	VMINPS       Z1, Z26, Z1
@@ -6483,7 +6591,7 @@ noResidual:
 	VMINPS       Z24, Z26, Z24
 	VMINPS       Z25, Z26, Z25
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -6900,8 +7008,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z28
 	VMAXPS       Z0, Z28, Z0
 	VMAXPS       Z1, Z28, Z1
@@ -6931,6 +7039,10 @@ noResidual:
 	VMAXPS       Z25, Z28, Z25
 	VMAXPS       Z26, Z28, Z26
 	VMAXPS       Z27, Z28, Z27
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z28
 	VMINPS       Z0, Z28, Z0
 	VMINPS       Z1, Z28, Z1
@@ -6961,7 +7073,7 @@ noResidual:
 	VMINPS       Z26, Z28, Z26
 	VMINPS       Z27, Z28, Z27
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -7126,20 +7238,24 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z4
 	VMAXPS       Z0, Z4, Z0
 	VMAXPS       Z1, Z4, Z1
 	VMAXPS       Z2, Z4, Z2
 	VMAXPS       Z3, Z4, Z3
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z4
 	VMINPS       Z0, Z4, Z0
 	VMINPS       Z1, Z4, Z1
 	VMINPS       Z2, Z4, Z2
 	VMINPS       Z3, Z4, Z3
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	ADDQ    64(AX), CX
@@ -7319,8 +7435,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z8
 	VMAXPS       Z0, Z8, Z0
 	VMAXPS       Z1, Z8, Z1
@@ -7330,6 +7446,10 @@ noResidual:
 	VMAXPS       Z5, Z8, Z5
 	VMAXPS       Z6, Z8, Z6
 	VMAXPS       Z7, Z8, Z7
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z8
 	VMINPS       Z0, Z8, Z0
 	VMINPS       Z1, Z8, Z1
@@ -7340,7 +7460,7 @@ noResidual:
 	VMINPS       Z6, Z8, Z6
 	VMINPS       Z7, Z8, Z7
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -7561,8 +7681,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z12
 	VMAXPS       Z0, Z12, Z0
 	VMAXPS       Z1, Z12, Z1
@@ -7576,6 +7696,10 @@ noResidual:
 	VMAXPS       Z9, Z12, Z9
 	VMAXPS       Z10, Z12, Z10
 	VMAXPS       Z11, Z12, Z11
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z12
 	VMINPS       Z0, Z12, Z0
 	VMINPS       Z1, Z12, Z1
@@ -7590,7 +7714,7 @@ noResidual:
 	VMINPS       Z10, Z12, Z10
 	VMINPS       Z11, Z12, Z11
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -7856,8 +7980,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z16
 	VMAXPS       Z0, Z16, Z0
 	VMAXPS       Z1, Z16, Z1
@@ -7875,6 +7999,10 @@ noResidual:
 	VMAXPS       Z13, Z16, Z13
 	VMAXPS       Z14, Z16, Z14
 	VMAXPS       Z15, Z16, Z15
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z16
 	VMINPS       Z0, Z16, Z0
 	VMINPS       Z1, Z16, Z1
@@ -7893,7 +8021,7 @@ noResidual:
 	VMINPS       Z14, Z16, Z14
 	VMINPS       Z15, Z16, Z15
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -8200,8 +8328,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z20
 	VMAXPS       Z0, Z20, Z0
 	VMAXPS       Z1, Z20, Z1
@@ -8223,6 +8351,10 @@ noResidual:
 	VMAXPS       Z17, Z20, Z17
 	VMAXPS       Z18, Z20, Z18
 	VMAXPS       Z19, Z20, Z19
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z20
 	VMINPS       Z0, Z20, Z0
 	VMINPS       Z1, Z20, Z1
@@ -8245,7 +8377,7 @@ noResidual:
 	VMINPS       Z18, Z20, Z18
 	VMINPS       Z19, Z20, Z19
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -8593,8 +8725,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z24
 	VMAXPS       Z0, Z24, Z0
 	VMAXPS       Z1, Z24, Z1
@@ -8620,6 +8752,10 @@ noResidual:
 	VMAXPS       Z21, Z24, Z21
 	VMAXPS       Z22, Z24, Z22
 	VMAXPS       Z23, Z24, Z23
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z24
 	VMINPS       Z0, Z24, Z0
 	VMINPS       Z1, Z24, Z1
@@ -8646,7 +8782,7 @@ noResidual:
 	VMINPS       Z22, Z24, Z22
 	VMINPS       Z23, Z24, Z23
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Z0, (CX)
 	VMOVUPS Z1, 64(CX)
@@ -8679,22 +8815,29 @@ noClamp:
 	RET
 
 // func blockDepthwise1x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise1x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), CX
 	MOVQ    16(AX), DX
 	VMOVUPS (CX), Z0
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	ADDQ    144(AX), BX
 	TESTQ   DI, DI
 	JZ      noTaps
 
 tap:
 	MOVQ        (SI), CX
 	ADDQ        BX, CX
+	MOVQ        8(SI), R8
+	LEAQ        (CX), CX
+	TESTQ       R8, R8
+	CMOVQNE     160(AX), CX
 	VMOVUPS     (DX), Z1
 	ADDQ        $+64, DX
 	VFMADD231PS (CX), Z1, Z0
@@ -8706,28 +8849,42 @@ noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
+	ADDQ   152(AX), CX
 	VADDPS (CX), Z0, Z0
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z1
 	VMAXPS       Z0, Z1, Z0
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z1
 	VMINPS       Z0, Z1, Z0
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
+free2:
+	MOVQ    8(AX), CX
+	ADDQ    152(AX), CX
+	VMOVUPS Z0, (CX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 144(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise2x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise2x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), BX
 	VMOVUPS (DX), Z0
@@ -8735,50 +8892,72 @@ TEXT ·blockDepthwise2x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	ADDQ    144(AX), SI
 	TESTQ   R8, R8
 	JZ      noTaps
 
 tap:
 	MOVQ        (DI), DX
 	ADDQ        SI, DX
+	MOVQ        8(DI), R9
+	LEAQ        (DX), R10
+	LEAQ        (DX)(CX*1), DX
+	TESTQ       $0x00000001, R9
+	CMOVQNE     160(AX), R10
+	TESTQ       $0x00000002, R9
+	CMOVQNE     160(AX), DX
 	VMOVUPS     (BX), Z2
 	ADDQ        $+64, BX
-	VFMADD231PS (DX), Z2, Z0
-	VFMADD231PS (DX)(CX*1), Z2, Z1
+	VFMADD231PS (R10), Z2, Z0
+	VFMADD231PS (DX), Z2, Z1
 	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z2
 	VMAXPS       Z0, Z2, Z0
 	VMAXPS       Z1, Z2, Z1
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z2
 	VMINPS       Z0, Z2, Z0
 	VMINPS       Z1, Z2, Z1
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise3x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise3x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), BX
 	VMOVUPS (DX), Z0
@@ -8787,55 +8966,77 @@ TEXT ·blockDepthwise3x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	ADDQ    144(AX), SI
 	TESTQ   R8, R8
 	JZ      noTaps
 
 tap:
 	MOVQ        (DI), DX
 	ADDQ        SI, DX
+	MOVQ        8(DI), R9
+	LEAQ        (DX), R10
+	LEAQ        (DX)(CX*2), R11
+	TESTQ       $0x00000001, R9
+	CMOVQNE     160(AX), R10
+	TESTQ       $0x00000002, R9
+	CMOVQNE     160(AX), R11
 	VMOVUPS     (BX), Z3
 	ADDQ        $+64, BX
-	VFMADD231PS (DX), Z3, Z0
+	VFMADD231PS (R10), Z3, Z0
 	VFMADD231PS (DX)(CX*1), Z3, Z1
-	VFMADD231PS (DX)(CX*2), Z3, Z2
+	VFMADD231PS (R11), Z3, Z2
 	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z3
 	VMAXPS       Z0, Z3, Z0
 	VMAXPS       Z1, Z3, Z1
 	VMAXPS       Z2, Z3, Z2
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z3
 	VMINPS       Z0, Z3, Z0
 	VMINPS       Z1, Z3, Z1
 	VMINPS       Z2, Z3, Z2
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise4x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise4x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Z0
@@ -8845,6 +9046,7 @@ TEXT ·blockDepthwise4x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -8853,9 +9055,16 @@ tap:
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
+	MOVQ        8(R8), R10
+	LEAQ        (DX), R11
+	LEAQ        (BX), BX
+	TESTQ       $0x00000001, R10
+	CMOVQNE     160(AX), R11
+	TESTQ       $0x00000002, R10
+	CMOVQNE     160(AX), BX
 	VMOVUPS     (SI), Z4
 	ADDQ        $+64, SI
-	VFMADD231PS (DX), Z4, Z0
+	VFMADD231PS (R11), Z4, Z0
 	VFMADD231PS (DX)(CX*1), Z4, Z1
 	VFMADD231PS (DX)(CX*2), Z4, Z2
 	VFMADD231PS (BX), Z4, Z3
@@ -8864,43 +9073,57 @@ tap:
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z4
 	VMAXPS       Z0, Z4, Z0
 	VMAXPS       Z1, Z4, Z1
 	VMAXPS       Z2, Z4, Z2
 	VMAXPS       Z3, Z4, Z3
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z4
 	VMINPS       Z0, Z4, Z0
 	VMINPS       Z1, Z4, Z1
 	VMINPS       Z2, Z4, Z2
 	VMINPS       Z3, Z4, Z3
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise5x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise5x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Z0
@@ -8911,6 +9134,7 @@ TEXT ·blockDepthwise5x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -8919,37 +9143,49 @@ tap:
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
+	MOVQ        8(R8), R10
+	LEAQ        (DX), R11
+	LEAQ        (BX)(CX*1), R12
+	TESTQ       $0x00000001, R10
+	CMOVQNE     160(AX), R11
+	TESTQ       $0x00000002, R10
+	CMOVQNE     160(AX), R12
 	VMOVUPS     (SI), Z5
 	ADDQ        $+64, SI
-	VFMADD231PS (DX), Z5, Z0
+	VFMADD231PS (R11), Z5, Z0
 	VFMADD231PS (DX)(CX*1), Z5, Z1
 	VFMADD231PS (DX)(CX*2), Z5, Z2
 	VFMADD231PS (BX), Z5, Z3
-	VFMADD231PS (BX)(CX*1), Z5, Z4
+	VFMADD231PS (R12), Z5, Z4
 	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z5
 	VMAXPS       Z0, Z5, Z0
 	VMAXPS       Z1, Z5, Z1
 	VMAXPS       Z2, Z5, Z2
 	VMAXPS       Z3, Z5, Z3
 	VMAXPS       Z4, Z5, Z4
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z5
 	VMINPS       Z0, Z5, Z0
 	VMINPS       Z1, Z5, Z1
@@ -8957,21 +9193,30 @@ noResidual:
 	VMINPS       Z3, Z5, Z3
 	VMINPS       Z4, Z5, Z4
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise6x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise6x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Z0
@@ -8983,6 +9228,7 @@ TEXT ·blockDepthwise6x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -8991,33 +9237,41 @@ tap:
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
+	MOVQ        8(R8), R10
+	LEAQ        (DX), R11
+	LEAQ        (BX)(CX*2), R12
+	TESTQ       $0x00000001, R10
+	CMOVQNE     160(AX), R11
+	TESTQ       $0x00000002, R10
+	CMOVQNE     160(AX), R12
 	VMOVUPS     (SI), Z6
 	ADDQ        $+64, SI
-	VFMADD231PS (DX), Z6, Z0
+	VFMADD231PS (R11), Z6, Z0
 	VFMADD231PS (DX)(CX*1), Z6, Z1
 	VFMADD231PS (DX)(CX*2), Z6, Z2
 	VFMADD231PS (BX), Z6, Z3
 	VFMADD231PS (BX)(CX*1), Z6, Z4
-	VFMADD231PS (BX)(CX*2), Z6, Z5
+	VFMADD231PS (R12), Z6, Z5
 	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z6
 	VMAXPS       Z0, Z6, Z0
 	VMAXPS       Z1, Z6, Z1
@@ -9025,6 +9279,10 @@ noResidual:
 	VMAXPS       Z3, Z6, Z3
 	VMAXPS       Z4, Z6, Z4
 	VMAXPS       Z5, Z6, Z5
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z6
 	VMINPS       Z0, Z6, Z0
 	VMINPS       Z1, Z6, Z1
@@ -9033,22 +9291,31 @@ noResidual:
 	VMINPS       Z4, Z6, Z4
 	VMINPS       Z5, Z6, Z5
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise7x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise7x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Z0
@@ -9061,6 +9328,7 @@ TEXT ·blockDepthwise7x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -9071,9 +9339,16 @@ tap:
 	ADDQ        CX, BX
 	LEAQ        (BX)(CX*2), SI
 	ADDQ        CX, SI
+	MOVQ        8(R9), R11
+	LEAQ        (DX), R12
+	LEAQ        (SI), SI
+	TESTQ       $0x00000001, R11
+	CMOVQNE     160(AX), R12
+	TESTQ       $0x00000002, R11
+	CMOVQNE     160(AX), SI
 	VMOVUPS     (DI), Z7
 	ADDQ        $+64, DI
-	VFMADD231PS (DX), Z7, Z0
+	VFMADD231PS (R12), Z7, Z0
 	VFMADD231PS (DX)(CX*1), Z7, Z1
 	VFMADD231PS (DX)(CX*2), Z7, Z2
 	VFMADD231PS (BX), Z7, Z3
@@ -9085,21 +9360,22 @@ tap:
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z7
 	VMAXPS       Z0, Z7, Z0
 	VMAXPS       Z1, Z7, Z1
@@ -9108,6 +9384,10 @@ noResidual:
 	VMAXPS       Z4, Z7, Z4
 	VMAXPS       Z5, Z7, Z5
 	VMAXPS       Z6, Z7, Z6
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z7
 	VMINPS       Z0, Z7, Z0
 	VMINPS       Z1, Z7, Z1
@@ -9117,23 +9397,32 @@ noResidual:
 	VMINPS       Z5, Z7, Z5
 	VMINPS       Z6, Z7, Z6
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise8x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise8x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Z0
@@ -9147,6 +9436,7 @@ TEXT ·blockDepthwise8x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -9157,37 +9447,45 @@ tap:
 	ADDQ        CX, BX
 	LEAQ        (BX)(CX*2), SI
 	ADDQ        CX, SI
+	MOVQ        8(R9), R11
+	LEAQ        (DX), R12
+	LEAQ        (SI)(CX*1), R13
+	TESTQ       $0x00000001, R11
+	CMOVQNE     160(AX), R12
+	TESTQ       $0x00000002, R11
+	CMOVQNE     160(AX), R13
 	VMOVUPS     (DI), Z8
 	ADDQ        $+64, DI
-	VFMADD231PS (DX), Z8, Z0
+	VFMADD231PS (R12), Z8, Z0
 	VFMADD231PS (DX)(CX*1), Z8, Z1
 	VFMADD231PS (DX)(CX*2), Z8, Z2
 	VFMADD231PS (BX), Z8, Z3
 	VFMADD231PS (BX)(CX*1), Z8, Z4
 	VFMADD231PS (BX)(CX*2), Z8, Z5
 	VFMADD231PS (SI), Z8, Z6
-	VFMADD231PS (SI)(CX*1), Z8, Z7
+	VFMADD231PS (R13), Z8, Z7
 	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z8
 	VMAXPS       Z0, Z8, Z0
 	VMAXPS       Z1, Z8, Z1
@@ -9197,6 +9495,10 @@ noResidual:
 	VMAXPS       Z5, Z8, Z5
 	VMAXPS       Z6, Z8, Z6
 	VMAXPS       Z7, Z8, Z7
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z8
 	VMINPS       Z0, Z8, Z0
 	VMINPS       Z1, Z8, Z1
@@ -9207,24 +9509,33 @@ noResidual:
 	VMINPS       Z6, Z8, Z6
 	VMINPS       Z7, Z8, Z7
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise9x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise9x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Z0
@@ -9239,6 +9550,7 @@ TEXT ·blockDepthwise9x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -9249,9 +9561,16 @@ tap:
 	ADDQ        CX, BX
 	LEAQ        (BX)(CX*2), SI
 	ADDQ        CX, SI
+	MOVQ        8(R9), R11
+	LEAQ        (DX), R12
+	LEAQ        (SI)(CX*2), R13
+	TESTQ       $0x00000001, R11
+	CMOVQNE     160(AX), R12
+	TESTQ       $0x00000002, R11
+	CMOVQNE     160(AX), R13
 	VMOVUPS     (DI), Z9
 	ADDQ        $+64, DI
-	VFMADD231PS (DX), Z9, Z0
+	VFMADD231PS (R12), Z9, Z0
 	VFMADD231PS (DX)(CX*1), Z9, Z1
 	VFMADD231PS (DX)(CX*2), Z9, Z2
 	VFMADD231PS (BX), Z9, Z3
@@ -9259,29 +9578,30 @@ tap:
 	VFMADD231PS (BX)(CX*2), Z9, Z5
 	VFMADD231PS (SI), Z9, Z6
 	VFMADD231PS (SI)(CX*1), Z9, Z7
-	VFMADD231PS (SI)(CX*2), Z9, Z8
+	VFMADD231PS (R13), Z9, Z8
 	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z9
 	VMAXPS       Z0, Z9, Z0
 	VMAXPS       Z1, Z9, Z1
@@ -9292,6 +9612,10 @@ noResidual:
 	VMAXPS       Z6, Z9, Z6
 	VMAXPS       Z7, Z9, Z7
 	VMAXPS       Z8, Z9, Z8
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z9
 	VMINPS       Z0, Z9, Z0
 	VMINPS       Z1, Z9, Z1
@@ -9303,25 +9627,34 @@ noResidual:
 	VMINPS       Z7, Z9, Z7
 	VMINPS       Z8, Z9, Z8
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise10x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise10x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Z0
@@ -9337,6 +9670,7 @@ TEXT ·blockDepthwise10x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	ADDQ    144(AX), R9
 	TESTQ   R11, R11
 	JZ      noTaps
 
@@ -9349,9 +9683,16 @@ tap:
 	ADDQ        CX, SI
 	LEAQ        (SI)(CX*2), DI
 	ADDQ        CX, DI
+	MOVQ        8(R10), R12
+	LEAQ        (DX), R13
+	LEAQ        (DI), DI
+	TESTQ       $0x00000001, R12
+	CMOVQNE     160(AX), R13
+	TESTQ       $0x00000002, R12
+	CMOVQNE     160(AX), DI
 	VMOVUPS     (R8), Z10
 	ADDQ        $+64, R8
-	VFMADD231PS (DX), Z10, Z0
+	VFMADD231PS (R13), Z10, Z0
 	VFMADD231PS (DX)(CX*1), Z10, Z1
 	VFMADD231PS (DX)(CX*2), Z10, Z2
 	VFMADD231PS (BX), Z10, Z3
@@ -9366,24 +9707,25 @@ tap:
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
-	VADDPS 576(CX), Z9, Z9
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
+	VADDPS 576(DX), Z9, Z9
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z10
 	VMAXPS       Z0, Z10, Z0
 	VMAXPS       Z1, Z10, Z1
@@ -9395,6 +9737,10 @@ noResidual:
 	VMAXPS       Z7, Z10, Z7
 	VMAXPS       Z8, Z10, Z8
 	VMAXPS       Z9, Z10, Z9
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z10
 	VMINPS       Z0, Z10, Z0
 	VMINPS       Z1, Z10, Z1
@@ -9407,26 +9753,35 @@ noResidual:
 	VMINPS       Z8, Z10, Z8
 	VMINPS       Z9, Z10, Z9
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	VMOVUPS Z9, 576(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise11x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise11x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Z0
@@ -9443,6 +9798,7 @@ TEXT ·blockDepthwise11x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	ADDQ    144(AX), R9
 	TESTQ   R11, R11
 	JZ      noTaps
 
@@ -9455,9 +9811,16 @@ tap:
 	ADDQ        CX, SI
 	LEAQ        (SI)(CX*2), DI
 	ADDQ        CX, DI
+	MOVQ        8(R10), R12
+	LEAQ        (DX), R13
+	LEAQ        (DI)(CX*1), R14
+	TESTQ       $0x00000001, R12
+	CMOVQNE     160(AX), R13
+	TESTQ       $0x00000002, R12
+	CMOVQNE     160(AX), R14
 	VMOVUPS     (R8), Z11
 	ADDQ        $+64, R8
-	VFMADD231PS (DX), Z11, Z0
+	VFMADD231PS (R13), Z11, Z0
 	VFMADD231PS (DX)(CX*1), Z11, Z1
 	VFMADD231PS (DX)(CX*2), Z11, Z2
 	VFMADD231PS (BX), Z11, Z3
@@ -9467,31 +9830,32 @@ tap:
 	VFMADD231PS (SI)(CX*1), Z11, Z7
 	VFMADD231PS (SI)(CX*2), Z11, Z8
 	VFMADD231PS (DI), Z11, Z9
-	VFMADD231PS (DI)(CX*1), Z11, Z10
+	VFMADD231PS (R14), Z11, Z10
 	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
-	VADDPS 576(CX), Z9, Z9
-	VADDPS 640(CX), Z10, Z10
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
+	VADDPS 576(DX), Z9, Z9
+	VADDPS 640(DX), Z10, Z10
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z11
 	VMAXPS       Z0, Z11, Z0
 	VMAXPS       Z1, Z11, Z1
@@ -9504,6 +9868,10 @@ noResidual:
 	VMAXPS       Z8, Z11, Z8
 	VMAXPS       Z9, Z11, Z9
 	VMAXPS       Z10, Z11, Z10
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z11
 	VMINPS       Z0, Z11, Z0
 	VMINPS       Z1, Z11, Z1
@@ -9517,27 +9885,36 @@ noResidual:
 	VMINPS       Z9, Z11, Z9
 	VMINPS       Z10, Z11, Z10
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	VMOVUPS Z9, 576(DX)
+	VMOVUPS Z10, 640(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise12x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise12x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Z0
@@ -9555,6 +9932,7 @@ TEXT ·blockDepthwise12x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	ADDQ    144(AX), R9
 	TESTQ   R11, R11
 	JZ      noTaps
 
@@ -9567,9 +9945,16 @@ tap:
 	ADDQ        CX, SI
 	LEAQ        (SI)(CX*2), DI
 	ADDQ        CX, DI
+	MOVQ        8(R10), R12
+	LEAQ        (DX), R13
+	LEAQ        (DI)(CX*2), R14
+	TESTQ       $0x00000001, R12
+	CMOVQNE     160(AX), R13
+	TESTQ       $0x00000002, R12
+	CMOVQNE     160(AX), R14
 	VMOVUPS     (R8), Z12
 	ADDQ        $+64, R8
-	VFMADD231PS (DX), Z12, Z0
+	VFMADD231PS (R13), Z12, Z0
 	VFMADD231PS (DX)(CX*1), Z12, Z1
 	VFMADD231PS (DX)(CX*2), Z12, Z2
 	VFMADD231PS (BX), Z12, Z3
@@ -9580,32 +9965,33 @@ tap:
 	VFMADD231PS (SI)(CX*2), Z12, Z8
 	VFMADD231PS (DI), Z12, Z9
 	VFMADD231PS (DI)(CX*1), Z12, Z10
-	VFMADD231PS (DI)(CX*2), Z12, Z11
+	VFMADD231PS (R14), Z12, Z11
 	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
-	VADDPS 576(CX), Z9, Z9
-	VADDPS 640(CX), Z10, Z10
-	VADDPS 704(CX), Z11, Z11
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
+	VADDPS 576(DX), Z9, Z9
+	VADDPS 640(DX), Z10, Z10
+	VADDPS 704(DX), Z11, Z11
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z12
 	VMAXPS       Z0, Z12, Z0
 	VMAXPS       Z1, Z12, Z1
@@ -9619,6 +10005,10 @@ noResidual:
 	VMAXPS       Z9, Z12, Z9
 	VMAXPS       Z10, Z12, Z10
 	VMAXPS       Z11, Z12, Z11
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z12
 	VMINPS       Z0, Z12, Z0
 	VMINPS       Z1, Z12, Z1
@@ -9633,28 +10023,37 @@ noResidual:
 	VMINPS       Z10, Z12, Z10
 	VMINPS       Z11, Z12, Z11
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	VMOVUPS Z9, 576(DX)
+	VMOVUPS Z10, 640(DX)
+	VMOVUPS Z11, 704(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise13x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise13x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R9
 	VMOVUPS (DX), Z0
@@ -9673,6 +10072,7 @@ TEXT ·blockDepthwise13x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R10
 	MOVQ    24(AX), R11
 	MOVQ    48(AX), R12
+	ADDQ    144(AX), R10
 	TESTQ   R12, R12
 	JZ      noTaps
 
@@ -9687,9 +10087,16 @@ tap:
 	ADDQ        CX, DI
 	LEAQ        (DI)(CX*2), R8
 	ADDQ        CX, R8
+	MOVQ        8(R11), R13
+	LEAQ        (DX), R14
+	LEAQ        (R8), R8
+	TESTQ       $0x00000001, R13
+	CMOVQNE     160(AX), R14
+	TESTQ       $0x00000002, R13
+	CMOVQNE     160(AX), R8
 	VMOVUPS     (R9), Z13
 	ADDQ        $+64, R9
-	VFMADD231PS (DX), Z13, Z0
+	VFMADD231PS (R14), Z13, Z0
 	VFMADD231PS (DX)(CX*1), Z13, Z1
 	VFMADD231PS (DX)(CX*2), Z13, Z2
 	VFMADD231PS (BX), Z13, Z3
@@ -9707,27 +10114,28 @@ tap:
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
-	VADDPS 576(CX), Z9, Z9
-	VADDPS 640(CX), Z10, Z10
-	VADDPS 704(CX), Z11, Z11
-	VADDPS 768(CX), Z12, Z12
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
+	VADDPS 576(DX), Z9, Z9
+	VADDPS 640(DX), Z10, Z10
+	VADDPS 704(DX), Z11, Z11
+	VADDPS 768(DX), Z12, Z12
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z13
 	VMAXPS       Z0, Z13, Z0
 	VMAXPS       Z1, Z13, Z1
@@ -9742,6 +10150,10 @@ noResidual:
 	VMAXPS       Z10, Z13, Z10
 	VMAXPS       Z11, Z13, Z11
 	VMAXPS       Z12, Z13, Z12
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z13
 	VMINPS       Z0, Z13, Z0
 	VMINPS       Z1, Z13, Z1
@@ -9757,29 +10169,38 @@ noResidual:
 	VMINPS       Z11, Z13, Z11
 	VMINPS       Z12, Z13, Z12
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
-	VMOVUPS Z12, 768(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	VMOVUPS Z9, 576(DX)
+	VMOVUPS Z10, 640(DX)
+	VMOVUPS Z11, 704(DX)
+	VMOVUPS Z12, 768(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise14x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockDepthwise14x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R9
 	VMOVUPS (DX), Z0
@@ -9799,6 +10220,7 @@ TEXT ·blockDepthwise14x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R10
 	MOVQ    24(AX), R11
 	MOVQ    48(AX), R12
+	ADDQ    144(AX), R10
 	TESTQ   R12, R12
 	JZ      noTaps
 
@@ -9813,9 +10235,16 @@ tap:
 	ADDQ        CX, DI
 	LEAQ        (DI)(CX*2), R8
 	ADDQ        CX, R8
+	MOVQ        8(R11), R13
+	LEAQ        (DX), R14
+	LEAQ        (R8)(CX*1), R15
+	TESTQ       $0x00000001, R13
+	CMOVQNE     160(AX), R14
+	TESTQ       $0x00000002, R13
+	CMOVQNE     160(AX), R15
 	VMOVUPS     (R9), Z14
 	ADDQ        $+64, R9
-	VFMADD231PS (DX), Z14, Z0
+	VFMADD231PS (R14), Z14, Z0
 	VFMADD231PS (DX)(CX*1), Z14, Z1
 	VFMADD231PS (DX)(CX*2), Z14, Z2
 	VFMADD231PS (BX), Z14, Z3
@@ -9828,34 +10257,35 @@ tap:
 	VFMADD231PS (DI)(CX*1), Z14, Z10
 	VFMADD231PS (DI)(CX*2), Z14, Z11
 	VFMADD231PS (R8), Z14, Z12
-	VFMADD231PS (R8)(CX*1), Z14, Z13
+	VFMADD231PS (R15), Z14, Z13
 	ADDQ        $0x10, R11
 	DECQ        R12
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
-	VADDPS 576(CX), Z9, Z9
-	VADDPS 640(CX), Z10, Z10
-	VADDPS 704(CX), Z11, Z11
-	VADDPS 768(CX), Z12, Z12
-	VADDPS 832(CX), Z13, Z13
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
+	VADDPS 576(DX), Z9, Z9
+	VADDPS 640(DX), Z10, Z10
+	VADDPS 704(DX), Z11, Z11
+	VADDPS 768(DX), Z12, Z12
+	VADDPS 832(DX), Z13, Z13
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z14
 	VMAXPS       Z0, Z14, Z0
 	VMAXPS       Z1, Z14, Z1
@@ -9871,6 +10301,10 @@ noResidual:
 	VMAXPS       Z11, Z14, Z11
 	VMAXPS       Z12, Z14, Z12
 	VMAXPS       Z13, Z14, Z13
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z14
 	VMINPS       Z0, Z14, Z0
 	VMINPS       Z1, Z14, Z1
@@ -9887,40 +10321,54 @@ noResidual:
 	VMINPS       Z12, Z14, Z12
 	VMINPS       Z13, Z14, Z13
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
-	VMOVUPS Z12, 768(AX)
-	VMOVUPS Z13, 832(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	VMOVUPS Z9, 576(DX)
+	VMOVUPS Z10, 640(DX)
+	VMOVUPS Z11, 704(DX)
+	VMOVUPS Z12, 768(DX)
+	VMOVUPS Z13, 832(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum1x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum1x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	MOVQ    (AX), DX
 	MOVQ    24(AX), BX
 	MOVQ    48(AX), SI
+	ADDQ    144(AX), DX
 	TESTQ   SI, SI
 	JZ      noTaps
 
 tap:
 	MOVQ      (BX), CX
 	ADDQ      DX, CX
+	MOVQ      8(BX), DI
+	LEAQ      (CX), CX
+	TESTQ     DI, DI
+	CMOVQNE   160(AX), CX
 	VMOVUPS   (CX), Z1
 	VMAXPS    Z1, Z0, Z1
 	VCMPPS    $0x03, Z0, Z0, K1
@@ -9934,20 +10382,32 @@ noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
+	ADDQ   152(AX), CX
 	VADDPS (CX), Z0, Z0
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z1
 	VMAXPS       Z0, Z1, Z0
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z1
 	VMINPS       Z0, Z1, Z0
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
+free2:
+	MOVQ    8(AX), CX
+	ADDQ    152(AX), CX
+	VMOVUPS Z0, (CX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 144(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
@@ -9970,27 +10430,37 @@ DATA const_ff800000<>+60(SB)/4, $0xff800000
 GLOBL const_ff800000<>(SB), RODATA|NOPTR, $64
 
 // func blockMaximum2x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum2x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	ADDQ    144(AX), BX
 	TESTQ   DI, DI
 	JZ      noTaps
 
 tap:
 	MOVQ      (SI), DX
 	ADDQ      BX, DX
-	VMOVUPS   (DX), Z2
+	MOVQ      8(SI), R8
+	LEAQ      (DX), R9
+	LEAQ      (DX)(CX*1), DX
+	TESTQ     $0x00000001, R8
+	CMOVQNE   160(AX), R9
+	TESTQ     $0x00000002, R8
+	CMOVQNE   160(AX), DX
+	VMOVUPS   (R9), Z2
 	VMAXPS    Z2, Z0, Z2
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z2, K1, Z3
 	VMOVAPS   Z3, Z0
-	VMOVUPS   (DX)(CX*1), Z2
+	VMOVUPS   (DX), Z2
 	VMAXPS    Z2, Z1, Z2
 	VCMPPS    $0x03, Z1, Z1, K1
 	VBLENDMPS Z1, Z2, K1, Z4
@@ -10000,48 +10470,70 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z2
 	VMAXPS       Z0, Z2, Z0
 	VMAXPS       Z1, Z2, Z1
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z2
 	VMINPS       Z0, Z2, Z0
 	VMINPS       Z1, Z2, Z1
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum3x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum3x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	ADDQ    144(AX), BX
 	TESTQ   DI, DI
 	JZ      noTaps
 
 tap:
 	MOVQ      (SI), DX
 	ADDQ      BX, DX
-	VMOVUPS   (DX), Z3
+	MOVQ      8(SI), R8
+	LEAQ      (DX), R9
+	LEAQ      (DX)(CX*2), R10
+	TESTQ     $0x00000001, R8
+	CMOVQNE   160(AX), R9
+	TESTQ     $0x00000002, R8
+	CMOVQNE   160(AX), R10
+	VMOVUPS   (R9), Z3
 	VMAXPS    Z3, Z0, Z3
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z3, K1, Z4
@@ -10051,7 +10543,7 @@ tap:
 	VCMPPS    $0x03, Z1, Z1, K1
 	VBLENDMPS Z1, Z3, K1, Z5
 	VMOVAPS   Z5, Z1
-	VMOVUPS   (DX)(CX*2), Z3
+	VMOVUPS   (R10), Z3
 	VMAXPS    Z3, Z2, Z3
 	VCMPPS    $0x03, Z2, Z2, K1
 	VBLENDMPS Z2, Z3, K1, Z6
@@ -10061,39 +10553,53 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z3
 	VMAXPS       Z0, Z3, Z0
 	VMAXPS       Z1, Z3, Z1
 	VMAXPS       Z2, Z3, Z2
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z3
 	VMINPS       Z0, Z3, Z0
 	VMINPS       Z1, Z3, Z1
 	VMINPS       Z2, Z3, Z2
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum4x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum4x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10101,6 +10607,7 @@ TEXT ·blockMaximum4x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	ADDQ    144(AX), SI
 	TESTQ   R8, R8
 	JZ      noTaps
 
@@ -10109,7 +10616,14 @@ tap:
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
-	VMOVUPS   (DX), Z4
+	MOVQ      8(DI), R9
+	LEAQ      (DX), R10
+	LEAQ      (BX), BX
+	TESTQ     $0x00000001, R9
+	CMOVQNE   160(AX), R10
+	TESTQ     $0x00000002, R9
+	CMOVQNE   160(AX), BX
+	VMOVUPS   (R10), Z4
 	VMAXPS    Z4, Z0, Z4
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z4, K1, Z5
@@ -10134,43 +10648,57 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z4
 	VMAXPS       Z0, Z4, Z0
 	VMAXPS       Z1, Z4, Z1
 	VMAXPS       Z2, Z4, Z2
 	VMAXPS       Z3, Z4, Z3
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z4
 	VMINPS       Z0, Z4, Z0
 	VMINPS       Z1, Z4, Z1
 	VMINPS       Z2, Z4, Z2
 	VMINPS       Z3, Z4, Z3
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum5x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum5x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10179,6 +10707,7 @@ TEXT ·blockMaximum5x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	ADDQ    144(AX), SI
 	TESTQ   R8, R8
 	JZ      noTaps
 
@@ -10187,7 +10716,14 @@ tap:
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
-	VMOVUPS   (DX), Z5
+	MOVQ      8(DI), R9
+	LEAQ      (DX), R10
+	LEAQ      (BX)(CX*1), R11
+	TESTQ     $0x00000001, R9
+	CMOVQNE   160(AX), R10
+	TESTQ     $0x00000002, R9
+	CMOVQNE   160(AX), R11
+	VMOVUPS   (R10), Z5
 	VMAXPS    Z5, Z0, Z5
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z5, K1, Z6
@@ -10207,7 +10743,7 @@ tap:
 	VCMPPS    $0x03, Z3, Z3, K1
 	VBLENDMPS Z3, Z5, K1, Z9
 	VMOVAPS   Z9, Z3
-	VMOVUPS   (BX)(CX*1), Z5
+	VMOVUPS   (R11), Z5
 	VMAXPS    Z5, Z4, Z5
 	VCMPPS    $0x03, Z4, Z4, K1
 	VBLENDMPS Z4, Z5, K1, Z10
@@ -10217,25 +10753,30 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z5
 	VMAXPS       Z0, Z5, Z0
 	VMAXPS       Z1, Z5, Z1
 	VMAXPS       Z2, Z5, Z2
 	VMAXPS       Z3, Z5, Z3
 	VMAXPS       Z4, Z5, Z4
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z5
 	VMINPS       Z0, Z5, Z0
 	VMINPS       Z1, Z5, Z1
@@ -10243,21 +10784,30 @@ noResidual:
 	VMINPS       Z3, Z5, Z3
 	VMINPS       Z4, Z5, Z4
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum6x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum6x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10267,6 +10817,7 @@ TEXT ·blockMaximum6x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	ADDQ    144(AX), SI
 	TESTQ   R8, R8
 	JZ      noTaps
 
@@ -10275,7 +10826,14 @@ tap:
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
-	VMOVUPS   (DX), Z6
+	MOVQ      8(DI), R9
+	LEAQ      (DX), R10
+	LEAQ      (BX)(CX*2), R11
+	TESTQ     $0x00000001, R9
+	CMOVQNE   160(AX), R10
+	TESTQ     $0x00000002, R9
+	CMOVQNE   160(AX), R11
+	VMOVUPS   (R10), Z6
 	VMAXPS    Z6, Z0, Z6
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z6, K1, Z7
@@ -10300,7 +10858,7 @@ tap:
 	VCMPPS    $0x03, Z4, Z4, K1
 	VBLENDMPS Z4, Z6, K1, Z11
 	VMOVAPS   Z11, Z4
-	VMOVUPS   (BX)(CX*2), Z6
+	VMOVUPS   (R11), Z6
 	VMAXPS    Z6, Z5, Z6
 	VCMPPS    $0x03, Z5, Z5, K1
 	VBLENDMPS Z5, Z6, K1, Z12
@@ -10310,20 +10868,21 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z6
 	VMAXPS       Z0, Z6, Z0
 	VMAXPS       Z1, Z6, Z1
@@ -10331,6 +10890,10 @@ noResidual:
 	VMAXPS       Z3, Z6, Z3
 	VMAXPS       Z4, Z6, Z4
 	VMAXPS       Z5, Z6, Z5
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z6
 	VMINPS       Z0, Z6, Z0
 	VMINPS       Z1, Z6, Z1
@@ -10339,22 +10902,31 @@ noResidual:
 	VMINPS       Z4, Z6, Z4
 	VMINPS       Z5, Z6, Z5
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum7x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum7x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10365,6 +10937,7 @@ TEXT ·blockMaximum7x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -10375,7 +10948,14 @@ tap:
 	ADDQ      CX, BX
 	LEAQ      (BX)(CX*2), SI
 	ADDQ      CX, SI
-	VMOVUPS   (DX), Z7
+	MOVQ      8(R8), R10
+	LEAQ      (DX), R11
+	LEAQ      (SI), SI
+	TESTQ     $0x00000001, R10
+	CMOVQNE   160(AX), R11
+	TESTQ     $0x00000002, R10
+	CMOVQNE   160(AX), SI
+	VMOVUPS   (R11), Z7
 	VMAXPS    Z7, Z0, Z7
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z7, K1, Z8
@@ -10415,21 +10995,22 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z7
 	VMAXPS       Z0, Z7, Z0
 	VMAXPS       Z1, Z7, Z1
@@ -10438,6 +11019,10 @@ noResidual:
 	VMAXPS       Z4, Z7, Z4
 	VMAXPS       Z5, Z7, Z5
 	VMAXPS       Z6, Z7, Z6
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z7
 	VMINPS       Z0, Z7, Z0
 	VMINPS       Z1, Z7, Z1
@@ -10447,23 +11032,32 @@ noResidual:
 	VMINPS       Z5, Z7, Z5
 	VMINPS       Z6, Z7, Z6
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum8x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum8x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10475,6 +11069,7 @@ TEXT ·blockMaximum8x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -10485,7 +11080,14 @@ tap:
 	ADDQ      CX, BX
 	LEAQ      (BX)(CX*2), SI
 	ADDQ      CX, SI
-	VMOVUPS   (DX), Z8
+	MOVQ      8(R8), R10
+	LEAQ      (DX), R11
+	LEAQ      (SI)(CX*1), R12
+	TESTQ     $0x00000001, R10
+	CMOVQNE   160(AX), R11
+	TESTQ     $0x00000002, R10
+	CMOVQNE   160(AX), R12
+	VMOVUPS   (R11), Z8
 	VMAXPS    Z8, Z0, Z8
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z8, K1, Z9
@@ -10520,7 +11122,7 @@ tap:
 	VCMPPS    $0x03, Z6, Z6, K1
 	VBLENDMPS Z6, Z8, K1, Z15
 	VMOVAPS   Z15, Z6
-	VMOVUPS   (SI)(CX*1), Z8
+	VMOVUPS   (R12), Z8
 	VMAXPS    Z8, Z7, Z8
 	VCMPPS    $0x03, Z7, Z7, K1
 	VBLENDMPS Z7, Z8, K1, Z16
@@ -10530,22 +11132,23 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z8
 	VMAXPS       Z0, Z8, Z0
 	VMAXPS       Z1, Z8, Z1
@@ -10555,6 +11158,10 @@ noResidual:
 	VMAXPS       Z5, Z8, Z5
 	VMAXPS       Z6, Z8, Z6
 	VMAXPS       Z7, Z8, Z7
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z8
 	VMINPS       Z0, Z8, Z0
 	VMINPS       Z1, Z8, Z1
@@ -10565,24 +11172,33 @@ noResidual:
 	VMINPS       Z6, Z8, Z6
 	VMINPS       Z7, Z8, Z7
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum9x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum9x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10595,6 +11211,7 @@ TEXT ·blockMaximum9x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -10605,7 +11222,14 @@ tap:
 	ADDQ      CX, BX
 	LEAQ      (BX)(CX*2), SI
 	ADDQ      CX, SI
-	VMOVUPS   (DX), Z9
+	MOVQ      8(R8), R10
+	LEAQ      (DX), R11
+	LEAQ      (SI)(CX*2), R12
+	TESTQ     $0x00000001, R10
+	CMOVQNE   160(AX), R11
+	TESTQ     $0x00000002, R10
+	CMOVQNE   160(AX), R12
+	VMOVUPS   (R11), Z9
 	VMAXPS    Z9, Z0, Z9
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z9, K1, Z10
@@ -10645,7 +11269,7 @@ tap:
 	VCMPPS    $0x03, Z7, Z7, K1
 	VBLENDMPS Z7, Z9, K1, Z17
 	VMOVAPS   Z17, Z7
-	VMOVUPS   (SI)(CX*2), Z9
+	VMOVUPS   (R12), Z9
 	VMAXPS    Z9, Z8, Z9
 	VCMPPS    $0x03, Z8, Z8, K1
 	VBLENDMPS Z8, Z9, K1, Z18
@@ -10655,23 +11279,24 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z9
 	VMAXPS       Z0, Z9, Z0
 	VMAXPS       Z1, Z9, Z1
@@ -10682,6 +11307,10 @@ noResidual:
 	VMAXPS       Z6, Z9, Z6
 	VMAXPS       Z7, Z9, Z7
 	VMAXPS       Z8, Z9, Z8
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z9
 	VMINPS       Z0, Z9, Z0
 	VMINPS       Z1, Z9, Z1
@@ -10693,25 +11322,34 @@ noResidual:
 	VMINPS       Z7, Z9, Z7
 	VMINPS       Z8, Z9, Z8
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum10x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum10x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10725,6 +11363,7 @@ TEXT ·blockMaximum10x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -10737,7 +11376,14 @@ tap:
 	ADDQ      CX, SI
 	LEAQ      (SI)(CX*2), DI
 	ADDQ      CX, DI
-	VMOVUPS   (DX), Z10
+	MOVQ      8(R9), R11
+	LEAQ      (DX), R12
+	LEAQ      (DI), DI
+	TESTQ     $0x00000001, R11
+	CMOVQNE   160(AX), R12
+	TESTQ     $0x00000002, R11
+	CMOVQNE   160(AX), DI
+	VMOVUPS   (R12), Z10
 	VMAXPS    Z10, Z0, Z10
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z10, K1, Z11
@@ -10792,24 +11438,25 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
-	VADDPS 576(CX), Z9, Z9
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
+	VADDPS 576(DX), Z9, Z9
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z10
 	VMAXPS       Z0, Z10, Z0
 	VMAXPS       Z1, Z10, Z1
@@ -10821,6 +11468,10 @@ noResidual:
 	VMAXPS       Z7, Z10, Z7
 	VMAXPS       Z8, Z10, Z8
 	VMAXPS       Z9, Z10, Z9
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z10
 	VMINPS       Z0, Z10, Z0
 	VMINPS       Z1, Z10, Z1
@@ -10833,26 +11484,35 @@ noResidual:
 	VMINPS       Z8, Z10, Z8
 	VMINPS       Z9, Z10, Z9
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	VMOVUPS Z9, 576(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum11x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum11x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -10867,6 +11527,7 @@ TEXT ·blockMaximum11x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -10879,7 +11540,14 @@ tap:
 	ADDQ      CX, SI
 	LEAQ      (SI)(CX*2), DI
 	ADDQ      CX, DI
-	VMOVUPS   (DX), Z11
+	MOVQ      8(R9), R11
+	LEAQ      (DX), R12
+	LEAQ      (DI)(CX*1), R13
+	TESTQ     $0x00000001, R11
+	CMOVQNE   160(AX), R12
+	TESTQ     $0x00000002, R11
+	CMOVQNE   160(AX), R13
+	VMOVUPS   (R12), Z11
 	VMAXPS    Z11, Z0, Z11
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z11, K1, Z12
@@ -10929,7 +11597,7 @@ tap:
 	VCMPPS    $0x03, Z9, Z9, K1
 	VBLENDMPS Z9, Z11, K1, Z21
 	VMOVAPS   Z21, Z9
-	VMOVUPS   (DI)(CX*1), Z11
+	VMOVUPS   (R13), Z11
 	VMAXPS    Z11, Z10, Z11
 	VCMPPS    $0x03, Z10, Z10, K1
 	VBLENDMPS Z10, Z11, K1, Z22
@@ -10939,25 +11607,26 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
-	VADDPS 576(CX), Z9, Z9
-	VADDPS 640(CX), Z10, Z10
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
+	VADDPS 576(DX), Z9, Z9
+	VADDPS 640(DX), Z10, Z10
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z11
 	VMAXPS       Z0, Z11, Z0
 	VMAXPS       Z1, Z11, Z1
@@ -10970,6 +11639,10 @@ noResidual:
 	VMAXPS       Z8, Z11, Z8
 	VMAXPS       Z9, Z11, Z9
 	VMAXPS       Z10, Z11, Z10
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z11
 	VMINPS       Z0, Z11, Z0
 	VMINPS       Z1, Z11, Z1
@@ -10983,27 +11656,36 @@ noResidual:
 	VMINPS       Z9, Z11, Z9
 	VMINPS       Z10, Z11, Z10
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	VMOVUPS Z9, 576(DX)
+	VMOVUPS Z10, 640(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum12x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum12x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -11019,6 +11701,7 @@ TEXT ·blockMaximum12x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -11031,7 +11714,14 @@ tap:
 	ADDQ      CX, SI
 	LEAQ      (SI)(CX*2), DI
 	ADDQ      CX, DI
-	VMOVUPS   (DX), Z12
+	MOVQ      8(R9), R11
+	LEAQ      (DX), R12
+	LEAQ      (DI)(CX*2), R13
+	TESTQ     $0x00000001, R11
+	CMOVQNE   160(AX), R12
+	TESTQ     $0x00000002, R11
+	CMOVQNE   160(AX), R13
+	VMOVUPS   (R12), Z12
 	VMAXPS    Z12, Z0, Z12
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z12, K1, Z13
@@ -11086,7 +11776,7 @@ tap:
 	VCMPPS    $0x03, Z10, Z10, K1
 	VBLENDMPS Z10, Z12, K1, Z23
 	VMOVAPS   Z23, Z10
-	VMOVUPS   (DI)(CX*2), Z12
+	VMOVUPS   (R13), Z12
 	VMAXPS    Z12, Z11, Z12
 	VCMPPS    $0x03, Z11, Z11, K1
 	VBLENDMPS Z11, Z12, K1, Z24
@@ -11096,26 +11786,27 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
-	VADDPS 576(CX), Z9, Z9
-	VADDPS 640(CX), Z10, Z10
-	VADDPS 704(CX), Z11, Z11
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
+	VADDPS 576(DX), Z9, Z9
+	VADDPS 640(DX), Z10, Z10
+	VADDPS 704(DX), Z11, Z11
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z12
 	VMAXPS       Z0, Z12, Z0
 	VMAXPS       Z1, Z12, Z1
@@ -11129,6 +11820,10 @@ noResidual:
 	VMAXPS       Z9, Z12, Z9
 	VMAXPS       Z10, Z12, Z10
 	VMAXPS       Z11, Z12, Z11
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z12
 	VMINPS       Z0, Z12, Z0
 	VMINPS       Z1, Z12, Z1
@@ -11143,28 +11838,37 @@ noResidual:
 	VMINPS       Z10, Z12, Z10
 	VMINPS       Z11, Z12, Z11
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	VMOVUPS Z9, 576(DX)
+	VMOVUPS Z10, 640(DX)
+	VMOVUPS Z11, 704(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum13x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum13x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -11181,6 +11885,7 @@ TEXT ·blockMaximum13x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	ADDQ    144(AX), R9
 	TESTQ   R11, R11
 	JZ      noTaps
 
@@ -11195,7 +11900,14 @@ tap:
 	ADDQ      CX, DI
 	LEAQ      (DI)(CX*2), R8
 	ADDQ      CX, R8
-	VMOVUPS   (DX), Z13
+	MOVQ      8(R10), R12
+	LEAQ      (DX), R13
+	LEAQ      (R8), R8
+	TESTQ     $0x00000001, R12
+	CMOVQNE   160(AX), R13
+	TESTQ     $0x00000002, R12
+	CMOVQNE   160(AX), R8
+	VMOVUPS   (R13), Z13
 	VMAXPS    Z13, Z0, Z13
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z13, K1, Z14
@@ -11265,27 +11977,28 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
-	VADDPS 576(CX), Z9, Z9
-	VADDPS 640(CX), Z10, Z10
-	VADDPS 704(CX), Z11, Z11
-	VADDPS 768(CX), Z12, Z12
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
+	VADDPS 576(DX), Z9, Z9
+	VADDPS 640(DX), Z10, Z10
+	VADDPS 704(DX), Z11, Z11
+	VADDPS 768(DX), Z12, Z12
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z13
 	VMAXPS       Z0, Z13, Z0
 	VMAXPS       Z1, Z13, Z1
@@ -11300,6 +12013,10 @@ noResidual:
 	VMAXPS       Z10, Z13, Z10
 	VMAXPS       Z11, Z13, Z11
 	VMAXPS       Z12, Z13, Z12
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z13
 	VMINPS       Z0, Z13, Z0
 	VMINPS       Z1, Z13, Z1
@@ -11315,29 +12032,38 @@ noResidual:
 	VMINPS       Z11, Z13, Z11
 	VMINPS       Z12, Z13, Z12
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
-	VMOVUPS Z12, 768(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	VMOVUPS Z9, 576(DX)
+	VMOVUPS Z10, 640(DX)
+	VMOVUPS Z11, 704(DX)
+	VMOVUPS Z12, 768(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum14x1AVX512(t *byte)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV
 TEXT ·blockMaximum14x1AVX512(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Z0
 	VMOVUPS const_ff800000<>+0(SB), Z1
 	VMOVUPS const_ff800000<>+0(SB), Z2
@@ -11355,6 +12081,7 @@ TEXT ·blockMaximum14x1AVX512(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	ADDQ    144(AX), R9
 	TESTQ   R11, R11
 	JZ      noTaps
 
@@ -11369,7 +12096,14 @@ tap:
 	ADDQ      CX, DI
 	LEAQ      (DI)(CX*2), R8
 	ADDQ      CX, R8
-	VMOVUPS   (DX), Z14
+	MOVQ      8(R10), R12
+	LEAQ      (DX), R13
+	LEAQ      (R8)(CX*1), R14
+	TESTQ     $0x00000001, R12
+	CMOVQNE   160(AX), R13
+	TESTQ     $0x00000002, R12
+	CMOVQNE   160(AX), R14
+	VMOVUPS   (R13), Z14
 	VMAXPS    Z14, Z0, Z14
 	VCMPPS    $0x03, Z0, Z0, K1
 	VBLENDMPS Z0, Z14, K1, Z15
@@ -11434,7 +12168,7 @@ tap:
 	VCMPPS    $0x03, Z12, Z12, K1
 	VBLENDMPS Z12, Z14, K1, Z27
 	VMOVAPS   Z27, Z12
-	VMOVUPS   (R8)(CX*1), Z14
+	VMOVUPS   (R14), Z14
 	VMAXPS    Z14, Z13, Z14
 	VCMPPS    $0x03, Z13, Z13, K1
 	VBLENDMPS Z13, Z14, K1, Z28
@@ -11444,28 +12178,29 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Z0, Z0
-	VADDPS 64(CX), Z1, Z1
-	VADDPS 128(CX), Z2, Z2
-	VADDPS 192(CX), Z3, Z3
-	VADDPS 256(CX), Z4, Z4
-	VADDPS 320(CX), Z5, Z5
-	VADDPS 384(CX), Z6, Z6
-	VADDPS 448(CX), Z7, Z7
-	VADDPS 512(CX), Z8, Z8
-	VADDPS 576(CX), Z9, Z9
-	VADDPS 640(CX), Z10, Z10
-	VADDPS 704(CX), Z11, Z11
-	VADDPS 768(CX), Z12, Z12
-	VADDPS 832(CX), Z13, Z13
+	ADDQ   152(AX), DX
+	VADDPS (DX), Z0, Z0
+	VADDPS 64(DX), Z1, Z1
+	VADDPS 128(DX), Z2, Z2
+	VADDPS 192(DX), Z3, Z3
+	VADDPS 256(DX), Z4, Z4
+	VADDPS 320(DX), Z5, Z5
+	VADDPS 384(DX), Z6, Z6
+	VADDPS 448(DX), Z7, Z7
+	VADDPS 512(DX), Z8, Z8
+	VADDPS 576(DX), Z9, Z9
+	VADDPS 640(DX), Z10, Z10
+	VADDPS 704(DX), Z11, Z11
+	VADDPS 768(DX), Z12, Z12
+	VADDPS 832(DX), Z13, Z13
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Z14
 	VMAXPS       Z0, Z14, Z0
 	VMAXPS       Z1, Z14, Z1
@@ -11481,6 +12216,10 @@ noResidual:
 	VMAXPS       Z11, Z14, Z11
 	VMAXPS       Z12, Z14, Z12
 	VMAXPS       Z13, Z14, Z13
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Z14
 	VMINPS       Z0, Z14, Z0
 	VMINPS       Z1, Z14, Z1
@@ -11497,22 +12236,29 @@ noResidual:
 	VMINPS       Z12, Z14, Z12
 	VMINPS       Z13, Z14, Z13
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Z0, (AX)
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS Z3, 192(AX)
-	VMOVUPS Z4, 256(AX)
-	VMOVUPS Z5, 320(AX)
-	VMOVUPS Z6, 384(AX)
-	VMOVUPS Z7, 448(AX)
-	VMOVUPS Z8, 512(AX)
-	VMOVUPS Z9, 576(AX)
-	VMOVUPS Z10, 640(AX)
-	VMOVUPS Z11, 704(AX)
-	VMOVUPS Z12, 768(AX)
-	VMOVUPS Z13, 832(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Z0, (DX)
+	VMOVUPS Z1, 64(DX)
+	VMOVUPS Z2, 128(DX)
+	VMOVUPS Z3, 192(DX)
+	VMOVUPS Z4, 256(DX)
+	VMOVUPS Z5, 320(DX)
+	VMOVUPS Z6, 384(DX)
+	VMOVUPS Z7, 448(DX)
+	VMOVUPS Z8, 512(DX)
+	VMOVUPS Z9, 576(DX)
+	VMOVUPS Z10, 640(DX)
+	VMOVUPS Z11, 704(DX)
+	VMOVUPS Z12, 768(DX)
+	VMOVUPS Z13, 832(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
@@ -12605,14 +13351,18 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y1
 	VMAXPS       Y0, Y1, Y0
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y1
 	VMINPS       Y0, Y1, Y0
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VZEROUPPER
@@ -12710,16 +13460,20 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y2
 	VMAXPS       Y0, Y2, Y0
 	VMAXPS       Y1, Y2, Y1
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y2
 	VMINPS       Y0, Y2, Y0
 	VMINPS       Y1, Y2, Y1
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
@@ -12831,18 +13585,22 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y3
 	VMAXPS       Y0, Y3, Y0
 	VMAXPS       Y1, Y3, Y1
 	VMAXPS       Y2, Y3, Y2
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y3
 	VMINPS       Y0, Y3, Y0
 	VMINPS       Y1, Y3, Y1
 	VMINPS       Y2, Y3, Y2
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
@@ -12972,20 +13730,24 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y4
 	VMAXPS       Y0, Y4, Y0
 	VMAXPS       Y1, Y4, Y1
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y4
 	VMINPS       Y0, Y4, Y0
 	VMINPS       Y1, Y4, Y1
 	VMINPS       Y2, Y4, Y2
 	VMINPS       Y3, Y4, Y3
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
@@ -13129,14 +13891,18 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y5
 	VMAXPS       Y0, Y5, Y0
 	VMAXPS       Y1, Y5, Y1
 	VMAXPS       Y2, Y5, Y2
 	VMAXPS       Y3, Y5, Y3
 	VMAXPS       Y4, Y5, Y4
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y5
 	VMINPS       Y0, Y5, Y0
 	VMINPS       Y1, Y5, Y1
@@ -13144,7 +13910,7 @@ noResidual:
 	VMINPS       Y3, Y5, Y3
 	VMINPS       Y4, Y5, Y4
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
@@ -13302,8 +14068,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y6
 	VMAXPS       Y0, Y6, Y0
 	VMAXPS       Y1, Y6, Y1
@@ -13311,6 +14077,10 @@ noResidual:
 	VMAXPS       Y3, Y6, Y3
 	VMAXPS       Y4, Y6, Y4
 	VMAXPS       Y5, Y6, Y5
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y6
 	VMINPS       Y0, Y6, Y0
 	VMINPS       Y1, Y6, Y1
@@ -13319,7 +14089,7 @@ noResidual:
 	VMINPS       Y4, Y6, Y4
 	VMINPS       Y5, Y6, Y5
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
@@ -13495,8 +14265,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y7
 	VMAXPS       Y0, Y7, Y0
 	VMAXPS       Y1, Y7, Y1
@@ -13505,6 +14275,10 @@ noResidual:
 	VMAXPS       Y4, Y7, Y4
 	VMAXPS       Y5, Y7, Y5
 	VMAXPS       Y6, Y7, Y6
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y7
 	VMINPS       Y0, Y7, Y0
 	VMINPS       Y1, Y7, Y1
@@ -13514,7 +14288,7 @@ noResidual:
 	VMINPS       Y5, Y7, Y5
 	VMINPS       Y6, Y7, Y6
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
@@ -13704,8 +14478,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y8
 	VMAXPS       Y0, Y8, Y0
 	VMAXPS       Y1, Y8, Y1
@@ -13715,6 +14489,10 @@ noResidual:
 	VMAXPS       Y5, Y8, Y5
 	VMAXPS       Y6, Y8, Y6
 	VMAXPS       Y7, Y8, Y7
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y8
 	VMINPS       Y0, Y8, Y0
 	VMINPS       Y1, Y8, Y1
@@ -13725,7 +14503,7 @@ noResidual:
 	VMINPS       Y6, Y8, Y6
 	VMINPS       Y7, Y8, Y7
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
@@ -13929,8 +14707,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y9
 	VMAXPS       Y0, Y9, Y0
 	VMAXPS       Y1, Y9, Y1
@@ -13941,6 +14719,10 @@ noResidual:
 	VMAXPS       Y6, Y9, Y6
 	VMAXPS       Y7, Y9, Y7
 	VMAXPS       Y8, Y9, Y8
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y9
 	VMINPS       Y0, Y9, Y0
 	VMINPS       Y1, Y9, Y1
@@ -13952,7 +14734,7 @@ noResidual:
 	VMINPS       Y7, Y9, Y7
 	VMINPS       Y8, Y9, Y8
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
@@ -14174,8 +14956,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y10
 	VMAXPS       Y0, Y10, Y0
 	VMAXPS       Y1, Y10, Y1
@@ -14187,6 +14969,10 @@ noResidual:
 	VMAXPS       Y7, Y10, Y7
 	VMAXPS       Y8, Y10, Y8
 	VMAXPS       Y9, Y10, Y9
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y10
 	VMINPS       Y0, Y10, Y0
 	VMINPS       Y1, Y10, Y1
@@ -14199,7 +14985,7 @@ noResidual:
 	VMINPS       Y8, Y10, Y8
 	VMINPS       Y9, Y10, Y9
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
@@ -14435,8 +15221,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y11
 	VMAXPS       Y0, Y11, Y0
 	VMAXPS       Y1, Y11, Y1
@@ -14449,6 +15235,10 @@ noResidual:
 	VMAXPS       Y8, Y11, Y8
 	VMAXPS       Y9, Y11, Y9
 	VMAXPS       Y10, Y11, Y10
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y11
 	VMINPS       Y0, Y11, Y0
 	VMINPS       Y1, Y11, Y1
@@ -14462,7 +15252,7 @@ noResidual:
 	VMINPS       Y9, Y11, Y9
 	VMINPS       Y10, Y11, Y10
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
@@ -14712,8 +15502,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y12
 	VMAXPS       Y0, Y12, Y0
 	VMAXPS       Y1, Y12, Y1
@@ -14727,6 +15517,10 @@ noResidual:
 	VMAXPS       Y9, Y12, Y9
 	VMAXPS       Y10, Y12, Y10
 	VMAXPS       Y11, Y12, Y11
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y12
 	VMINPS       Y0, Y12, Y0
 	VMINPS       Y1, Y12, Y1
@@ -14741,7 +15535,7 @@ noResidual:
 	VMINPS       Y10, Y12, Y10
 	VMINPS       Y11, Y12, Y11
 
-noClamp:
+free2:
 	MOVQ    8(AX), AX
 	VMOVUPS Y0, (AX)
 	VMOVUPS Y1, 32(AX)
@@ -14854,16 +15648,20 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y2
 	VMAXPS       Y0, Y2, Y0
 	VMAXPS       Y1, Y2, Y1
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y2
 	VMINPS       Y0, Y2, Y0
 	VMINPS       Y1, Y2, Y1
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
 	ADDQ    64(AX), CX
@@ -14988,20 +15786,24 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y4
 	VMAXPS       Y0, Y4, Y0
 	VMAXPS       Y1, Y4, Y1
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y4
 	VMINPS       Y0, Y4, Y0
 	VMINPS       Y1, Y4, Y1
 	VMINPS       Y2, Y4, Y2
 	VMINPS       Y3, Y4, Y3
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
 	VMOVUPS Y1, 32(CX)
@@ -15149,8 +15951,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y6
 	VMAXPS       Y0, Y6, Y0
 	VMAXPS       Y1, Y6, Y1
@@ -15158,6 +15960,10 @@ noResidual:
 	VMAXPS       Y3, Y6, Y3
 	VMAXPS       Y4, Y6, Y4
 	VMAXPS       Y5, Y6, Y5
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y6
 	VMINPS       Y0, Y6, Y0
 	VMINPS       Y1, Y6, Y1
@@ -15166,7 +15972,7 @@ noResidual:
 	VMINPS       Y4, Y6, Y4
 	VMINPS       Y5, Y6, Y5
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
 	VMOVUPS Y1, 32(CX)
@@ -15341,8 +16147,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y8
 	VMAXPS       Y0, Y8, Y0
 	VMAXPS       Y1, Y8, Y1
@@ -15352,6 +16158,10 @@ noResidual:
 	VMAXPS       Y5, Y8, Y5
 	VMAXPS       Y6, Y8, Y6
 	VMAXPS       Y7, Y8, Y7
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y8
 	VMINPS       Y0, Y8, Y0
 	VMINPS       Y1, Y8, Y1
@@ -15362,7 +16172,7 @@ noResidual:
 	VMINPS       Y6, Y8, Y6
 	VMINPS       Y7, Y8, Y7
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
 	VMOVUPS Y1, 32(CX)
@@ -15560,8 +16370,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y10
 	VMAXPS       Y0, Y10, Y0
 	VMAXPS       Y1, Y10, Y1
@@ -15573,6 +16383,10 @@ noResidual:
 	VMAXPS       Y7, Y10, Y7
 	VMAXPS       Y8, Y10, Y8
 	VMAXPS       Y9, Y10, Y9
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y10
 	VMINPS       Y0, Y10, Y0
 	VMINPS       Y1, Y10, Y1
@@ -15585,7 +16399,7 @@ noResidual:
 	VMINPS       Y8, Y10, Y8
 	VMINPS       Y9, Y10, Y9
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
 	VMOVUPS Y1, 32(CX)
@@ -15806,8 +16620,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y12
 	VMAXPS       Y0, Y12, Y0
 	VMAXPS       Y1, Y12, Y1
@@ -15821,6 +16635,10 @@ noResidual:
 	VMAXPS       Y9, Y12, Y9
 	VMAXPS       Y10, Y12, Y10
 	VMAXPS       Y11, Y12, Y11
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y12
 	VMINPS       Y0, Y12, Y0
 	VMINPS       Y1, Y12, Y1
@@ -15835,7 +16653,7 @@ noResidual:
 	VMINPS       Y10, Y12, Y10
 	VMINPS       Y11, Y12, Y11
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
 	VMOVUPS Y1, 32(CX)
@@ -15984,20 +16802,24 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y4
 	VMAXPS       Y0, Y4, Y0
 	VMAXPS       Y1, Y4, Y1
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y4
 	VMINPS       Y0, Y4, Y0
 	VMINPS       Y1, Y4, Y1
 	VMINPS       Y2, Y4, Y2
 	VMINPS       Y3, Y4, Y3
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
 	ADDQ    64(AX), CX
@@ -16177,8 +16999,8 @@ noTaps:
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y8
 	VMAXPS       Y0, Y8, Y0
 	VMAXPS       Y1, Y8, Y1
@@ -16188,6 +17010,10 @@ noResidual:
 	VMAXPS       Y5, Y8, Y5
 	VMAXPS       Y6, Y8, Y6
 	VMAXPS       Y7, Y8, Y7
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y8
 	VMINPS       Y0, Y8, Y0
 	VMINPS       Y1, Y8, Y1
@@ -16198,7 +17024,7 @@ noResidual:
 	VMINPS       Y6, Y8, Y6
 	VMINPS       Y7, Y8, Y7
 
-noClamp:
+free2:
 	MOVQ    8(AX), CX
 	VMOVUPS Y0, (CX)
 	VMOVUPS Y1, 32(CX)
@@ -16215,22 +17041,29 @@ noClamp:
 	RET
 
 // func blockDepthwise1x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise1x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), CX
 	MOVQ    16(AX), DX
 	VMOVUPS (CX), Y0
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	ADDQ    144(AX), BX
 	TESTQ   DI, DI
 	JZ      noTaps
 
 tap:
 	MOVQ        (SI), CX
 	ADDQ        BX, CX
+	MOVQ        8(SI), R8
+	LEAQ        (CX), CX
+	TESTQ       R8, R8
+	CMOVQNE     160(AX), CX
 	VMOVUPS     (DX), Y1
 	ADDQ        $+32, DX
 	VFMADD231PS (CX), Y1, Y0
@@ -16242,28 +17075,42 @@ noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
+	ADDQ   152(AX), CX
 	VADDPS (CX), Y0, Y0
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y1
 	VMAXPS       Y0, Y1, Y0
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y1
 	VMINPS       Y0, Y1, Y0
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
+free2:
+	MOVQ    8(AX), CX
+	ADDQ    152(AX), CX
+	VMOVUPS Y0, (CX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 144(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise2x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise2x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), BX
 	VMOVUPS (DX), Y0
@@ -16271,50 +17118,72 @@ TEXT ·blockDepthwise2x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	ADDQ    144(AX), SI
 	TESTQ   R8, R8
 	JZ      noTaps
 
 tap:
 	MOVQ        (DI), DX
 	ADDQ        SI, DX
+	MOVQ        8(DI), R9
+	LEAQ        (DX), R10
+	LEAQ        (DX)(CX*1), DX
+	TESTQ       $0x00000001, R9
+	CMOVQNE     160(AX), R10
+	TESTQ       $0x00000002, R9
+	CMOVQNE     160(AX), DX
 	VMOVUPS     (BX), Y2
 	ADDQ        $+32, BX
-	VFMADD231PS (DX), Y2, Y0
-	VFMADD231PS (DX)(CX*1), Y2, Y1
+	VFMADD231PS (R10), Y2, Y0
+	VFMADD231PS (DX), Y2, Y1
 	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y2
 	VMAXPS       Y0, Y2, Y0
 	VMAXPS       Y1, Y2, Y1
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y2
 	VMINPS       Y0, Y2, Y0
 	VMINPS       Y1, Y2, Y1
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise3x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise3x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), BX
 	VMOVUPS (DX), Y0
@@ -16323,55 +17192,77 @@ TEXT ·blockDepthwise3x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	ADDQ    144(AX), SI
 	TESTQ   R8, R8
 	JZ      noTaps
 
 tap:
 	MOVQ        (DI), DX
 	ADDQ        SI, DX
+	MOVQ        8(DI), R9
+	LEAQ        (DX), R10
+	LEAQ        (DX)(CX*2), R11
+	TESTQ       $0x00000001, R9
+	CMOVQNE     160(AX), R10
+	TESTQ       $0x00000002, R9
+	CMOVQNE     160(AX), R11
 	VMOVUPS     (BX), Y3
 	ADDQ        $+32, BX
-	VFMADD231PS (DX), Y3, Y0
+	VFMADD231PS (R10), Y3, Y0
 	VFMADD231PS (DX)(CX*1), Y3, Y1
-	VFMADD231PS (DX)(CX*2), Y3, Y2
+	VFMADD231PS (R11), Y3, Y2
 	ADDQ        $0x10, DI
 	DECQ        R8
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y3
 	VMAXPS       Y0, Y3, Y0
 	VMAXPS       Y1, Y3, Y1
 	VMAXPS       Y2, Y3, Y2
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y3
 	VMINPS       Y0, Y3, Y0
 	VMINPS       Y1, Y3, Y1
 	VMINPS       Y2, Y3, Y2
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise4x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise4x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Y0
@@ -16381,6 +17272,7 @@ TEXT ·blockDepthwise4x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -16389,9 +17281,16 @@ tap:
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
+	MOVQ        8(R8), R10
+	LEAQ        (DX), R11
+	LEAQ        (BX), BX
+	TESTQ       $0x00000001, R10
+	CMOVQNE     160(AX), R11
+	TESTQ       $0x00000002, R10
+	CMOVQNE     160(AX), BX
 	VMOVUPS     (SI), Y4
 	ADDQ        $+32, SI
-	VFMADD231PS (DX), Y4, Y0
+	VFMADD231PS (R11), Y4, Y0
 	VFMADD231PS (DX)(CX*1), Y4, Y1
 	VFMADD231PS (DX)(CX*2), Y4, Y2
 	VFMADD231PS (BX), Y4, Y3
@@ -16400,43 +17299,57 @@ tap:
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y4
 	VMAXPS       Y0, Y4, Y0
 	VMAXPS       Y1, Y4, Y1
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y4
 	VMINPS       Y0, Y4, Y0
 	VMINPS       Y1, Y4, Y1
 	VMINPS       Y2, Y4, Y2
 	VMINPS       Y3, Y4, Y3
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise5x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise5x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Y0
@@ -16447,6 +17360,7 @@ TEXT ·blockDepthwise5x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -16455,37 +17369,49 @@ tap:
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
+	MOVQ        8(R8), R10
+	LEAQ        (DX), R11
+	LEAQ        (BX)(CX*1), R12
+	TESTQ       $0x00000001, R10
+	CMOVQNE     160(AX), R11
+	TESTQ       $0x00000002, R10
+	CMOVQNE     160(AX), R12
 	VMOVUPS     (SI), Y5
 	ADDQ        $+32, SI
-	VFMADD231PS (DX), Y5, Y0
+	VFMADD231PS (R11), Y5, Y0
 	VFMADD231PS (DX)(CX*1), Y5, Y1
 	VFMADD231PS (DX)(CX*2), Y5, Y2
 	VFMADD231PS (BX), Y5, Y3
-	VFMADD231PS (BX)(CX*1), Y5, Y4
+	VFMADD231PS (R12), Y5, Y4
 	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y5
 	VMAXPS       Y0, Y5, Y0
 	VMAXPS       Y1, Y5, Y1
 	VMAXPS       Y2, Y5, Y2
 	VMAXPS       Y3, Y5, Y3
 	VMAXPS       Y4, Y5, Y4
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y5
 	VMINPS       Y0, Y5, Y0
 	VMINPS       Y1, Y5, Y1
@@ -16493,21 +17419,30 @@ noResidual:
 	VMINPS       Y3, Y5, Y3
 	VMINPS       Y4, Y5, Y4
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise6x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise6x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), SI
 	VMOVUPS (DX), Y0
@@ -16519,6 +17454,7 @@ TEXT ·blockDepthwise6x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -16527,33 +17463,41 @@ tap:
 	ADDQ        DI, DX
 	LEAQ        (DX)(CX*2), BX
 	ADDQ        CX, BX
+	MOVQ        8(R8), R10
+	LEAQ        (DX), R11
+	LEAQ        (BX)(CX*2), R12
+	TESTQ       $0x00000001, R10
+	CMOVQNE     160(AX), R11
+	TESTQ       $0x00000002, R10
+	CMOVQNE     160(AX), R12
 	VMOVUPS     (SI), Y6
 	ADDQ        $+32, SI
-	VFMADD231PS (DX), Y6, Y0
+	VFMADD231PS (R11), Y6, Y0
 	VFMADD231PS (DX)(CX*1), Y6, Y1
 	VFMADD231PS (DX)(CX*2), Y6, Y2
 	VFMADD231PS (BX), Y6, Y3
 	VFMADD231PS (BX)(CX*1), Y6, Y4
-	VFMADD231PS (BX)(CX*2), Y6, Y5
+	VFMADD231PS (R12), Y6, Y5
 	ADDQ        $0x10, R8
 	DECQ        R9
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y6
 	VMAXPS       Y0, Y6, Y0
 	VMAXPS       Y1, Y6, Y1
@@ -16561,6 +17505,10 @@ noResidual:
 	VMAXPS       Y3, Y6, Y3
 	VMAXPS       Y4, Y6, Y4
 	VMAXPS       Y5, Y6, Y5
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y6
 	VMINPS       Y0, Y6, Y0
 	VMINPS       Y1, Y6, Y1
@@ -16569,22 +17517,31 @@ noResidual:
 	VMINPS       Y4, Y6, Y4
 	VMINPS       Y5, Y6, Y5
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise7x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise7x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Y0
@@ -16597,6 +17554,7 @@ TEXT ·blockDepthwise7x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -16607,9 +17565,16 @@ tap:
 	ADDQ        CX, BX
 	LEAQ        (BX)(CX*2), SI
 	ADDQ        CX, SI
+	MOVQ        8(R9), R11
+	LEAQ        (DX), R12
+	LEAQ        (SI), SI
+	TESTQ       $0x00000001, R11
+	CMOVQNE     160(AX), R12
+	TESTQ       $0x00000002, R11
+	CMOVQNE     160(AX), SI
 	VMOVUPS     (DI), Y7
 	ADDQ        $+32, DI
-	VFMADD231PS (DX), Y7, Y0
+	VFMADD231PS (R12), Y7, Y0
 	VFMADD231PS (DX)(CX*1), Y7, Y1
 	VFMADD231PS (DX)(CX*2), Y7, Y2
 	VFMADD231PS (BX), Y7, Y3
@@ -16621,21 +17586,22 @@ tap:
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y7
 	VMAXPS       Y0, Y7, Y0
 	VMAXPS       Y1, Y7, Y1
@@ -16644,6 +17610,10 @@ noResidual:
 	VMAXPS       Y4, Y7, Y4
 	VMAXPS       Y5, Y7, Y5
 	VMAXPS       Y6, Y7, Y6
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y7
 	VMINPS       Y0, Y7, Y0
 	VMINPS       Y1, Y7, Y1
@@ -16653,23 +17623,32 @@ noResidual:
 	VMINPS       Y5, Y7, Y5
 	VMINPS       Y6, Y7, Y6
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise8x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise8x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Y0
@@ -16683,6 +17662,7 @@ TEXT ·blockDepthwise8x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -16693,37 +17673,45 @@ tap:
 	ADDQ        CX, BX
 	LEAQ        (BX)(CX*2), SI
 	ADDQ        CX, SI
+	MOVQ        8(R9), R11
+	LEAQ        (DX), R12
+	LEAQ        (SI)(CX*1), R13
+	TESTQ       $0x00000001, R11
+	CMOVQNE     160(AX), R12
+	TESTQ       $0x00000002, R11
+	CMOVQNE     160(AX), R13
 	VMOVUPS     (DI), Y8
 	ADDQ        $+32, DI
-	VFMADD231PS (DX), Y8, Y0
+	VFMADD231PS (R12), Y8, Y0
 	VFMADD231PS (DX)(CX*1), Y8, Y1
 	VFMADD231PS (DX)(CX*2), Y8, Y2
 	VFMADD231PS (BX), Y8, Y3
 	VFMADD231PS (BX)(CX*1), Y8, Y4
 	VFMADD231PS (BX)(CX*2), Y8, Y5
 	VFMADD231PS (SI), Y8, Y6
-	VFMADD231PS (SI)(CX*1), Y8, Y7
+	VFMADD231PS (R13), Y8, Y7
 	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
-	VADDPS 224(CX), Y7, Y7
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
+	VADDPS 224(DX), Y7, Y7
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y8
 	VMAXPS       Y0, Y8, Y0
 	VMAXPS       Y1, Y8, Y1
@@ -16733,6 +17721,10 @@ noResidual:
 	VMAXPS       Y5, Y8, Y5
 	VMAXPS       Y6, Y8, Y6
 	VMAXPS       Y7, Y8, Y7
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y8
 	VMINPS       Y0, Y8, Y0
 	VMINPS       Y1, Y8, Y1
@@ -16743,24 +17735,33 @@ noResidual:
 	VMINPS       Y6, Y8, Y6
 	VMINPS       Y7, Y8, Y7
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
-	VMOVUPS Y7, 224(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	VMOVUPS Y7, 224(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise9x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise9x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), DI
 	VMOVUPS (DX), Y0
@@ -16775,6 +17776,7 @@ TEXT ·blockDepthwise9x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -16785,9 +17787,16 @@ tap:
 	ADDQ        CX, BX
 	LEAQ        (BX)(CX*2), SI
 	ADDQ        CX, SI
+	MOVQ        8(R9), R11
+	LEAQ        (DX), R12
+	LEAQ        (SI)(CX*2), R13
+	TESTQ       $0x00000001, R11
+	CMOVQNE     160(AX), R12
+	TESTQ       $0x00000002, R11
+	CMOVQNE     160(AX), R13
 	VMOVUPS     (DI), Y9
 	ADDQ        $+32, DI
-	VFMADD231PS (DX), Y9, Y0
+	VFMADD231PS (R12), Y9, Y0
 	VFMADD231PS (DX)(CX*1), Y9, Y1
 	VFMADD231PS (DX)(CX*2), Y9, Y2
 	VFMADD231PS (BX), Y9, Y3
@@ -16795,29 +17804,30 @@ tap:
 	VFMADD231PS (BX)(CX*2), Y9, Y5
 	VFMADD231PS (SI), Y9, Y6
 	VFMADD231PS (SI)(CX*1), Y9, Y7
-	VFMADD231PS (SI)(CX*2), Y9, Y8
+	VFMADD231PS (R13), Y9, Y8
 	ADDQ        $0x10, R9
 	DECQ        R10
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
-	VADDPS 224(CX), Y7, Y7
-	VADDPS 256(CX), Y8, Y8
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
+	VADDPS 224(DX), Y7, Y7
+	VADDPS 256(DX), Y8, Y8
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y9
 	VMAXPS       Y0, Y9, Y0
 	VMAXPS       Y1, Y9, Y1
@@ -16828,6 +17838,10 @@ noResidual:
 	VMAXPS       Y6, Y9, Y6
 	VMAXPS       Y7, Y9, Y7
 	VMAXPS       Y8, Y9, Y8
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y9
 	VMINPS       Y0, Y9, Y0
 	VMINPS       Y1, Y9, Y1
@@ -16839,25 +17853,34 @@ noResidual:
 	VMINPS       Y7, Y9, Y7
 	VMINPS       Y8, Y9, Y8
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
-	VMOVUPS Y7, 224(AX)
-	VMOVUPS Y8, 256(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	VMOVUPS Y7, 224(DX)
+	VMOVUPS Y8, 256(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise10x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise10x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Y0
@@ -16873,6 +17896,7 @@ TEXT ·blockDepthwise10x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	ADDQ    144(AX), R9
 	TESTQ   R11, R11
 	JZ      noTaps
 
@@ -16885,9 +17909,16 @@ tap:
 	ADDQ        CX, SI
 	LEAQ        (SI)(CX*2), DI
 	ADDQ        CX, DI
+	MOVQ        8(R10), R12
+	LEAQ        (DX), R13
+	LEAQ        (DI), DI
+	TESTQ       $0x00000001, R12
+	CMOVQNE     160(AX), R13
+	TESTQ       $0x00000002, R12
+	CMOVQNE     160(AX), DI
 	VMOVUPS     (R8), Y10
 	ADDQ        $+32, R8
-	VFMADD231PS (DX), Y10, Y0
+	VFMADD231PS (R13), Y10, Y0
 	VFMADD231PS (DX)(CX*1), Y10, Y1
 	VFMADD231PS (DX)(CX*2), Y10, Y2
 	VFMADD231PS (BX), Y10, Y3
@@ -16902,24 +17933,25 @@ tap:
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
-	VADDPS 224(CX), Y7, Y7
-	VADDPS 256(CX), Y8, Y8
-	VADDPS 288(CX), Y9, Y9
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
+	VADDPS 224(DX), Y7, Y7
+	VADDPS 256(DX), Y8, Y8
+	VADDPS 288(DX), Y9, Y9
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y10
 	VMAXPS       Y0, Y10, Y0
 	VMAXPS       Y1, Y10, Y1
@@ -16931,6 +17963,10 @@ noResidual:
 	VMAXPS       Y7, Y10, Y7
 	VMAXPS       Y8, Y10, Y8
 	VMAXPS       Y9, Y10, Y9
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y10
 	VMINPS       Y0, Y10, Y0
 	VMINPS       Y1, Y10, Y1
@@ -16943,26 +17979,35 @@ noResidual:
 	VMINPS       Y8, Y10, Y8
 	VMINPS       Y9, Y10, Y9
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
-	VMOVUPS Y7, 224(AX)
-	VMOVUPS Y8, 256(AX)
-	VMOVUPS Y9, 288(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	VMOVUPS Y7, 224(DX)
+	VMOVUPS Y8, 256(DX)
+	VMOVUPS Y9, 288(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise11x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise11x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Y0
@@ -16979,6 +18024,7 @@ TEXT ·blockDepthwise11x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	ADDQ    144(AX), R9
 	TESTQ   R11, R11
 	JZ      noTaps
 
@@ -16991,9 +18037,16 @@ tap:
 	ADDQ        CX, SI
 	LEAQ        (SI)(CX*2), DI
 	ADDQ        CX, DI
+	MOVQ        8(R10), R12
+	LEAQ        (DX), R13
+	LEAQ        (DI)(CX*1), R14
+	TESTQ       $0x00000001, R12
+	CMOVQNE     160(AX), R13
+	TESTQ       $0x00000002, R12
+	CMOVQNE     160(AX), R14
 	VMOVUPS     (R8), Y11
 	ADDQ        $+32, R8
-	VFMADD231PS (DX), Y11, Y0
+	VFMADD231PS (R13), Y11, Y0
 	VFMADD231PS (DX)(CX*1), Y11, Y1
 	VFMADD231PS (DX)(CX*2), Y11, Y2
 	VFMADD231PS (BX), Y11, Y3
@@ -17003,31 +18056,32 @@ tap:
 	VFMADD231PS (SI)(CX*1), Y11, Y7
 	VFMADD231PS (SI)(CX*2), Y11, Y8
 	VFMADD231PS (DI), Y11, Y9
-	VFMADD231PS (DI)(CX*1), Y11, Y10
+	VFMADD231PS (R14), Y11, Y10
 	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
-	VADDPS 224(CX), Y7, Y7
-	VADDPS 256(CX), Y8, Y8
-	VADDPS 288(CX), Y9, Y9
-	VADDPS 320(CX), Y10, Y10
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
+	VADDPS 224(DX), Y7, Y7
+	VADDPS 256(DX), Y8, Y8
+	VADDPS 288(DX), Y9, Y9
+	VADDPS 320(DX), Y10, Y10
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y11
 	VMAXPS       Y0, Y11, Y0
 	VMAXPS       Y1, Y11, Y1
@@ -17040,6 +18094,10 @@ noResidual:
 	VMAXPS       Y8, Y11, Y8
 	VMAXPS       Y9, Y11, Y9
 	VMAXPS       Y10, Y11, Y10
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y11
 	VMINPS       Y0, Y11, Y0
 	VMINPS       Y1, Y11, Y1
@@ -17053,27 +18111,36 @@ noResidual:
 	VMINPS       Y9, Y11, Y9
 	VMINPS       Y10, Y11, Y10
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
-	VMOVUPS Y7, 224(AX)
-	VMOVUPS Y8, 256(AX)
-	VMOVUPS Y9, 288(AX)
-	VMOVUPS Y10, 320(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	VMOVUPS Y7, 224(DX)
+	VMOVUPS Y8, 256(DX)
+	VMOVUPS Y9, 288(DX)
+	VMOVUPS Y10, 320(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockDepthwise12x1AVX2(t *byte)
-// Requires: AVX, FMA3
+// Requires: AVX, CMOV, FMA3
 TEXT ·blockDepthwise12x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	MOVQ    32(AX), DX
 	MOVQ    16(AX), R8
 	VMOVUPS (DX), Y0
@@ -17091,6 +18158,7 @@ TEXT ·blockDepthwise12x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R9
 	MOVQ    24(AX), R10
 	MOVQ    48(AX), R11
+	ADDQ    144(AX), R9
 	TESTQ   R11, R11
 	JZ      noTaps
 
@@ -17103,9 +18171,16 @@ tap:
 	ADDQ        CX, SI
 	LEAQ        (SI)(CX*2), DI
 	ADDQ        CX, DI
+	MOVQ        8(R10), R12
+	LEAQ        (DX), R13
+	LEAQ        (DI)(CX*2), R14
+	TESTQ       $0x00000001, R12
+	CMOVQNE     160(AX), R13
+	TESTQ       $0x00000002, R12
+	CMOVQNE     160(AX), R14
 	VMOVUPS     (R8), Y12
 	ADDQ        $+32, R8
-	VFMADD231PS (DX), Y12, Y0
+	VFMADD231PS (R13), Y12, Y0
 	VFMADD231PS (DX)(CX*1), Y12, Y1
 	VFMADD231PS (DX)(CX*2), Y12, Y2
 	VFMADD231PS (BX), Y12, Y3
@@ -17116,32 +18191,33 @@ tap:
 	VFMADD231PS (SI)(CX*2), Y12, Y8
 	VFMADD231PS (DI), Y12, Y9
 	VFMADD231PS (DI)(CX*1), Y12, Y10
-	VFMADD231PS (DI)(CX*2), Y12, Y11
+	VFMADD231PS (R14), Y12, Y11
 	ADDQ        $0x10, R10
 	DECQ        R11
 	JNZ         tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
-	VADDPS 224(CX), Y7, Y7
-	VADDPS 256(CX), Y8, Y8
-	VADDPS 288(CX), Y9, Y9
-	VADDPS 320(CX), Y10, Y10
-	VADDPS 352(CX), Y11, Y11
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
+	VADDPS 224(DX), Y7, Y7
+	VADDPS 256(DX), Y8, Y8
+	VADDPS 288(DX), Y9, Y9
+	VADDPS 320(DX), Y10, Y10
+	VADDPS 352(DX), Y11, Y11
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y12
 	VMAXPS       Y0, Y12, Y0
 	VMAXPS       Y1, Y12, Y1
@@ -17155,6 +18231,10 @@ noResidual:
 	VMAXPS       Y9, Y12, Y9
 	VMAXPS       Y10, Y12, Y10
 	VMAXPS       Y11, Y12, Y11
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y12
 	VMINPS       Y0, Y12, Y0
 	VMINPS       Y1, Y12, Y1
@@ -17169,38 +18249,52 @@ noResidual:
 	VMINPS       Y10, Y12, Y10
 	VMINPS       Y11, Y12, Y11
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
-	VMOVUPS Y7, 224(AX)
-	VMOVUPS Y8, 256(AX)
-	VMOVUPS Y9, 288(AX)
-	VMOVUPS Y10, 320(AX)
-	VMOVUPS Y11, 352(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	VMOVUPS Y7, 224(DX)
+	VMOVUPS Y8, 256(DX)
+	VMOVUPS Y9, 288(DX)
+	VMOVUPS Y10, 320(DX)
+	VMOVUPS Y11, 352(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum1x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum1x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	MOVQ    (AX), DX
 	MOVQ    24(AX), BX
 	MOVQ    48(AX), SI
+	ADDQ    144(AX), DX
 	TESTQ   SI, SI
 	JZ      noTaps
 
 tap:
 	MOVQ      (BX), CX
 	ADDQ      DX, CX
+	MOVQ      8(BX), DI
+	LEAQ      (CX), CX
+	TESTQ     DI, DI
+	CMOVQNE   160(AX), CX
 	VMOVUPS   (CX), Y1
 	VMAXPS    Y1, Y0, Y1
 	VCMPPS    $0x03, Y0, Y0, Y2
@@ -17214,45 +18308,67 @@ noTaps:
 	MOVQ   40(AX), CX
 	TESTQ  CX, CX
 	JZ     noResidual
+	ADDQ   152(AX), CX
 	VADDPS (CX), Y0, Y0
 
 noResidual:
 	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	TESTQ        $0x00000001, CX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y1
 	VMAXPS       Y0, Y1, Y0
+
+free1:
+	TESTQ        $0x00000002, CX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y1
 	VMINPS       Y0, Y1, Y0
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
+free2:
+	MOVQ    8(AX), CX
+	ADDQ    152(AX), CX
+	VMOVUPS Y0, (CX)
+	MOVQ    128(AX), CX
+	ADDQ    CX, 144(AX)
+	MOVQ    136(AX), CX
+	ADDQ    CX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum2x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum2x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	ADDQ    144(AX), BX
 	TESTQ   DI, DI
 	JZ      noTaps
 
 tap:
 	MOVQ      (SI), DX
 	ADDQ      BX, DX
-	VMOVUPS   (DX), Y2
+	MOVQ      8(SI), R8
+	LEAQ      (DX), R9
+	LEAQ      (DX)(CX*1), DX
+	TESTQ     $0x00000001, R8
+	CMOVQNE   160(AX), R9
+	TESTQ     $0x00000002, R8
+	CMOVQNE   160(AX), DX
+	VMOVUPS   (R9), Y2
 	VMAXPS    Y2, Y0, Y2
 	VCMPPS    $0x03, Y0, Y0, Y3
 	VBLENDVPS Y3, Y0, Y2, Y0
 	VMOVAPS   Y0, Y0
-	VMOVUPS   (DX)(CX*1), Y2
+	VMOVUPS   (DX), Y2
 	VMAXPS    Y2, Y1, Y2
 	VCMPPS    $0x03, Y1, Y1, Y3
 	VBLENDVPS Y3, Y1, Y2, Y1
@@ -17262,48 +18378,70 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y2
 	VMAXPS       Y0, Y2, Y0
 	VMAXPS       Y1, Y2, Y1
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y2
 	VMINPS       Y0, Y2, Y0
 	VMINPS       Y1, Y2, Y1
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum3x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum3x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
 	MOVQ    (AX), BX
 	MOVQ    24(AX), SI
 	MOVQ    48(AX), DI
+	ADDQ    144(AX), BX
 	TESTQ   DI, DI
 	JZ      noTaps
 
 tap:
 	MOVQ      (SI), DX
 	ADDQ      BX, DX
-	VMOVUPS   (DX), Y3
+	MOVQ      8(SI), R8
+	LEAQ      (DX), R9
+	LEAQ      (DX)(CX*2), R10
+	TESTQ     $0x00000001, R8
+	CMOVQNE   160(AX), R9
+	TESTQ     $0x00000002, R8
+	CMOVQNE   160(AX), R10
+	VMOVUPS   (R9), Y3
 	VMAXPS    Y3, Y0, Y3
 	VCMPPS    $0x03, Y0, Y0, Y4
 	VBLENDVPS Y4, Y0, Y3, Y0
@@ -17313,7 +18451,7 @@ tap:
 	VCMPPS    $0x03, Y1, Y1, Y4
 	VBLENDVPS Y4, Y1, Y3, Y1
 	VMOVAPS   Y1, Y1
-	VMOVUPS   (DX)(CX*2), Y3
+	VMOVUPS   (R10), Y3
 	VMAXPS    Y3, Y2, Y3
 	VCMPPS    $0x03, Y2, Y2, Y4
 	VBLENDVPS Y4, Y2, Y3, Y2
@@ -17323,39 +18461,53 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y3
 	VMAXPS       Y0, Y3, Y0
 	VMAXPS       Y1, Y3, Y1
 	VMAXPS       Y2, Y3, Y2
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y3
 	VMINPS       Y0, Y3, Y0
 	VMINPS       Y1, Y3, Y1
 	VMINPS       Y2, Y3, Y2
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum4x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum4x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17363,6 +18515,7 @@ TEXT ·blockMaximum4x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	ADDQ    144(AX), SI
 	TESTQ   R8, R8
 	JZ      noTaps
 
@@ -17371,7 +18524,14 @@ tap:
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
-	VMOVUPS   (DX), Y4
+	MOVQ      8(DI), R9
+	LEAQ      (DX), R10
+	LEAQ      (BX), BX
+	TESTQ     $0x00000001, R9
+	CMOVQNE   160(AX), R10
+	TESTQ     $0x00000002, R9
+	CMOVQNE   160(AX), BX
+	VMOVUPS   (R10), Y4
 	VMAXPS    Y4, Y0, Y4
 	VCMPPS    $0x03, Y0, Y0, Y5
 	VBLENDVPS Y5, Y0, Y4, Y0
@@ -17396,43 +18556,57 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y4
 	VMAXPS       Y0, Y4, Y0
 	VMAXPS       Y1, Y4, Y1
 	VMAXPS       Y2, Y4, Y2
 	VMAXPS       Y3, Y4, Y3
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y4
 	VMINPS       Y0, Y4, Y0
 	VMINPS       Y1, Y4, Y1
 	VMINPS       Y2, Y4, Y2
 	VMINPS       Y3, Y4, Y3
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum5x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum5x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17441,6 +18615,7 @@ TEXT ·blockMaximum5x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	ADDQ    144(AX), SI
 	TESTQ   R8, R8
 	JZ      noTaps
 
@@ -17449,7 +18624,14 @@ tap:
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
-	VMOVUPS   (DX), Y5
+	MOVQ      8(DI), R9
+	LEAQ      (DX), R10
+	LEAQ      (BX)(CX*1), R11
+	TESTQ     $0x00000001, R9
+	CMOVQNE   160(AX), R10
+	TESTQ     $0x00000002, R9
+	CMOVQNE   160(AX), R11
+	VMOVUPS   (R10), Y5
 	VMAXPS    Y5, Y0, Y5
 	VCMPPS    $0x03, Y0, Y0, Y6
 	VBLENDVPS Y6, Y0, Y5, Y0
@@ -17469,7 +18651,7 @@ tap:
 	VCMPPS    $0x03, Y3, Y3, Y6
 	VBLENDVPS Y6, Y3, Y5, Y3
 	VMOVAPS   Y3, Y3
-	VMOVUPS   (BX)(CX*1), Y5
+	VMOVUPS   (R11), Y5
 	VMAXPS    Y5, Y4, Y5
 	VCMPPS    $0x03, Y4, Y4, Y6
 	VBLENDVPS Y6, Y4, Y5, Y4
@@ -17479,25 +18661,30 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y5
 	VMAXPS       Y0, Y5, Y0
 	VMAXPS       Y1, Y5, Y1
 	VMAXPS       Y2, Y5, Y2
 	VMAXPS       Y3, Y5, Y3
 	VMAXPS       Y4, Y5, Y4
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y5
 	VMINPS       Y0, Y5, Y0
 	VMINPS       Y1, Y5, Y1
@@ -17505,21 +18692,30 @@ noResidual:
 	VMINPS       Y3, Y5, Y3
 	VMINPS       Y4, Y5, Y4
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum6x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum6x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17529,6 +18725,7 @@ TEXT ·blockMaximum6x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), SI
 	MOVQ    24(AX), DI
 	MOVQ    48(AX), R8
+	ADDQ    144(AX), SI
 	TESTQ   R8, R8
 	JZ      noTaps
 
@@ -17537,7 +18734,14 @@ tap:
 	ADDQ      SI, DX
 	LEAQ      (DX)(CX*2), BX
 	ADDQ      CX, BX
-	VMOVUPS   (DX), Y6
+	MOVQ      8(DI), R9
+	LEAQ      (DX), R10
+	LEAQ      (BX)(CX*2), R11
+	TESTQ     $0x00000001, R9
+	CMOVQNE   160(AX), R10
+	TESTQ     $0x00000002, R9
+	CMOVQNE   160(AX), R11
+	VMOVUPS   (R10), Y6
 	VMAXPS    Y6, Y0, Y6
 	VCMPPS    $0x03, Y0, Y0, Y7
 	VBLENDVPS Y7, Y0, Y6, Y0
@@ -17562,7 +18766,7 @@ tap:
 	VCMPPS    $0x03, Y4, Y4, Y7
 	VBLENDVPS Y7, Y4, Y6, Y4
 	VMOVAPS   Y4, Y4
-	VMOVUPS   (BX)(CX*2), Y6
+	VMOVUPS   (R11), Y6
 	VMAXPS    Y6, Y5, Y6
 	VCMPPS    $0x03, Y5, Y5, Y7
 	VBLENDVPS Y7, Y5, Y6, Y5
@@ -17572,20 +18776,21 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y6
 	VMAXPS       Y0, Y6, Y0
 	VMAXPS       Y1, Y6, Y1
@@ -17593,6 +18798,10 @@ noResidual:
 	VMAXPS       Y3, Y6, Y3
 	VMAXPS       Y4, Y6, Y4
 	VMAXPS       Y5, Y6, Y5
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y6
 	VMINPS       Y0, Y6, Y0
 	VMINPS       Y1, Y6, Y1
@@ -17601,22 +18810,31 @@ noResidual:
 	VMINPS       Y4, Y6, Y4
 	VMINPS       Y5, Y6, Y5
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum7x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum7x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17627,6 +18845,7 @@ TEXT ·blockMaximum7x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -17637,7 +18856,14 @@ tap:
 	ADDQ      CX, BX
 	LEAQ      (BX)(CX*2), SI
 	ADDQ      CX, SI
-	VMOVUPS   (DX), Y7
+	MOVQ      8(R8), R10
+	LEAQ      (DX), R11
+	LEAQ      (SI), SI
+	TESTQ     $0x00000001, R10
+	CMOVQNE   160(AX), R11
+	TESTQ     $0x00000002, R10
+	CMOVQNE   160(AX), SI
+	VMOVUPS   (R11), Y7
 	VMAXPS    Y7, Y0, Y7
 	VCMPPS    $0x03, Y0, Y0, Y8
 	VBLENDVPS Y8, Y0, Y7, Y0
@@ -17677,21 +18903,22 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y7
 	VMAXPS       Y0, Y7, Y0
 	VMAXPS       Y1, Y7, Y1
@@ -17700,6 +18927,10 @@ noResidual:
 	VMAXPS       Y4, Y7, Y4
 	VMAXPS       Y5, Y7, Y5
 	VMAXPS       Y6, Y7, Y6
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y7
 	VMINPS       Y0, Y7, Y0
 	VMINPS       Y1, Y7, Y1
@@ -17709,23 +18940,32 @@ noResidual:
 	VMINPS       Y5, Y7, Y5
 	VMINPS       Y6, Y7, Y6
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum8x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum8x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17737,6 +18977,7 @@ TEXT ·blockMaximum8x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -17747,7 +18988,14 @@ tap:
 	ADDQ      CX, BX
 	LEAQ      (BX)(CX*2), SI
 	ADDQ      CX, SI
-	VMOVUPS   (DX), Y8
+	MOVQ      8(R8), R10
+	LEAQ      (DX), R11
+	LEAQ      (SI)(CX*1), R12
+	TESTQ     $0x00000001, R10
+	CMOVQNE   160(AX), R11
+	TESTQ     $0x00000002, R10
+	CMOVQNE   160(AX), R12
+	VMOVUPS   (R11), Y8
 	VMAXPS    Y8, Y0, Y8
 	VCMPPS    $0x03, Y0, Y0, Y9
 	VBLENDVPS Y9, Y0, Y8, Y0
@@ -17782,7 +19030,7 @@ tap:
 	VCMPPS    $0x03, Y6, Y6, Y9
 	VBLENDVPS Y9, Y6, Y8, Y6
 	VMOVAPS   Y6, Y6
-	VMOVUPS   (SI)(CX*1), Y8
+	VMOVUPS   (R12), Y8
 	VMAXPS    Y8, Y7, Y8
 	VCMPPS    $0x03, Y7, Y7, Y9
 	VBLENDVPS Y9, Y7, Y8, Y7
@@ -17792,22 +19040,23 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
-	VADDPS 224(CX), Y7, Y7
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
+	VADDPS 224(DX), Y7, Y7
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y8
 	VMAXPS       Y0, Y8, Y0
 	VMAXPS       Y1, Y8, Y1
@@ -17817,6 +19066,10 @@ noResidual:
 	VMAXPS       Y5, Y8, Y5
 	VMAXPS       Y6, Y8, Y6
 	VMAXPS       Y7, Y8, Y7
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y8
 	VMINPS       Y0, Y8, Y0
 	VMINPS       Y1, Y8, Y1
@@ -17827,24 +19080,33 @@ noResidual:
 	VMINPS       Y6, Y8, Y6
 	VMINPS       Y7, Y8, Y7
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
-	VMOVUPS Y7, 224(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	VMOVUPS Y7, 224(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum9x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum9x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17857,6 +19119,7 @@ TEXT ·blockMaximum9x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), DI
 	MOVQ    24(AX), R8
 	MOVQ    48(AX), R9
+	ADDQ    144(AX), DI
 	TESTQ   R9, R9
 	JZ      noTaps
 
@@ -17867,7 +19130,14 @@ tap:
 	ADDQ      CX, BX
 	LEAQ      (BX)(CX*2), SI
 	ADDQ      CX, SI
-	VMOVUPS   (DX), Y9
+	MOVQ      8(R8), R10
+	LEAQ      (DX), R11
+	LEAQ      (SI)(CX*2), R12
+	TESTQ     $0x00000001, R10
+	CMOVQNE   160(AX), R11
+	TESTQ     $0x00000002, R10
+	CMOVQNE   160(AX), R12
+	VMOVUPS   (R11), Y9
 	VMAXPS    Y9, Y0, Y9
 	VCMPPS    $0x03, Y0, Y0, Y10
 	VBLENDVPS Y10, Y0, Y9, Y0
@@ -17907,7 +19177,7 @@ tap:
 	VCMPPS    $0x03, Y7, Y7, Y10
 	VBLENDVPS Y10, Y7, Y9, Y7
 	VMOVAPS   Y7, Y7
-	VMOVUPS   (SI)(CX*2), Y9
+	VMOVUPS   (R12), Y9
 	VMAXPS    Y9, Y8, Y9
 	VCMPPS    $0x03, Y8, Y8, Y10
 	VBLENDVPS Y10, Y8, Y9, Y8
@@ -17917,23 +19187,24 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
-	VADDPS 224(CX), Y7, Y7
-	VADDPS 256(CX), Y8, Y8
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
+	VADDPS 224(DX), Y7, Y7
+	VADDPS 256(DX), Y8, Y8
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y9
 	VMAXPS       Y0, Y9, Y0
 	VMAXPS       Y1, Y9, Y1
@@ -17944,6 +19215,10 @@ noResidual:
 	VMAXPS       Y6, Y9, Y6
 	VMAXPS       Y7, Y9, Y7
 	VMAXPS       Y8, Y9, Y8
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y9
 	VMINPS       Y0, Y9, Y0
 	VMINPS       Y1, Y9, Y1
@@ -17955,25 +19230,34 @@ noResidual:
 	VMINPS       Y7, Y9, Y7
 	VMINPS       Y8, Y9, Y8
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
-	VMOVUPS Y7, 224(AX)
-	VMOVUPS Y8, 256(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	VMOVUPS Y7, 224(DX)
+	VMOVUPS Y8, 256(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum10x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum10x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -17987,6 +19271,7 @@ TEXT ·blockMaximum10x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -17999,7 +19284,14 @@ tap:
 	ADDQ      CX, SI
 	LEAQ      (SI)(CX*2), DI
 	ADDQ      CX, DI
-	VMOVUPS   (DX), Y10
+	MOVQ      8(R9), R11
+	LEAQ      (DX), R12
+	LEAQ      (DI), DI
+	TESTQ     $0x00000001, R11
+	CMOVQNE   160(AX), R12
+	TESTQ     $0x00000002, R11
+	CMOVQNE   160(AX), DI
+	VMOVUPS   (R12), Y10
 	VMAXPS    Y10, Y0, Y10
 	VCMPPS    $0x03, Y0, Y0, Y11
 	VBLENDVPS Y11, Y0, Y10, Y0
@@ -18054,24 +19346,25 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
-	VADDPS 224(CX), Y7, Y7
-	VADDPS 256(CX), Y8, Y8
-	VADDPS 288(CX), Y9, Y9
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
+	VADDPS 224(DX), Y7, Y7
+	VADDPS 256(DX), Y8, Y8
+	VADDPS 288(DX), Y9, Y9
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y10
 	VMAXPS       Y0, Y10, Y0
 	VMAXPS       Y1, Y10, Y1
@@ -18083,6 +19376,10 @@ noResidual:
 	VMAXPS       Y7, Y10, Y7
 	VMAXPS       Y8, Y10, Y8
 	VMAXPS       Y9, Y10, Y9
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y10
 	VMINPS       Y0, Y10, Y0
 	VMINPS       Y1, Y10, Y1
@@ -18095,26 +19392,35 @@ noResidual:
 	VMINPS       Y8, Y10, Y8
 	VMINPS       Y9, Y10, Y9
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
-	VMOVUPS Y7, 224(AX)
-	VMOVUPS Y8, 256(AX)
-	VMOVUPS Y9, 288(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	VMOVUPS Y7, 224(DX)
+	VMOVUPS Y8, 256(DX)
+	VMOVUPS Y9, 288(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum11x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum11x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -18129,6 +19435,7 @@ TEXT ·blockMaximum11x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -18141,7 +19448,14 @@ tap:
 	ADDQ      CX, SI
 	LEAQ      (SI)(CX*2), DI
 	ADDQ      CX, DI
-	VMOVUPS   (DX), Y11
+	MOVQ      8(R9), R11
+	LEAQ      (DX), R12
+	LEAQ      (DI)(CX*1), R13
+	TESTQ     $0x00000001, R11
+	CMOVQNE   160(AX), R12
+	TESTQ     $0x00000002, R11
+	CMOVQNE   160(AX), R13
+	VMOVUPS   (R12), Y11
 	VMAXPS    Y11, Y0, Y11
 	VCMPPS    $0x03, Y0, Y0, Y12
 	VBLENDVPS Y12, Y0, Y11, Y0
@@ -18191,7 +19505,7 @@ tap:
 	VCMPPS    $0x03, Y9, Y9, Y12
 	VBLENDVPS Y12, Y9, Y11, Y9
 	VMOVAPS   Y9, Y9
-	VMOVUPS   (DI)(CX*1), Y11
+	VMOVUPS   (R13), Y11
 	VMAXPS    Y11, Y10, Y11
 	VCMPPS    $0x03, Y10, Y10, Y12
 	VBLENDVPS Y12, Y10, Y11, Y10
@@ -18201,25 +19515,26 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
-	VADDPS 224(CX), Y7, Y7
-	VADDPS 256(CX), Y8, Y8
-	VADDPS 288(CX), Y9, Y9
-	VADDPS 320(CX), Y10, Y10
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
+	VADDPS 224(DX), Y7, Y7
+	VADDPS 256(DX), Y8, Y8
+	VADDPS 288(DX), Y9, Y9
+	VADDPS 320(DX), Y10, Y10
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y11
 	VMAXPS       Y0, Y11, Y0
 	VMAXPS       Y1, Y11, Y1
@@ -18232,6 +19547,10 @@ noResidual:
 	VMAXPS       Y8, Y11, Y8
 	VMAXPS       Y9, Y11, Y9
 	VMAXPS       Y10, Y11, Y10
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y11
 	VMINPS       Y0, Y11, Y0
 	VMINPS       Y1, Y11, Y1
@@ -18245,27 +19564,36 @@ noResidual:
 	VMINPS       Y9, Y11, Y9
 	VMINPS       Y10, Y11, Y10
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
-	VMOVUPS Y7, 224(AX)
-	VMOVUPS Y8, 256(AX)
-	VMOVUPS Y9, 288(AX)
-	VMOVUPS Y10, 320(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	VMOVUPS Y7, 224(DX)
+	VMOVUPS Y8, 256(DX)
+	VMOVUPS Y9, 288(DX)
+	VMOVUPS Y10, 320(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 
 // func blockMaximum12x1AVX2(t *byte)
-// Requires: AVX
+// Requires: AVX, CMOV
 TEXT ·blockMaximum12x1AVX2(SB), NOSPLIT, $0-8
-	MOVQ    t+0(FP), AX
-	MOVQ    56(AX), CX
+	MOVQ t+0(FP), AX
+	MOVQ 56(AX), CX
+
+row:
 	VMOVUPS const_ff800000<>+0(SB), Y0
 	VMOVUPS const_ff800000<>+0(SB), Y1
 	VMOVUPS const_ff800000<>+0(SB), Y2
@@ -18281,6 +19609,7 @@ TEXT ·blockMaximum12x1AVX2(SB), NOSPLIT, $0-8
 	MOVQ    (AX), R8
 	MOVQ    24(AX), R9
 	MOVQ    48(AX), R10
+	ADDQ    144(AX), R8
 	TESTQ   R10, R10
 	JZ      noTaps
 
@@ -18293,7 +19622,14 @@ tap:
 	ADDQ      CX, SI
 	LEAQ      (SI)(CX*2), DI
 	ADDQ      CX, DI
-	VMOVUPS   (DX), Y12
+	MOVQ      8(R9), R11
+	LEAQ      (DX), R12
+	LEAQ      (DI)(CX*2), R13
+	TESTQ     $0x00000001, R11
+	CMOVQNE   160(AX), R12
+	TESTQ     $0x00000002, R11
+	CMOVQNE   160(AX), R13
+	VMOVUPS   (R12), Y12
 	VMAXPS    Y12, Y0, Y12
 	VCMPPS    $0x03, Y0, Y0, Y13
 	VBLENDVPS Y13, Y0, Y12, Y0
@@ -18348,7 +19684,7 @@ tap:
 	VCMPPS    $0x03, Y10, Y10, Y13
 	VBLENDVPS Y13, Y10, Y12, Y10
 	VMOVAPS   Y10, Y10
-	VMOVUPS   (DI)(CX*2), Y12
+	VMOVUPS   (R13), Y12
 	VMAXPS    Y12, Y11, Y12
 	VCMPPS    $0x03, Y11, Y11, Y13
 	VBLENDVPS Y13, Y11, Y12, Y11
@@ -18358,26 +19694,27 @@ tap:
 	JNZ       tap
 
 noTaps:
-	MOVQ   40(AX), CX
-	TESTQ  CX, CX
+	MOVQ   40(AX), DX
+	TESTQ  DX, DX
 	JZ     noResidual
-	VADDPS (CX), Y0, Y0
-	VADDPS 32(CX), Y1, Y1
-	VADDPS 64(CX), Y2, Y2
-	VADDPS 96(CX), Y3, Y3
-	VADDPS 128(CX), Y4, Y4
-	VADDPS 160(CX), Y5, Y5
-	VADDPS 192(CX), Y6, Y6
-	VADDPS 224(CX), Y7, Y7
-	VADDPS 256(CX), Y8, Y8
-	VADDPS 288(CX), Y9, Y9
-	VADDPS 320(CX), Y10, Y10
-	VADDPS 352(CX), Y11, Y11
+	ADDQ   152(AX), DX
+	VADDPS (DX), Y0, Y0
+	VADDPS 32(DX), Y1, Y1
+	VADDPS 64(DX), Y2, Y2
+	VADDPS 96(DX), Y3, Y3
+	VADDPS 128(DX), Y4, Y4
+	VADDPS 160(DX), Y5, Y5
+	VADDPS 192(DX), Y6, Y6
+	VADDPS 224(DX), Y7, Y7
+	VADDPS 256(DX), Y8, Y8
+	VADDPS 288(DX), Y9, Y9
+	VADDPS 320(DX), Y10, Y10
+	VADDPS 352(DX), Y11, Y11
 
 noResidual:
-	MOVQ         80(AX), CX
-	TESTQ        CX, CX
-	JZ           noClamp
+	MOVQ         80(AX), DX
+	TESTQ        $0x00000001, DX
+	JZ           free1
 	VBROADCASTSS 88(AX), Y12
 	VMAXPS       Y0, Y12, Y0
 	VMAXPS       Y1, Y12, Y1
@@ -18391,6 +19728,10 @@ noResidual:
 	VMAXPS       Y9, Y12, Y9
 	VMAXPS       Y10, Y12, Y10
 	VMAXPS       Y11, Y12, Y11
+
+free1:
+	TESTQ        $0x00000002, DX
+	JZ           free2
 	VBROADCASTSS 92(AX), Y12
 	VMINPS       Y0, Y12, Y0
 	VMINPS       Y1, Y12, Y1
@@ -18405,20 +19746,27 @@ noResidual:
 	VMINPS       Y10, Y12, Y10
 	VMINPS       Y11, Y12, Y11
 
-noClamp:
-	MOVQ    8(AX), AX
-	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 32(AX)
-	VMOVUPS Y2, 64(AX)
-	VMOVUPS Y3, 96(AX)
-	VMOVUPS Y4, 128(AX)
-	VMOVUPS Y5, 160(AX)
-	VMOVUPS Y6, 192(AX)
-	VMOVUPS Y7, 224(AX)
-	VMOVUPS Y8, 256(AX)
-	VMOVUPS Y9, 288(AX)
-	VMOVUPS Y10, 320(AX)
-	VMOVUPS Y11, 352(AX)
+free2:
+	MOVQ    8(AX), DX
+	ADDQ    152(AX), DX
+	VMOVUPS Y0, (DX)
+	VMOVUPS Y1, 32(DX)
+	VMOVUPS Y2, 64(DX)
+	VMOVUPS Y3, 96(DX)
+	VMOVUPS Y4, 128(DX)
+	VMOVUPS Y5, 160(DX)
+	VMOVUPS Y6, 192(DX)
+	VMOVUPS Y7, 224(DX)
+	VMOVUPS Y8, 256(DX)
+	VMOVUPS Y9, 288(DX)
+	VMOVUPS Y10, 320(DX)
+	VMOVUPS Y11, 352(DX)
+	MOVQ    128(AX), DX
+	ADDQ    DX, 144(AX)
+	MOVQ    136(AX), DX
+	ADDQ    DX, 152(AX)
+	DECQ    120(AX)
+	JG      row
 	VZEROUPPER
 	RET
 

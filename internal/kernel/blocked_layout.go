@@ -30,7 +30,7 @@ func (t turns) run(p *Pool, n int) {
 		t.band = ceilDiv(ceilDiv(t.pix, chunksPerThread*p.Threads()), b) * b
 		t.bands = ceilDiv(t.pix, t.band)
 	}
-	InParts(p, n*blocks*t.bands, max(1, serialWork/8/(t.band*b)), t)
+	InParts(p, n*blocks*t.bands, blockGrain(4*t.band), t)
 }
 
 // Part computes the items [lo, hi).
@@ -97,7 +97,7 @@ func BlockedScale(p *Pool, y, x, scale, bias []float32, blocks, pixels int, ep *
 	tiles := blockActive.depthwise
 	across := ceilDiv(pixels, len(tiles)-1)
 	clamped := ep.clamped()
-	p.For(blocks, max(1, serialWork/8/(pixels*b)), func(lo, hi int) {
+	p.For(blocks, blockGrain(4*pixels), func(lo, hi int) {
 		ws := blockSpaces.Get().(*blockSpace)
 		defer blockSpaces.Put(ws)
 		ws.taps = append(ws.taps[:0], blockTap{})
@@ -107,6 +107,7 @@ func BlockedScale(p *Pool, y, x, scale, bias []float32, blocks, pixels int, ep *
 			t.ending(ep, 0)
 			for i := range across {
 				at, n := share(pixels, i, across)
+				t.srcAt, t.dstAt = 0, 0
 				t.src, t.dst = &x[(q*pixels+at)*b], &y[(q*pixels+at)*b]
 				tiles[n](t)
 			}

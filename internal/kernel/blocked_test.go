@@ -12,7 +12,8 @@ import (
 // The assembly's offsets are those of the fields.
 func TestBlockTileOffsets(t *testing.T) {
 	want := map[string]uintptr{"src": 0, "dst": 8, "weights": 16, "taps": 24, "bias": 32, "residual": 40, "n": 48, "pixel": 56, "stride": 64,
-		"weightStride": 72, "clamp": 80, "lo": 88, "hi": 92, "srcStride": 96, "scratch": 104, "ahead": 112, "offset": 0, "chans": 8}
+		"weightStride": 72, "clamp": 80, "lo": 88, "hi": 92, "srcStride": 96, "scratch": 104, "ahead": 112, "rows": 120, "srcRow": 128, "dstRow": 136,
+		"srcAt": 144, "dstAt": 152, "outside": 160, "offset": 0, "chans": 8}
 	for _, typ := range []reflect.Type{reflect.TypeFor[blockTile](), reflect.TypeFor[blockTap]()} {
 		for i := range typ.NumField() {
 			if f := typ.Field(i); f.Offset != want[f.Name] {
@@ -64,6 +65,11 @@ func TestBlockedConv(t *testing.T) {
 			{N: 1, C: 4 * b, H: 6, W: 6, M: 6 * b, KH: 2, KW: 3, Group: 2, StrideW: 2},
 			{N: 2, C: 37, H: 10, W: 33, M: 37, KH: 3, KW: 3, Group: 37, PadTop: 1, PadLeft: 1, PadBottom: 1, PadRight: 1},
 			{N: 1, C: 16, H: 12, W: 9, M: 16, KH: 5, KW: 5, Group: 16, PadTop: 2, PadLeft: 2, PadBottom: 2, PadRight: 2, StrideH: 2, StrideW: 2},
+			{N: 1, C: 16, H: 9, W: 30, M: 16, KH: 5, KW: 5, Group: 16, PadTop: 2, PadLeft: 2, PadBottom: 2, PadRight: 2},
+			{N: 1, C: 20, H: 11, W: 29, M: 20, KH: 3, KW: 3, Group: 20, PadTop: 2, PadLeft: 2, PadBottom: 2, PadRight: 2, DilH: 2, DilW: 2},
+			{N: 1, C: 20, H: 3, W: 2, M: 20, KH: 5, KW: 5, Group: 20, PadTop: 2, PadLeft: 2, PadBottom: 2, PadRight: 2},
+			{N: 1, C: 16, H: 8, W: 1, M: 16, KH: 3, KW: 3, Group: 16, PadTop: 1, PadLeft: 1, PadBottom: 1, PadRight: 1},
+			{N: 1, C: 32, H: 40, W: 16, M: 32, KH: 3, KW: 3, Group: 32, PadTop: 1, PadLeft: 1, PadBottom: 4, PadRight: 5, StrideH: 2, StrideW: 2},
 			{N: 2, C: 33, H: 16, W: 21, M: 50, KH: 3, KW: 3, PadTop: 1, PadLeft: 1, PadBottom: 1, PadRight: 1},
 			{N: 1, C: 128, H: 40, W: 40, M: 64, KH: 3, KW: 3, PadTop: 2, PadLeft: 0, PadBottom: 1, PadRight: 1},
 		} {
@@ -76,11 +82,15 @@ func TestBlockedConv(t *testing.T) {
 			x, w, bias := random(cv.N*cv.C*cv.H*cv.W), random(cv.M*cv.C/cv.Group*cv.KH*cv.KW), random(cv.M)
 			residual, want := random(cv.N*cv.M*pix), make([]float32, cv.N*cv.M*pix)
 			ep := &Epilogue{}
-			switch i % 3 {
+			switch i % 5 {
 			case 0:
 				ep = &Epilogue{Residual: residual, Act: ActRelu}
 			case 1:
 				ep = &Epilogue{Residual: residual, Act: ActHardSwish}
+			case 2:
+				ep = &Epilogue{Act: ActClip, ActAlpha: -0.5, ActBeta: 1.5}
+			case 3:
+				ep = &Epilogue{Act: ActClip, ActAlpha: float32(math.Inf(-1)), ActBeta: 0.25}
 			}
 			withBias := *ep
 			withBias.RowBias = bias

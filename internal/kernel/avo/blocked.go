@@ -17,6 +17,10 @@ const (
 	blockClamp, blockLo, blockHi, blockSrcStride = 80, 88, 92, 96
 	blockScratch                                 = 104
 	blockAhead                                   = 112
+	blockRows, blockSrcRow, blockDstRow          = 120, 128, 136
+	blockSrcAt, blockDstAt, blockOutside         = 144, 152, 160
+	clampBelow, clampAbove                       = 1, 2     // bits of clamp
+	edgeLeft, edgeRight                          = 1, 2     // bits of chans, of planes
 	tapOffset, tapChans, tapSize                 = 0, 8, 16 // in kernel.blockTap
 	numBlockWidths                               = 3        // tiles of 1, 2 and 4 blocks
 )
@@ -66,6 +70,10 @@ type blockUnit struct {
 	pixel reg.GPVirtual // bytes from the input of one output to that of the next
 	bases []reg.GPVirtual
 	n     int // outputs
+
+	first, last reg.GPVirtual // where the inputs of those outputs lie, of tiles that may be at an edge
+	edges       bool
+	rows        bool // the tile goes over several
 }
 
 // blockUnit begins a tile function of rows that lie as many bytes apart as the field at pixel says.
@@ -96,8 +104,35 @@ func (b *blockUnit) seek(src, taps reg.GPVirtual) {
 	}
 }
 
+// seekEdges has the first and the last output read from outside the image where the tap at taps says so.
+func (b *blockUnit) seekEdges(taps reg.GPVirtual) {
+	b.edges = false
+	f := b.GP64()
+	b.MOVQ(operand.Mem{Base: taps, Disp: tapChans}, f)
+	b.first = b.GP64()
+	b.LEAQ(b.input(0, 0), b.first)
+	if b.n > 1 {
+		b.last = b.GP64()
+		b.LEAQ(b.input(b.n-1, 0), b.last)
+		b.TESTQ(operand.U32(edgeLeft), f)
+		b.CMOVQNE(b.at(blockOutside), b.first)
+		b.TESTQ(operand.U32(edgeRight), f)
+		b.CMOVQNE(b.at(blockOutside), b.last)
+	} else {
+		b.TESTQ(f, f)
+		b.CMOVQNE(b.at(blockOutside), b.first)
+	}
+	b.edges = true
+}
+
 // input is where the input of output i lies.
 func (b *blockUnit) input(i, disp int) operand.Mem {
+	if b.edges && i == 0 {
+		return operand.Mem{Base: b.first, Disp: disp}
+	}
+	if b.edges && i == b.n-1 {
+		return operand.Mem{Base: b.last, Disp: disp}
+	}
 	m := operand.Mem{Base: b.bases[i/3], Disp: disp}
 	if i%3 != 0 {
 		m = m.Idx(b.pixel, uint8(i%3))
@@ -108,6 +143,9 @@ func (b *blockUnit) input(i, disp int) operand.Mem {
 // overTaps runs body for each tap; the arguments say where the tile has its source, the taps and their number, and how large a tap is.
 func (b *blockUnit) overTaps(source, list, number, size int, body func(tap reg.GPVirtual)) {
 	src, tap, n := b.field(source), b.field(list), b.field(number)
+	if b.rows {
+		b.ADDQ(b.at(blockSrcAt), src)
+	}
 	b.TESTQ(n, n)
 	b.JZ(operand.LabelRef("noTaps"))
 	b.Label("tap")
@@ -129,11 +167,32 @@ func (b *blockUnit) blocks(p reg.GPVirtual, blocks int, body func(k int, m func(
 	}
 }
 
-// finish adds the residual, holds the sums within bounds where that is asked for, and writes them.
+// finish adds the residual, holds the sums within bounds where that is asked for, writes them and returns.
 func (b *blockUnit) finish(sums [][]V) {
+	b.write(sums, 0)
+	b.VZEROUPPER()
+	b.RET()
+}
+
+// nextRow writes sums as finish does, and goes to the label row if there is another one.
+func (b *blockUnit) nextRow(sums []V) {
+	b.write([][]V{sums}, blockDstAt)
+	b.ADDQ(b.field(blockSrcRow), b.at(blockSrcAt))
+	b.ADDQ(b.field(blockDstRow), b.at(blockDstAt))
+	b.DECQ(b.at(blockRows))
+	b.JG(operand.LabelRef("row"))
+	b.VZEROUPPER()
+	b.RET()
+}
+
+// write has dst and the residual as many bytes further on as the field at place says, if that is not 0.
+func (b *blockUnit) write(sums [][]V, place int) {
 	residual := b.field(blockResidual)
 	b.TESTQ(residual, residual)
 	b.JZ(operand.LabelRef("noResidual"))
+	if place != 0 {
+		b.ADDQ(b.at(place), residual)
+	}
 	b.blocks(residual, len(sums), func(k int, m func(i int) operand.Mem) {
 		for i, x := range sums[k] {
 			b.VADDPS(m(i), x, x)
@@ -141,12 +200,13 @@ func (b *blockUnit) finish(sums [][]V) {
 	})
 	b.Label("noResidual")
 	clamp := b.field(blockClamp)
-	b.TESTQ(clamp, clamp)
-	b.JZ(operand.LabelRef("noClamp"))
 	for _, end := range []struct {
-		off int
-		op  func(...operand.Op)
-	}{{blockLo, b.VMAXPS}, {blockHi, b.VMINPS}} {
+		bit, off int
+		op       func(...operand.Op)
+	}{{clampBelow, blockLo, b.VMAXPS}, {clampAbove, blockHi, b.VMINPS}} {
+		free := fmt.Sprintf("free%d", end.bit)
+		b.TESTQ(operand.U32(end.bit), clamp)
+		b.JZ(operand.LabelRef(free))
 		bound := b.new()
 		b.VBROADCASTSS(b.at(end.off), bound)
 		for k := range sums {
@@ -154,15 +214,17 @@ func (b *blockUnit) finish(sums [][]V) {
 				end.op(x, bound, x)
 			}
 		}
+		b.Label(free)
 	}
-	b.Label("noClamp")
-	b.blocks(b.field(blockDst), len(sums), func(k int, m func(i int) operand.Mem) {
+	dst := b.field(blockDst)
+	if place != 0 {
+		b.ADDQ(b.at(place), dst)
+	}
+	b.blocks(dst, len(sums), func(k int, m func(i int) operand.Mem) {
 		for i, x := range sums[k] {
 			b.VMOVUPS(x, m(i))
 		}
 	})
-	b.VZEROUPPER()
-	b.RET()
 }
 
 func (v vec) blockProduct(pixels, blocks int) {
@@ -260,29 +322,35 @@ func (v vec) blockProduct(pixels, blocks int) {
 
 func (v vec) blockDepthwise(pixels int) {
 	b := v.blockUnit(pixels, blockPixel)
+	b.rows = true
+	v.Label("row")
 	sums := make([]V, pixels)
 	bias, w := b.field(blockBias), b.field(blockWeights)
 	for i := range sums {
 		sums[i] = v.load(operand.Mem{Base: bias})
 	}
-	b.overTaps(blockSrc, blockTaps, blockN, tapSize, func(reg.GPVirtual) {
+	b.overTaps(blockSrc, blockTaps, blockN, tapSize, func(tap reg.GPVirtual) {
+		b.seekEdges(tap)
 		x := v.load(operand.Mem{Base: w})
 		v.ADDQ(operand.I32(v.s.bytes), w)
 		for i, sum := range sums {
 			v.VFMADD231PS(b.input(i, 0), x, sum)
 		}
 	})
-	b.finish([][]V{sums})
+	b.nextRow(sums)
 }
 
 // blockMaximum is NaN where any element is.
 func (v vec) blockMaximum(pixels int) {
 	b := v.blockUnit(pixels, blockPixel)
+	b.rows = true
+	v.Label("row")
 	top := make([]V, pixels)
 	for i := range top {
 		top[i] = v.load(v.bits(negInf))
 	}
-	b.overTaps(blockSrc, blockTaps, blockN, tapSize, func(reg.GPVirtual) {
+	b.overTaps(blockSrc, blockTaps, blockN, tapSize, func(tap reg.GPVirtual) {
+		b.seekEdges(tap)
 		for i, most := range top {
 			x := v.load(b.input(i, 0))
 			y := v.new()
@@ -290,7 +358,7 @@ func (v vec) blockMaximum(pixels int) {
 			v.VMOVAPS(v.sel(v.cmp(most, unordered, most), most, y), most)
 		}
 	})
-	b.finish([][]V{top})
+	b.nextRow(top)
 }
 
 func (v vec) blockSum() {
