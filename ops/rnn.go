@@ -394,12 +394,11 @@ func checkDims(what string, got Info, want ...Dim) error {
 // rnnTape is what one direction of a forward pass leaves for the backward pass. Rows are in the order of
 // steps: step s of row b is time s, or counted from the row's own end in reverse.
 type rnnTape[T kernel.Float] struct {
-	gates []T // [T,B,G·H] activated
-	h     []T // [T+1,B,H]
+	gates []T // [T,B,G·H] activated, rows gatesLD apart
+	xh    []T // [T+1,B,I+H] a step's input and the state before it, which one product reads; rows xhLD apart
 	c     []T // [T+1,B,H], LSTM
 	rec   []T // [T,B,H] GRU: H·Rhᵀ+Rbh, or r⊙H
 	pre   []T // [T,B,G·H] before activation, only if clipped
-	x     []T // [T,B,I] inputs by step: X itself where it is in that order
 }
 
 // rnnProblem is one node's operands as slices.
@@ -407,6 +406,7 @@ type rnnProblem[T kernel.Float] struct {
 	*rnnSpec
 	pool                  *kernel.Pool
 	T, B, I               int
+	gatesLD, xhLD         int // of a tape
 	x, w, r, b, h0, c0, p []T
 	lens                  []int
 	rows                  []int // of a table, in place of x; then I is 1
@@ -433,6 +433,7 @@ func newRNNProblem[T kernel.Float](c *Ctx, s *rnnSpec) (*rnnProblem[T], error) {
 	if s.batchFirst {
 		q.T, q.B = q.B, q.T
 	}
+	q.gatesLD, q.xhLD = s.tapeLD(q.I)
 	opt := func(i int) []T {
 		if t := c.In(i); t != nil {
 			return tensor.Data[T](t)
@@ -486,13 +487,19 @@ func (q *rnnProblem[T]) stateAt(d, b int) int {
 	return (d*q.B + b) * q.hidden
 }
 
-// takesX reports whether direction d's tape has inputs of its own, since X is not in the order of steps, or has what no step reads.
-func (s *rnnSpec) takesX(d int) bool { return s.reverse[d] || s.batchFirst || s.hasLens }
+// reorders reports whether the steps of direction d are not those of X, all of them, in X's order.
+func (s *rnnSpec) reorders(d int) bool { return s.reverse[d] || s.batchFirst || s.hasLens }
 
-// tapeSize is the elements of direction d's tape.
-func (s *rnnSpec) tapeSize(d, steps, batch, in int) int {
-	h := batch * s.hidden
-	n := steps*h*s.gates + (steps+1)*h
+// tapeLD is how far apart a tape's rows of gates, and of inputs and states, are.
+func (s *rnnSpec) tapeLD(in int) (gates, xh int) {
+	return kernel.RowStride(s.gates * s.hidden), kernel.RowStride(in + s.hidden)
+}
+
+// tapeSize is the elements of a direction's tape.
+func (s *rnnSpec) tapeSize(steps, batch, in int) int {
+	gates, xh := s.tapeLD(in)
+	rows, h := steps*batch, batch*s.hidden
+	n := rows*gates + (rows+batch)*xh
 	switch s.kind {
 	case "LSTM":
 		n += (steps + 1) * h
@@ -502,19 +509,11 @@ func (s *rnnSpec) tapeSize(d, steps, batch, in int) int {
 	if s.clip > 0 {
 		n += steps * h * s.gates
 	}
-	if s.takesX(d) {
-		n += steps * batch * in
-	}
 	return n
 }
 
 // tapesSize is that of all directions.
-func (s *rnnSpec) tapesSize(steps, batch, in int) (n int) {
-	for d := range s.dirs {
-		n += s.tapeSize(d, steps, batch, in)
-	}
-	return n
-}
+func (s *rnnSpec) tapesSize(steps, batch, in int) int { return s.dirs * s.tapeSize(steps, batch, in) }
 
 // inferTape is the tape of all directions as an output.
 func inferTape(n *Node) Info {
@@ -543,7 +542,7 @@ func (q *rnnProblem[T]) tapes(buf []T) (tapes [2]rnnTape[T]) {
 	rows, h := q.T*q.B, q.B*q.hidden
 	for d := range q.dirs {
 		tp := &tapes[d]
-		tp.gates, tp.h, tp.x = cut(rows*q.gates*q.hidden), cut((q.T+1)*h), q.x
+		tp.gates, tp.xh = cut(rows*q.gatesLD), cut((rows+q.B)*q.xhLD)
 		switch q.kind {
 		case "LSTM":
 			tp.c = cut((q.T + 1) * h)
@@ -551,77 +550,101 @@ func (q *rnnProblem[T]) tapes(buf []T) (tapes [2]rnnTape[T]) {
 			tp.rec = cut(q.T * h)
 		}
 		if q.clip > 0 {
-			tp.pre = cut(len(tp.gates))
-		}
-		if q.takesX(d) {
-			tp.x = cut(rows * q.I)
+			tp.pre = cut(rows * q.gates * q.hidden)
 		}
 	}
 	return tapes
 }
 
-// packR lays R of direction d, or its transpose, out in room as right factors: of a GRU, the part of its first two gates and, in late, that of the
-// third.
-func (q *rnnProblem[T]) packR(d int, trans bool, room []T) (r, late *kernel.PackedBOf[T]) {
-	H, G := q.hidden, q.gates
-	pack := func(gates int, r []T) *kernel.PackedBOf[T] {
-		k, n := gates*H, H
-		if trans {
-			k, n = n, k
-		}
-		pb := kernel.PackBInto(room, trans, k, n, r, H)
-		room = room[kernel.PackedBSize[T](k, n):]
-		return pb
+// groups is how many gates have their products at once: of a GRU, the product of the third with R is apart.
+func (s *rnnSpec) groups() []int {
+	if s.kind == "GRU" {
+		return []int{2, 1}
 	}
-	all := q.r[d*G*H*H : (d+1)*G*H*H]
-	if q.kind == "GRU" {
-		return pack(2, all), pack(1, all[2*H*H:])
-	}
-	return pack(G, all), nil
+	return []int{s.gates}
 }
 
-// packedR is the room that packR takes.
-func (q *rnnProblem[T]) packedR() (n int) {
-	parts := []int{q.gates}
-	if q.kind == "GRU" {
-		parts = []int{2, 1}
+// packForward lays W and R of direction d out in room, transposed, as the lower and the upper rows of a right factor for each of the groups.
+func (q *rnnProblem[T]) packForward(d int, room []T) (factors [2]*kernel.PackedBOf[T]) {
+	H, I, at := q.hidden, q.I, d*q.gates*q.hidden
+	for i, gates := range q.groups() {
+		n := gates * H
+		pb := kernel.PackedBIn(room, I+H, n)
+		pb.Rows(0, I).Pack(true, q.w[at*I:(at+n)*I], I)
+		pb.Rows(I, I+H).Pack(true, q.r[at*H:(at+n)*H], H)
+		factors[i], room, at = pb, room[kernel.PackedBSize[T](I+H, n):], at+n
 	}
-	for _, gates := range parts {
-		n += max(kernel.PackedBSize[T](gates*q.hidden, q.hidden), kernel.PackedBSize[T](q.hidden, gates*q.hidden))
+	return factors
+}
+
+// packedForward is the room that packForward takes.
+func (q *rnnProblem[T]) packedForward() (n int) {
+	for _, gates := range q.groups() {
+		n += kernel.PackedBSize[T](q.I+q.hidden, gates*q.hidden)
 	}
 	return n
 }
 
-// forward runs direction d and fills its tape. room is for packR.
+// packBackward lays R of direction d out in room as a right factor for each of the groups, and W as one for all gates.
+func (q *rnnProblem[T]) packBackward(d int, room []T) (r [2]*kernel.PackedBOf[T], w *kernel.PackedBOf[T]) {
+	H, I, at := q.hidden, q.I, d*q.gates*q.hidden
+	w = kernel.PackBInto(room, false, q.gates*H, I, q.w[at*I:], I)
+	room = room[kernel.PackedBSize[T](q.gates*H, I):]
+	for i, gates := range q.groups() {
+		n := gates * H
+		r[i] = kernel.PackBInto(room, false, n, H, q.r[at*H:(at+n)*H], H)
+		room, at = room[kernel.PackedBSize[T](n, H):], at+n
+	}
+	return r, w
+}
+
+// packedBackward is the room that packBackward takes.
+func (q *rnnProblem[T]) packedBackward() int {
+	n := kernel.PackedBSize[T](q.gates*q.hidden, q.I)
+	for _, gates := range q.groups() {
+		n += kernel.PackedBSize[T](gates*q.hidden, q.hidden)
+	}
+	return n
+}
+
+// state is that of row b before step s.
+func (q *rnnProblem[T]) state(tp *rnnTape[T], s, b int) []T {
+	return tp.xh[(s*q.B+b)*q.xhLD+q.I:][:q.hidden]
+}
+
+// finite reports whether x has no NaNs and infinities, or says no where its squares are too large.
+func finite[T kernel.Float](x []T) bool {
+	s := kernel.SumSquares(x)
+	return s-s == 0
+}
+
+// forward runs direction d and fills its tape. room is for packForward.
 func (q *rnnProblem[T]) forward(d int, tp *rnnTape[T], room []T) {
 	H, G, B, I := q.hidden, q.gates, q.B, q.I
-	GH := G * H
-	w, acts := q.w[d*GH*I:(d+1)*GH*I], q.acts[d]
-	if q.takesX(d) {
-		for s := range q.T {
-			for b := range B {
-				if x := tp.x[(s*B+b)*I:][:I]; s < q.lens[b] {
-					copy(x, q.x[q.xAt(q.time(d, s, b), b):])
-				} else {
-					clear(x)
-				}
-			}
-		}
-	}
-	start := func(to, from []T) {
+	GH, ldG, ldX := G*H, q.gatesLD, q.xhLD
+	acts := q.acts[d]
+	for s := range q.T {
 		for b := range B {
-			if row := to[b*H : (b+1)*H]; from != nil {
-				copy(row, from[q.stateAt(d, b):])
+			if x := tp.xh[(s*B+b)*ldX:][:I]; s < q.lens[b] {
+				copy(x, q.x[q.xAt(q.time(d, s, b), b):])
 			} else {
-				clear(row)
+				clear(x)
 			}
 		}
 	}
-	start(tp.h, q.h0)
-	if tp.c != nil {
-		start(tp.c, q.c0)
+	start := func(to, from []T, b int) {
+		if from != nil {
+			copy(to, from[q.stateAt(d, b):])
+		} else {
+			clear(to)
+		}
 	}
-	// The input's share of all steps' gates is one product; biases ride along.
+	for b := range B {
+		start(q.state(tp, 0, b), q.h0, b)
+		if tp.c != nil {
+			start(tp.c[b*H:(b+1)*H], q.c0, b)
+		}
+	}
 	bias := make([]T, GH)
 	var recBias []T
 	if q.b != nil {
@@ -635,68 +658,85 @@ func (q *rnnProblem[T]) forward(d int, tp *rnnTape[T], room []T) {
 			bias[i] += rb[i]
 		}
 	}
-	kernel.GemmEpilogue(q.pool, false, true, q.T*B, GH, I, 1, tp.x, I, w, I, 0, tp.gates, GH, &kernel.EpilogueOf[T]{ColBias: bias})
 	var peep []T
 	if q.p != nil {
 		peep = q.p[d*3*H : (d+1)*3*H]
 	}
-	r, late := q.packR(d, true, room)
+	factors := q.packForward(d, room)
+	gru := q.kind == "GRU"
+	wr, ep := factors[0], &kernel.EpilogueOf[T]{ColBias: bias}
+	var w, r *kernel.PackedBOf[T] // of a GRU's third gate
+	var epW, epR *kernel.EpilogueOf[T]
+	if gru {
+		w, r = factors[1].Rows(0, I), factors[1].Rows(I, I+H)
+		ep, epW, epR = &kernel.EpilogueOf[T]{ColBias: bias[:2*H]}, &kernel.EpilogueOf[T]{ColBias: bias[2*H:]}, &kernel.EpilogueOf[T]{ColBias: recBias}
+	}
 	hc := make([]T, H)
 	for s := range q.T {
 		if B == 0 {
 			break
 		}
 		product := productBy[T](s)
-		gates := tp.gates[s*B*GH : (s+1)*B*GH]
-		prev, next := tp.h[s*B*H:(s+1)*B*H], tp.h[(s+1)*B*H:(s+2)*B*H]
-		product(q.pool, false, B, 1, prev, H, r, 1, gates, GH, nil)
-		if tp.pre != nil {
-			copy(tp.pre[s*B*GH:], gates)
-		}
-		switch q.kind {
-		case "RNN":
-			copy(next, gates)
-			apply(acts[0], next, q.clip)
-			copy(gates, next)
-		case "LSTM":
-			for b := range B {
-				g := gates[b*GH : (b+1)*GH]
-				c, cn := tp.c[(s*B+b)*H:][:H], tp.c[((s+1)*B+b)*H:][:H]
-				q.lstm(g, peep, c, cn, next[b*H:(b+1)*H], hc, acts, tp.pre, (s*B+b)*GH)
+		wr, r := wr, r
+		if s == 0 && q.h0 == nil && finite(q.r[d*GH*H:(d+1)*GH*H]) { // zeros, which give nothing
+			wr = wr.Rows(0, I)
+			if gru {
+				r = r.Rows(0, 0)
 			}
-		case "GRU":
+		}
+		gates, xh := tp.gates[s*B*ldG:], tp.xh[s*B*ldX:]
+		product(q.pool, false, B, 1, xh, ldX, wr, 0, gates, ldG, ep)
+		if gru {
 			rec := tp.rec[s*B*H : (s+1)*B*H]
+			product(q.pool, false, B, 1, xh, ldX, w, 0, gates[2*H:], ldG, epW)
 			if q.linearReset {
-				product(q.pool, false, B, 1, prev, H, late, 0, rec, H, &kernel.EpilogueOf[T]{ColBias: recBias})
+				product(q.pool, false, B, 1, xh[I:], ldX, r, 0, rec, H, epR)
 			} else {
 				for b := range B {
-					zr := gates[b*GH : b*GH+2*H]
-					apply(acts[0], zr, q.clip)
-					kernel.Mul(rec[b*H:(b+1)*H], zr[H:], prev[b*H:(b+1)*H])
-				}
-				product(q.pool, false, B, 1, rec, H, late, 1, gates[2*H:], GH, nil)
-			}
-			for b := range B {
-				g, p, h := gates[b*GH:(b+1)*GH], prev[b*H:(b+1)*H], next[b*H:(b+1)*H]
-				if q.linearReset {
-					if q.defaultActs {
-						kernel.GRUCell(H, g, rec[b*H:(b+1)*H], p, h)
-						continue
+					zr := gates[b*ldG:][:2*H]
+					if tp.pre != nil {
+						copy(tp.pre[(s*B+b)*GH:], zr)
 					}
-					apply(acts[0], g[:2*H], q.clip)
-					kernel.MulAdd(g[2*H:], g[H:2*H], rec[b*H:(b+1)*H], g[2*H:])
+					apply(acts[0], zr, q.clip)
+					kernel.Mul(rec[b*H:(b+1)*H], zr[H:], q.state(tp, s, b))
 				}
-				if tp.pre != nil {
-					copy(tp.pre[(s*B+b)*GH+2*H:][:H], g[2*H:])
-				}
-				q.gruOutput(g, p, h, acts)
+				product(q.pool, false, B, 1, rec, H, r, 1, gates[2*H:], ldG, nil)
 			}
 		}
 		for b := range B {
+			row := s*B + b
+			g, prev, next := gates[b*ldG:][:GH], q.state(tp, s, b), q.state(tp, s+1, b)
+			pre := func(from, to int) {
+				if tp.pre != nil {
+					copy(tp.pre[row*GH+from:row*GH+to], g[from:to])
+				}
+			}
+			switch q.kind {
+			case "RNN":
+				pre(0, H)
+				apply(acts[0], g, q.clip)
+				copy(next, g)
+			case "LSTM":
+				pre(0, GH)
+				q.lstm(g, peep, tp.c[row*H:][:H], tp.c[(row+B)*H:][:H], next, hc, acts, tp.pre, row*GH)
+			case "GRU":
+				if q.linearReset {
+					rec := tp.rec[row*H:][:H]
+					if q.defaultActs {
+						kernel.GRUCell(H, g, rec, prev, next)
+						break
+					}
+					pre(0, 2*H)
+					apply(acts[0], g[:2*H], q.clip)
+					kernel.MulAdd(g[2*H:], g[H:2*H], rec, g[2*H:])
+				}
+				pre(2*H, GH)
+				q.gruOutput(g, prev, next, acts)
+			}
 			if s >= q.lens[b] { // the row has ended: its state stays
-				copy(next[b*H:(b+1)*H], prev[b*H:(b+1)*H])
+				copy(next, prev)
 				if tp.c != nil {
-					copy(tp.c[((s+1)*B+b)*H:][:H], tp.c[(s*B+b)*H:][:H])
+					copy(tp.c[(row+B)*H:][:H], tp.c[row*H:][:H])
 				}
 			}
 		}
@@ -774,7 +814,7 @@ func runRNN[T kernel.Float](s *rnnSpec, weights *rnnWeights[T]) Kernel {
 		if err != nil {
 			return err
 		}
-		room, pool, err := takeMetered[T](c, q.packedR())
+		room, pool, err := takeMetered[T](c, q.packedForward())
 		if err != nil {
 			return err
 		}
@@ -782,27 +822,27 @@ func runRNN[T kernel.Float](s *rnnSpec, weights *rnnWeights[T]) Kernel {
 		if q.hasLens {
 			clear(y)
 		}
-		H := q.hidden
 		for d, tp := range q.tapes(tensor.Data[T](t)) {
 			if d == q.dirs {
 				break
 			}
 			q.forward(d, &tp, *room)
-			if y != nil && q.dirs == 1 && !q.takesX(d) {
-				copy(y, tp.h[q.B*H:])
-			}
-			for b := range q.B {
-				if y != nil && (q.dirs > 1 || q.takesX(d)) {
-					for s := range q.lens[b] {
-						copy(y[q.yAt(q.time(d, s, b), d, b):][:H], tp.h[((s+1)*q.B+b)*H:])
+			if y != nil {
+				for s := range q.T {
+					for b, n := range q.lens {
+						if s < n {
+							copy(y[q.yAt(q.time(d, s, b), d, b):], q.state(&tp, s+1, b))
+						}
 					}
 				}
+			}
+			for b := range q.B {
 				at := q.stateAt(d, b)
 				if yh != nil {
-					copy(yh[at:at+H], tp.h[(q.T*q.B+b)*H:])
+					copy(yh[at:], q.state(&tp, q.T, b))
 				}
 				if yc != nil && tp.c != nil {
-					copy(yc[at:at+H], tp.c[(q.T*q.B+b)*H:])
+					copy(yc[at:], tp.c[(q.T*q.B+b)*q.hidden:][:q.hidden])
 				}
 			}
 		}
@@ -858,7 +898,7 @@ func runRNNGrad[T kernel.Float](c *Ctx, s *rnnSpec) error {
 	if err != nil {
 		return err
 	}
-	room, pool, err := takeMetered[T](c, q.packedR()+4*q.B*q.hidden+q.hidden)
+	room, pool, err := takeMetered[T](c, q.backwardRoom())
 	if err != nil {
 		return err
 	}
@@ -872,7 +912,7 @@ func runRNNGrad[T kernel.Float](c *Ctx, s *rnnSpec) error {
 	for _, sum := range [][]T{o[3], o[6]} {
 		clear(sum)
 	}
-	if q.dirs > 1 || q.takesX(0) {
+	if q.reorders(0) {
 		clear(o[0])
 	}
 	tapes, ds := q.tapes(tape), q.tapes(tensor.Data[T](out))
@@ -882,20 +922,26 @@ func runRNNGrad[T kernel.Float](c *Ctx, s *rnnSpec) error {
 	return nil
 }
 
+// backwardRoom is the room that backward takes: for five times a state, inputs of a step, and packBackward, after which a gradient of W and R.
+func (q *rnnProblem[T]) backwardRoom() int {
+	return 4*q.B*q.hidden + q.hidden + q.B*q.I + max(q.packedBackward(), q.gates*q.hidden*(q.I+q.hidden))
+}
+
 // backward goes back through direction d. dt has the places of the tape for gradients: of the gates, before activation, as the input's
 // products see them, and of rec, where the product with R is apart.
 func (q *rnnProblem[T]) backward(d int, tp, dt *rnnTape[T], dY, dYh, dYc []T, o [7][]T, room []T) {
 	H, G, B, I := q.hidden, q.gates, q.B, q.I
-	GH := G * H
-	w, acts := q.w[d*GH*I:(d+1)*GH*I], q.acts[d]
+	GH, ldG := G*H, q.gatesLD
+	acts := q.acts[d]
 	cut := func(n int) []T {
 		s := room[:n:n]
 		room = room[n:]
 		clear(s)
 		return s
 	}
-	dh, dhPrev, dc, drh, tanhC := cut(B*H), cut(B*H), cut(B*H), cut(B*H), cut(H)
-	r, late := q.packR(d, false, room)
+	dh, dhPrev, dc, drh, tanhC, dx := cut(B*H), cut(B*H), cut(B*H), cut(B*H), cut(H), cut(B*I)
+	rs, w := q.packBackward(d, room)
+	r, late := rs[0], rs[1]
 	for b := range B {
 		if dYh != nil {
 			copy(dh[b*H:(b+1)*H], dYh[q.stateAt(d, b):])
@@ -904,7 +950,7 @@ func (q *rnnProblem[T]) backward(d int, tp, dt *rnnTape[T], dY, dYh, dYc []T, o 
 			copy(dc[b*H:(b+1)*H], dYc[q.stateAt(d, b):])
 		}
 	}
-	var peep, dPeep, dW, dR []T
+	var peep, dPeep, dBW, dBR []T
 	if q.p != nil {
 		peep = q.p[d*3*H : (d+1)*3*H]
 		dPeep = make([]T, 3*H)
@@ -913,48 +959,46 @@ func (q *rnnProblem[T]) backward(d int, tp, dt *rnnTape[T], dY, dYh, dYc []T, o 
 		}
 	}
 	if o[3] != nil { // of the biases
-		dW, dR = o[3][d*2*GH:][:GH], o[3][d*2*GH+GH:][:GH]
+		dBW, dBR = o[3][d*2*GH:][:GH], o[3][d*2*GH+GH:][:GH]
 	}
-	linear := q.kind == "GRU" && q.linearReset
+	gru := q.kind == "GRU"
+	linear := gru && q.linearReset
 	clipped := func(at int) bool {
 		return tp.pre != nil && (float64(tp.pre[at]) > q.clip || float64(tp.pre[at]) < -q.clip)
 	}
-	gate := func(a activation, dy T, at int) T { // through one gate's activation
-		if clipped(at) {
-			return 0
-		}
-		return dy * slope(a, tp.gates[at])
-	}
 	for s := q.T - 1; s >= 0 && B > 0; s-- {
-		dg := dt.gates[s*B*GH : (s+1)*B*GH]
+		dg := dt.gates[s*B*ldG:]
+		// gate goes through the activation of gate j of row b.
+		gate := func(a activation, dy T, b, j int) T {
+			if clipped((s*B+b)*GH + j) {
+				return 0
+			}
+			return dy * slope(a, tp.gates[(s*B+b)*ldG+j])
+		}
 		for b := range B {
-			row := dh[b*H : (b+1)*H]
-			out := dhPrev[b*H : (b+1)*H]
-			at := (s*B + b) * GH
-			g := dg[b*GH : (b+1)*GH]
+			at := (s*B + b) * H
+			row, out := dh[b*H:(b+1)*H], dhPrev[b*H:(b+1)*H]
+			g := dg[b*ldG:][:GH]
+			clear(out)
 			if s >= q.lens[b] {
 				copy(out, row)
 				clear(g)
 				if linear {
-					clear(dt.rec[(s*B+b)*H:][:H])
+					clear(dt.rec[at:][:H])
 				}
 				continue
 			}
 			if dY != nil {
 				kernel.Add(row, row, dY[q.yAt(q.time(d, s, b), d, b):][:H])
 			}
-			gs := tp.gates[at : at+GH]
-			hp := tp.h[(s*B+b)*H:][:H]
+			gs, hp := tp.gates[(s*B+b)*ldG:][:GH], q.state(tp, s, b)
 			switch q.kind {
 			case "RNN":
 				for j := range H {
-					g[j] = gate(acts[0], row[j], at+j)
+					g[j] = gate(acts[0], row[j], b, j)
 				}
-				clear(out)
 			case "LSTM":
-				cp, cn := tp.c[(s*B+b)*H:][:H], tp.c[((s+1)*B+b)*H:][:H]
-				dcr := dc[b*H : (b+1)*H]
-				clear(out)
+				cp, cn, dcr := tp.c[at:][:H], tp.c[at+B*H:][:H], dc[b*H:(b+1)*H]
 				if q.defaultActs && peep == nil {
 					kernel.LSTMCellGrad(H, gs, cp, cn, row, dcr, g)
 					break
@@ -963,7 +1007,7 @@ func (q *rnnProblem[T]) backward(d int, tp, dt *rnnTape[T], dY, dYh, dYc []T, o 
 				apply(acts[2], tanhC, q.clip)
 				for j := range H {
 					i, og, f, gg := gs[j], gs[H+j], gs[2*H+j], gs[3*H+j]
-					do := gate(acts[0], row[j]*tanhC[j], at+H+j)
+					do := gate(acts[0], row[j]*tanhC[j], b, H+j)
 					dct := dcr[j]
 					if !(q.clip > 0 && math.Abs(float64(cn[j])) > q.clip) {
 						dct += row[j] * og * slope(acts[2], tanhC[j])
@@ -974,12 +1018,12 @@ func (q *rnnProblem[T]) backward(d int, tp, dt *rnnTape[T], dY, dYh, dYc []T, o 
 					}
 					var di, df T
 					if q.inputForget {
-						di = gate(acts[0], dct*(gg-cp[j]), at+j)
+						di = gate(acts[0], dct*(gg-cp[j]), b, j)
 					} else {
-						di = gate(acts[0], dct*gg, at+j)
-						df = gate(acts[0], dct*cp[j], at+2*H+j)
+						di = gate(acts[0], dct*gg, b, j)
+						df = gate(acts[0], dct*cp[j], b, 2*H+j)
 					}
-					g[j], g[H+j], g[2*H+j], g[3*H+j] = di, do, df, gate(acts[1], dct*i, at+3*H+j)
+					g[j], g[H+j], g[2*H+j], g[3*H+j] = di, do, df, gate(acts[1], dct*i, b, 3*H+j)
 					dcr[j] = dct * f
 					if peep != nil {
 						dcr[j] += di*peep[j] + df*peep[2*H+j]
@@ -988,95 +1032,73 @@ func (q *rnnProblem[T]) backward(d int, tp, dt *rnnTape[T], dY, dYh, dYc []T, o 
 					}
 				}
 			case "GRU":
-				rec, dRec := tp.rec[(s*B+b)*H:][:H], dt.rec[(s*B+b)*H:][:H]
+				rec, dRec := tp.rec[at:][:H], dt.rec[at:][:H]
 				if q.defaultActs && linear {
 					kernel.GRUCellGrad(H, gs, rec, hp, row, g, dRec, out)
 					break
 				}
 				for j := range H {
 					z, rr, n := gs[j], gs[H+j], gs[2*H+j]
-					dn := gate(acts[1], row[j]*(1-z), at+2*H+j)
-					g[j] = gate(acts[0], row[j]*(hp[j]-n), at+j)
+					dn := gate(acts[1], row[j]*(1-z), b, 2*H+j)
+					g[j] = gate(acts[0], row[j]*(hp[j]-n), b, j)
 					g[2*H+j] = dn
 					out[j] = row[j] * z
 					if linear {
-						g[H+j] = gate(acts[0], dn*rec[j], at+H+j)
+						g[H+j] = gate(acts[0], dn*rec[j], b, H+j)
 						dRec[j] = dn * rr
 					}
 				}
 			}
 		}
 		product := productBy[T](s)
-		if q.kind == "GRU" {
-			if linear {
-				product(q.pool, false, B, 1, dt.rec[s*B*H:], H, late, 1, dhPrev, H, nil)
-			} else {
-				product(q.pool, false, B, 1, dg[2*H:], GH, late, 0, drh, H, nil)
-				for b := range B {
-					if s >= q.lens[b] {
-						continue
-					}
-					at := (s*B + b) * GH
-					for j := range H {
-						dr := drh[b*H+j]
-						dhPrev[b*H+j] += dr * tp.gates[at+H+j]
-						dg[b*GH+H+j] = gate(acts[0], dr*tp.h[(s*B+b)*H+j], at+H+j)
-					}
+		if linear {
+			product(q.pool, false, B, 1, dt.rec[s*B*H:], H, late, 1, dhPrev, H, nil)
+		} else if gru {
+			product(q.pool, false, B, 1, dg[2*H:], ldG, late, 0, drh, H, nil)
+			for b := range B {
+				if s >= q.lens[b] {
+					continue
+				}
+				hp := q.state(tp, s, b)
+				for j := range H {
+					dr := drh[b*H+j]
+					dhPrev[b*H+j] += dr * tp.gates[(s*B+b)*ldG+H+j]
+					dg[b*ldG+H+j] = gate(acts[0], dr*hp[j], b, H+j)
 				}
 			}
 		}
-		product(q.pool, false, B, 1, dg, GH, r, 1, dhPrev, H, nil)
-		for b := range B {
-			if dW != nil {
-				kernel.Add(dW, dW, dg[b*GH:(b+1)*GH])
+		if s > 0 || o[4] != nil {
+			product(q.pool, false, B, 1, dg, ldG, r, 1, dhPrev, H, nil)
+		}
+		if o[0] != nil {
+			if q.reorders(d) {
+				product(q.pool, false, B, 1, dg, ldG, w, 0, dx, I, nil)
+				for b, n := range q.lens {
+					if s < n {
+						dst := o[0][q.xAt(q.time(d, s, b), b):][:I]
+						kernel.Add(dst, dst, dx[b*I:(b+1)*I])
+					}
+				}
+			} else { // the first direction
+				product(q.pool, false, B, 1, dg, ldG, w, 0, o[0][s*B*I:], I, nil)
 			}
-			if dW != nil && linear {
-				kernel.Add(dR[2*H:], dR[2*H:], dt.rec[(s*B+b)*H:][:H])
+		}
+		for b := range B {
+			if dBW != nil {
+				kernel.Add(dBW, dBW, dg[b*ldG:][:GH])
+			}
+			if dBW != nil && linear {
+				kernel.Add(dBR[2*H:], dBR[2*H:], dt.rec[(s*B+b)*H:][:H])
 			}
 		}
 		dh, dhPrev = dhPrev, dh
 	}
 	if linear {
-		copy(dR, dW[:min(2*H, len(dW))])
+		copy(dBR, dBW[:min(2*H, len(dBW))])
 	} else {
-		copy(dR, dW)
+		copy(dBR, dBW)
 	}
-	n := q.T * B
-	if o[1] != nil {
-		kernel.Gemm(q.pool, true, false, GH, I, n, 1, dt.gates, GH, tp.x, I, 0, o[1][d*GH*I:(d+1)*GH*I], I)
-	}
-	if o[2] != nil {
-		dR := o[2][d*GH*H : (d+1)*GH*H]
-		switch {
-		case q.kind != "GRU":
-			kernel.Gemm(q.pool, true, false, GH, H, n, 1, dt.gates, GH, tp.h, H, 0, dR, H)
-		case linear:
-			kernel.Gemm(q.pool, true, false, 2*H, H, n, 1, dt.gates, GH, tp.h, H, 0, dR, H)
-			kernel.Gemm(q.pool, true, false, H, H, n, 1, dt.rec, H, tp.h, H, 0, dR[2*H*H:], H)
-		default:
-			kernel.Gemm(q.pool, true, false, 2*H, H, n, 1, dt.gates, GH, tp.h, H, 0, dR, H)
-			kernel.Gemm(q.pool, true, false, H, H, n, 1, dt.gates[min(2*H, len(dt.gates)):], GH, tp.rec, H, 0, dR[2*H*H:], H)
-		}
-	}
-	if o[0] != nil {
-		to, beta := o[0], T(0)
-		if q.takesX(d) { // the inputs by step have been read for the last time
-			to = dt.x
-		} else if d > 0 {
-			beta = 1
-		}
-		kernel.Gemm(q.pool, false, false, n, I, GH, 1, dt.gates, GH, w, I, beta, to, I)
-		if q.takesX(d) {
-			for s := range q.T {
-				for b := range B {
-					if s < q.lens[b] {
-						dst := o[0][q.xAt(q.time(d, s, b), b):][:I]
-						kernel.Add(dst, dst, to[(s*B+b)*I:(s*B+b+1)*I])
-					}
-				}
-			}
-		}
-	}
+	q.weightGradients(tp, dt, part(o[1], d*GH*I, GH*I), part(o[2], d*GH*H, GH*H), room)
 	for b := range B {
 		at := q.stateAt(d, b)
 		if o[4] != nil {
@@ -1085,5 +1107,48 @@ func (q *rnnProblem[T]) backward(d int, tp, dt *rnnTape[T], dY, dYh, dYc []T, o 
 		if o[5] != nil && q.kind == "LSTM" {
 			copy(o[5][at:at+H], dc[b*H:(b+1)*H])
 		}
+	}
+}
+
+// part is n elements of x from at on, or nil if x is.
+func part[T any](x []T, at, n int) []T {
+	if x == nil {
+		return nil
+	}
+	return x[at:][:n]
+}
+
+// weightGradients sets the gradients of W and R, either of which may be nil, for the direction of the tapes. The gates' are a factor of both, which is
+// read once, by way of room.
+func (q *rnnProblem[T]) weightGradients(tp, dt *rnnTape[T], dW, dR, room []T) {
+	H, I, n := q.hidden, q.I, q.T*q.B
+	product := func(rows int, dg []T, ldg, cols int, x []T, ldx int, to []T, ld int) {
+		kernel.Gemm(q.pool, true, false, rows, cols, n, 1, dg, ldg, x, ldx, 0, to, ld)
+	}
+	rows, h := q.groups()[0]*H, tp.xh[min(I, len(tp.xh)):]
+	switch {
+	case dW != nil && dR != nil:
+		product(rows, dt.gates, q.gatesLD, I+H, tp.xh, q.xhLD, room, I+H)
+		for i := range rows {
+			row := room[i*(I+H):][:I+H]
+			copy(dW[i*I:][:I], row)
+			copy(dR[i*H:][:H], row[I:])
+		}
+	case dW != nil:
+		product(rows, dt.gates, q.gatesLD, I, tp.xh, q.xhLD, dW, I)
+	case dR != nil:
+		product(rows, dt.gates, q.gatesLD, H, h, q.xhLD, dR, H)
+	}
+	if q.kind != "GRU" {
+		return
+	}
+	third := dt.gates[min(rows, len(dt.gates)):]
+	if dW != nil {
+		product(H, third, q.gatesLD, I, tp.xh, q.xhLD, dW[rows*I:], I)
+	}
+	if dR != nil && q.linearReset {
+		product(H, dt.rec, H, H, h, q.xhLD, dR[rows*H:], H)
+	} else if dR != nil {
+		product(H, third, q.gatesLD, H, tp.rec, H, dR[rows*H:], H)
 	}
 }

@@ -60,7 +60,7 @@ func SgemmBatch(p *Pool, batch int, transA, transB bool, m, n, k int, alpha floa
 func GemmPackedB[T Float](p *Pool, transA bool, m int, alpha T, a []T, lda int, pb *PackedBOf[T], beta T, c []T, ldc int, ep *EpilogueOf[T]) {
 	checkOperand("A", transA, m, pb.k, a, lda)
 	pr := newProduct(pb.kern, m, pb.n, pb.k, alpha, beta, c, ldc, ep)
-	pr.a, pr.packedB = sideA(transA, a, lda), pb.panels
+	pr.a, pr.packedB, pr.deepB = sideA(transA, a, lda), pb.panels, pb.deep
 	pr.run(p)
 }
 
@@ -69,7 +69,7 @@ func GemmPackedB[T Float](p *Pool, transA bool, m int, alpha T, a []T, lda int, 
 func GemmPackedBBack[T Float](p *Pool, transA bool, m int, alpha T, a []T, lda int, pb *PackedBOf[T], beta T, c []T, ldc int, ep *EpilogueOf[T]) {
 	checkOperand("A", transA, m, pb.k, a, lda)
 	pr := newProduct(pb.kern, m, pb.n, pb.k, alpha, beta, c, ldc, ep)
-	pr.a, pr.packedB, pr.back = sideA(transA, a, lda), pb.panels, true
+	pr.a, pr.packedB, pr.deepB, pr.back = sideA(transA, a, lda), pb.panels, pb.deep, true
 	pr.run(p)
 }
 

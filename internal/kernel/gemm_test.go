@@ -137,6 +137,27 @@ func testGemm[T Float](t *testing.T, p *Pool, m, n, k int) {
 		copy(c, c0)
 		GemmPackedB(p, transA, m, alpha, a, lda, PackB(transB, k, n, b, ldb), beta, c, ldc, ep)
 		checkGemm(t, what+" PackedB", m, n, c, ldc, want, scale)
+		parts := PackedBIn(random[T](PackedBSize[T](k, n)), k, n)
+		for _, r := range [][2]int{{k / 3, k}, {0, k / 3}} {
+			at := r[0]
+			if !transB {
+				at *= ldb
+			}
+			parts.Rows(r[0], r[1]).Pack(transB, b[at:], ldb)
+		}
+		copy(c, c0)
+		GemmPackedBBack(p, transA, m, alpha, a, lda, parts, beta, c, ldc, ep)
+		checkGemm(t, what+" PackedB in parts", m, n, c, ldc, want, scale)
+		copy(c, c0)
+		GemmPackedB(p, transA, m, alpha, a, lda, parts.Rows(0, k/3), beta, c, ldc, nil)
+		at := k / 3
+		if transA {
+			at *= lda
+		}
+		GemmPackedB(p, transA, m, alpha, a[at:], lda, parts.Rows(k/3, k), 1, c, ldc, nil)
+		if ep == nil {
+			checkGemm(t, what+" by rows of PackedB", m, n, c, ldc, want, scale)
+		}
 		copy(c, c0)
 		GemmPackedA(p, transB, n, alpha, PackA(transA, m, k, a, lda), b, ldb, beta, c, ldc, ep)
 		checkGemm(t, what+" PackedA", m, n, c, ldc, want, scale)

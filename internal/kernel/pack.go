@@ -1,6 +1,9 @@
 package kernel
 
-import "unsafe"
+import (
+	"fmt"
+	"unsafe"
+)
 
 // Panels. A matrix packed for the kernels is cut across into panels as wide as a
 // tile is high (A) or wide (B). Within a panel the elements of each k lie
@@ -109,11 +112,11 @@ func (kern *gemmKernel[T]) packPanels(dst []T, s side[T], c cut, lo, hi, p0, n, 
 	}
 }
 
-// packAll packs panels [lo, hi) of a whole operand, k deep, in steps that the cache holds.
-func (kern *gemmKernel[T]) packAll(dst []T, s side[T], c cut, k, lo, hi int) {
+// packAll packs panels [lo, hi) of a whole operand, k deep, in steps that the cache holds. Where panels lie they are deep.
+func (kern *gemmKernel[T]) packAll(dst []T, s side[T], c cut, k, deep, lo, hi int) {
 	for ; lo < hi; lo += packGroup {
 		for p := 0; p < k; p += depth {
-			kern.packPanels(dst[lo*c.full*k:], s, c, lo, min(lo+packGroup, hi), p, min(depth, k-p), k, p)
+			kern.packPanels(dst[lo*c.full*deep:], s, c, lo, min(lo+packGroup, hi), p, min(depth, k-p), deep, p)
 		}
 	}
 }
@@ -129,6 +132,7 @@ type PackedBOf[T Float] struct {
 	k, n   int
 	kern   *gemmKernel[T]
 	panels []T
+	deep   int // of a panel, of which k rows from its beginning count
 }
 
 // PackedB is that of [SgemmPackedB].
@@ -139,7 +143,7 @@ func PackB[T Float](transB bool, k, n int, b []T, ldb int) *PackedBOf[T] {
 	return PackBInto(make([]T, PackedBSize[T](k, n)), transB, k, n, b, ldb)
 }
 
-// PackedBSize is the elements of room that [PackBInto] takes.
+// PackedBSize is the elements of room that a packed operand takes.
 func PackedBSize[T Float](k, n int) int {
 	kern := activeGemm[T]()
 	return ceilDiv(n, kern.cols) * kern.cols * k
@@ -147,14 +151,30 @@ func PackedBSize[T Float](k, n int) int {
 
 // PackBInto packs op(B), k×n, into room, which it keeps.
 func PackBInto[T Float](room []T, transB bool, k, n int, b []T, ldb int) *PackedBOf[T] {
-	pb := &PackedBOf[T]{k, n, activeGemm[T](), room[:PackedBSize[T](k, n)]}
-	pb.pack(nil, sideB(transB, b, ldb))
+	pb := PackedBIn(room, k, n)
+	pb.Pack(transB, b, ldb)
 	return pb
 }
 
+// PackedBIn is a k×n operand in room, which it keeps. It waits for [PackedBOf.Pack], of all of it or of some [PackedBOf.Rows] after others.
+func PackedBIn[T Float](room []T, k, n int) *PackedBOf[T] {
+	return &PackedBOf[T]{k, n, activeGemm[T](), room[:PackedBSize[T](k, n)], k}
+}
+
+// Rows is rows [lo, hi) of the operand, where they lie.
+func (pb *PackedBOf[T]) Rows(lo, hi int) *PackedBOf[T] {
+	if lo < 0 || lo > hi || hi > pb.k {
+		panic(fmt.Sprintf("kernel: rows %d to %d of %d", lo, hi, pb.k))
+	}
+	return &PackedBOf[T]{hi - lo, pb.n, pb.kern, pb.panels[min(lo*pb.kern.cols, len(pb.panels)):], pb.deep}
+}
+
+// Pack fills it with op(B).
+func (pb *PackedBOf[T]) Pack(transB bool, b []T, ldb int) { pb.pack(nil, sideB(transB, b, ldb)) }
+
 // PackWeights is [PackB] for a B that many products will use; p's goroutines pack it.
 func PackWeights[T Float](p *Pool, transB bool, k, n int, b []T, ldb int) *PackedBOf[T] {
-	pb := &PackedBOf[T]{k, n, activeGemm[T](), kept[T](PackedBSize[T](k, n))}
+	pb := PackedBIn(kept[T](PackedBSize[T](k, n)), k, n)
 	pb.pack(p, sideB(transB, b, ldb))
 	return pb
 }
@@ -162,7 +182,7 @@ func PackWeights[T Float](p *Pool, transB bool, k, n int, b []T, ldb int) *Packe
 func (pb *PackedBOf[T]) pack(p *Pool, b side[T]) {
 	checkOperand("B", !b.across, pb.k, pb.n, b.data, b.ld)
 	c := cut{pb.n, pb.kern.cols, true}
-	p.For(c.panels(), max(1, serialWork/(pb.kern.cols*max(1, pb.k))), func(lo, hi int) { pb.kern.packAll(pb.panels, b, c, pb.k, lo, hi) })
+	p.For(c.panels(), max(1, serialWork/(pb.kern.cols*max(1, pb.k))), func(lo, hi int) { pb.kern.packAll(pb.panels, b, c, pb.k, pb.deep, lo, hi) })
 }
 
 // Dims returns the rows and columns of op(B).
@@ -185,7 +205,7 @@ func PackA[T Float](transA bool, m, k int, a []T, lda int) *PackedAOf[T] {
 	kern := activeGemm[T]()
 	pa := &PackedAOf[T]{m, k, kern, make([]T, m*k)}
 	c := cut{m, kern.rows, false}
-	kern.packAll(pa.panels, sideA(transA, a, lda), c, k, 0, c.panels())
+	kern.packAll(pa.panels, sideA(transA, a, lda), c, k, k, 0, c.panels())
 	return pa
 }
 

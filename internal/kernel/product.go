@@ -25,6 +25,14 @@ const (
 	serialWork = 1 << 18
 )
 
+// RowStride is how far apart rows of n elements lie best that are read side by side: not so that they compete for cache lines.
+func RowStride(n int) int {
+	if n%(cacheWay/8) == 0 {
+		return n + 16
+	}
+	return n
+}
+
 // A product is one call of a GEMM function. Products are recycled with their
 // buffers.
 type product[T Float] struct {
@@ -35,6 +43,7 @@ type product[T Float] struct {
 	panelsB     panelSource[T] // in place of b, or nil
 	packedA     []T            // in place of a, or nil
 	packedB     []T            // in place of b, or nil
+	deepB       int            // of its panels
 	c           []T
 	ldc         int
 	ep          *EpilogueOf[T] // nil or &ending
@@ -191,17 +200,17 @@ func (pr *product[T]) packWholeA(p *Pool) {
 
 func (pr *product[T]) packWholeB(p *Pool) {
 	pr.bufB = grow(pr.bufB, pr.panelsN*pr.kern.cols*pr.k+panelSlack)
-	pr.packedB = pr.bufB
+	pr.packedB, pr.deepB = pr.bufB, pr.k
 	p.For(pr.panelsN, 2, pr.packBBody)
 }
 
 func (pr *product[T]) packA(lo, hi int) {
-	pr.kern.packAll(pr.packedA, pr.a, cut{pr.m, pr.kern.rows, false}, pr.k, lo, hi)
+	pr.kern.packAll(pr.packedA, pr.a, cut{pr.m, pr.kern.rows, false}, pr.k, pr.k, lo, hi)
 }
 
 func (pr *product[T]) packB(lo, hi int) {
 	if pr.panelsB == nil {
-		pr.kern.packAll(pr.packedB, pr.b, cut{pr.n, pr.kern.cols, true}, pr.k, lo, hi)
+		pr.kern.packAll(pr.packedB, pr.b, cut{pr.n, pr.kern.cols, true}, pr.k, pr.k, lo, hi)
 		return
 	}
 	// Panels of others may spill over their end, so each goes by way of a buffer.
@@ -263,7 +272,7 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 			kern.packPanels(ws.a, pr.a, cut{pr.m, rows, false}, i0, i1, p0, n, n, 0)
 			a = panels[T]{ws.a, n, 0}
 		}
-		b := panels[T]{pr.packedB, pr.k, p0}
+		b := panels[T]{pr.packedB, pr.deepB, p0}
 		if pr.packedB == nil && !pr.direct {
 			ws.b = grow(ws.b, (j1-j0)*cols*n+panelSlack)
 			if pr.panelsB == nil {
@@ -300,7 +309,7 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 					t.ldb, t.on.b = cols*size, cols*n*size
 					switch {
 					case pr.packedB != nil:
-						t.b, t.on.b = b.at(j*cols, cols), cols*pr.k*size
+						t.b, t.on.b = b.at(j*cols, cols), cols*pr.deepB*size
 					case !pr.direct:
 						t.b = b.at((j-j0)*cols, cols)
 					case t.cols == cols:
