@@ -48,6 +48,7 @@ type vectorKernels struct {
 	reluGrad  func(dst, dy, y []float32)
 	geluGrad  func(dst, dy, x []float32)
 	mulAdd    func(dst, x, y, z []float32)
+	normalize func(dst, x, scale, bias []float32, mean, invStd float32)
 	axpy      func(y, x []float32, a float32)
 
 	adam func(w, g, m, s []float32, beta1, rest1, beta2, rest2, keep, step, root, eps float32)

@@ -243,7 +243,8 @@ func TestTileLayout(t *testing.T) {
 		"a": {unsafe.Offsetof(x.a), 0}, "c": {unsafe.Offsetof(x.c), 16}, "resid": {unsafe.Offsetof(x.resid), 40},
 		"k": {unsafe.Offsetof(x.k), 48}, "ldr": {unsafe.Offsetof(x.ldr), 72}, "cols": {unsafe.Offsetof(x.cols), 80},
 		"count": {unsafe.Offsetof(x.count), 104}, "on": {unsafe.Offsetof(x.on), 112}, "on.resid": {unsafe.Offsetof(x.on) + unsafe.Offsetof(x.on.resid), 152},
-		"alpha": {unsafe.Offsetof(x.alpha), 160}, "hi": {unsafe.Offsetof(x.hi), 172}, "hi64": {unsafe.Offsetof(y.hi), 184},
+		"ahead": {unsafe.Offsetof(x.ahead), 160}, "aheadBy": {unsafe.Offsetof(x.aheadBy), 168},
+		"alpha": {unsafe.Offsetof(x.alpha), 176}, "hi": {unsafe.Offsetof(x.hi), 188}, "hi64": {unsafe.Offsetof(y.hi), 200},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("tile.%s is at %d, the assembly has it at %d", name, pair[0], pair[1])

@@ -11,6 +11,11 @@ func LayerNormRow[T Float](dst, x, scale, bias []T, eps T) (mean, invStd T) {
 		return 0, 0
 	}
 	mean = Sum(x) / T(len(x))
+	if is32[T]() && vector.normalize != nil && scale != nil && bias != nil {
+		invStd = T(1 / math.Sqrt(float64(SquaredDeviations(x, mean)/T(len(x))+eps)))
+		vector.normalize(f32(dst), f32(x), f32(scale), f32(bias), float32(mean), float32(invStd))
+		return mean, invStd
+	}
 	AddScalar(dst, x, -mean)
 	invStd = T(1 / math.Sqrt(float64(SumSquares(dst)/T(len(x))+eps)))
 	scaleRow(dst, invStd, scale, bias)

@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func transpose4AVX2(dst *float32, src *float32, ld int, n int, stride int)
-// Requires: AVX
+// Requires: AVX, MMX+
 TEXT ·transpose4AVX2(SB), NOSPLIT, $0-40
 	MOVQ dst+0(FP), AX
 	MOVQ src+8(FP), CX
@@ -15,14 +15,19 @@ TEXT ·transpose4AVX2(SB), NOSPLIT, $0-40
 	SHLQ $0x02, SI
 	LEAQ (DX)(DX*2), DI
 	LEAQ (SI)(SI*2), R8
+	LEAQ (CX)(DX*4), R9
 	SUBQ $0x08, BX
 	JL   tail
 
 loop:
 	VMOVUPS      (CX), Y0
+	PREFETCHT0   (R9)
 	VMOVUPS      (CX)(DX*1), Y1
+	PREFETCHT0   (R9)(DX*1)
 	VMOVUPS      (CX)(DX*2), Y2
+	PREFETCHT0   (R9)(DX*2)
 	VMOVUPS      (CX)(DI*1), Y3
+	PREFETCHT0   (R9)(DI*1)
 	VUNPCKLPS    Y1, Y0, Y4
 	VUNPCKHPS    Y1, Y0, Y0
 	VUNPCKLPS    Y3, Y2, Y1
@@ -42,6 +47,7 @@ loop:
 	VEXTRACTF128 $0x01, Y0, (AX)(R8*1)
 	LEAQ         (AX)(SI*4), AX
 	ADDQ         $0x20, CX
+	ADDQ         $0x20, R9
 	SUBQ         $0x08, BX
 	JGE          loop
 

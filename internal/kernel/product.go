@@ -6,18 +6,21 @@ import (
 )
 
 // How a product is made. C is cut into blocks, which are what the pool's workers
-// take. Of two operands that are not packed yet, the smaller is packed first, as a
-// whole, by all workers; the other is packed block by block by the worker that
-// needs it, so it passes through the cache once. Within a block, k goes in steps of
-// at most depth: a panel of B then stays in the first-level cache while the panels
-// of A in a block, which stay in the second level, pass by it.
+// take. Within a block, k goes in steps of at most depth, and the panels of A in it stay in the
+// second-level cache while one panel of B after the other passes by them. Tiles fetch the next panel
+// of B meanwhile; those that read rows of A where they lie also fetch the next rows.
+//
+// B that is not packed yet is packed by the worker that needs it, a few panels at a time, so it passes
+// through the cache once. A that cannot be read where it lies is packed first, as a whole, by all
+// workers; or, if B is the smaller, that is, and A by block.
 
 const (
-	blockRows = 240 // of C in a block, about
-	blockCols = 256
-	depth     = 384
-	// fewColumns is up to how many columns of B the rows of A are read where they lie.
-	fewColumns = 1024
+	depth     = 768
+	blockA    = 432 << 10 // bytes of A in a block, about
+	blockRows = 288       // of C in one, at most
+	blockCols = 256       // and columns
+	groupB    = 128 << 10 // bytes of B that are packed before they are used
+	line      = 64        // bytes of a line of the caches
 	// cacheWay is the bytes of a way of the first-level cache: addresses so far apart compete for the same few lines.
 	cacheWay = 4 << 10
 	// serialWork is the number of multiplications below which waking another
@@ -54,8 +57,8 @@ type product[T Float] struct {
 	inRows               bool // and A
 	back                 bool // blocks and panels of B from the last to the first
 	panelsM, panelsN     int  // panels in all
-	blockM, blockN       int  // panels in a block
-	blocksN              int  // blocks in a row of them
+	stepM                int  // panels of A that stay in the cache
+	blocksM, blocksN     int  // rows and columns of blocks
 	bufA, bufB           []T  // of whole operands
 	packABody, packBBody func(lo, hi int)
 	blocksBody           func(lo, hi int)
@@ -133,63 +136,67 @@ func (pr *product[T]) plan(p *Pool) {
 	}
 	kern, threads := pr.kern, p.Threads()
 	pr.panelsM, pr.panelsN = ceilDiv(pr.m, kern.rows), ceilDiv(pr.n, kern.cols)
-	pr.blockM, pr.blockN = blockRows/kern.rows, max(1, blockCols/kern.cols)
 	pr.depth = max(pr.k, 1)
 	if steps := ceilDiv(pr.k, depth); steps > 1 {
 		pr.depth = ceilDiv(ceilDiv(pr.k, steps), 4) * 4
 	}
+	size := int(unsafe.Sizeof(T(0)))
+	pr.stepM = max(1, min(blockRows, blockA/(pr.depth*size))/kern.rows)
+	pr.stepM = ceilDiv(pr.panelsM, ceilDiv(pr.panelsM, pr.stepM))
+	blockN, sizeB := max(1, blockCols/kern.cols), pr.panelsN*kern.cols*size // sizeB for each step of k
 
 	storedB := pr.packedB == nil && pr.panelsB == nil
 	pr.direct = storedB && pr.b.across && pr.panelsM == 1 && pr.k > 0
-	// Rows of A that meet few columns are not worth a copy, unless they lie so that the first-level cache cannot hold a panel of them.
-	pr.inRows = kern.rowsTile != nil && pr.packedA == nil && !pr.a.across && pr.k > 0 && pr.n <= fewColumns && (pr.m < kern.rows || pr.a.ld*int(unsafe.Sizeof(T(0)))%cacheWay != 0)
+	// Rows of A are read where they lie, unless that is so that the first-level cache cannot hold a panel of them.
+	pr.inRows = kern.rowsTile != nil && pr.packedA == nil && !pr.a.across && pr.k > 0 && (pr.m < kern.rows || pr.a.ld*size%cacheWay != 0)
 	// A product that is one block packs both operands step by step.
-	one := threads == 1 && pr.panelsM <= pr.blockM && pr.panelsN <= pr.blockN
-	if pr.inRows && storedB && !pr.direct && !one {
+	one := threads == 1 && !pr.inRows && pr.panelsM <= pr.stepM && sizeB*pr.depth <= 2*groupB
+	switch {
+	case one || pr.packedA != nil || pr.packedB != nil:
+	case pr.inRows:
+		if storedB && !pr.direct && sizeB*pr.k <= 2*groupB {
+			pr.packWholeB(p)
+		}
+	case pr.direct || pr.panelsB != nil || pr.m <= pr.n:
+		pr.packWholeA(p)
+	default:
 		pr.packWholeB(p)
 	}
-	if pr.packedA == nil && pr.packedB == nil && !one && !pr.inRows {
-		if pr.direct || pr.panelsB != nil || pr.m <= pr.n {
-			pr.packWholeA(p)
-		} else {
-			pr.packWholeB(p)
-		}
-	}
-	// Blocks span all of the operand that is packed, unless that leaves workers idle.
-	want := 1
-	if threads > 1 {
-		want = 2 * threads
-	}
+	// Blocks span all of the operand that is packed before, unless that leaves workers idle.
+	pr.blocksM, pr.blocksN = ceilDiv(pr.panelsM, pr.stepM), ceilDiv(pr.panelsN, blockN)
 	switch {
 	case one:
-	case pr.packedB == nil && pr.direct:
-		pr.blockN = max(1, min(pr.blockN, pr.panelsN/want))
-	case pr.packedB == nil:
-		pr.blockN = max(1, min(pr.blockN, pr.panelsN/want))
-		if ceilDiv(pr.panelsN, pr.blockN) >= threads {
-			pr.blockM = pr.panelsM
-		} else {
-			pr.packWholeB(p)
-		}
+		pr.blocksM, pr.blocksN = 1, 1
+	case pr.packedB == nil && !pr.direct && pr.panelsN >= threads:
+		pr.blocksM, pr.blocksN = 1, ceilDiv(pr.panelsN, max(1, min(blockN, groupB/(kern.cols*pr.depth*size))))
+	case pr.packedB == nil && !pr.direct:
+		pr.packWholeB(p)
+	case pr.packedA == nil && !pr.inRows && pr.panelsM >= threads:
+		pr.blocksN = 1
 	case pr.packedA == nil && !pr.inRows:
-		pr.blockM = max(1, min(pr.blockM, pr.panelsM/want))
-		if ceilDiv(pr.panelsM, pr.blockM) >= threads {
-			pr.blockN = pr.panelsN
+		pr.packWholeA(p)
+	}
+	pr.share(threads)
+	p.For(pr.blocksM*pr.blocksN, 1, pr.blocksBody)
+}
+
+// share cuts blocks smaller until there are enough of them, and about as many for each of the threads.
+func (pr *product[T]) share(threads int) {
+	if threads == 1 {
+		return
+	}
+	// What is packed by block is packed once only.
+	onlyN, onlyM := pr.packedB == nil && !pr.direct, pr.packedA == nil && !pr.inRows
+	for blocks := pr.blocksM * pr.blocksN; blocks < 2*threads || blocks < 8*threads && blocks%threads != 0; blocks = pr.blocksM * pr.blocksN {
+		moreM, moreN := !onlyN && pr.blocksM < pr.panelsM, !onlyM && pr.blocksN < pr.panelsN
+		if moreM && (!moreN || pr.m*pr.blocksN >= pr.n*pr.blocksM) {
+			pr.blocksM++
+		} else if moreN {
+			pr.blocksN++
 		} else {
-			pr.packWholeA(p)
+			return
 		}
 	}
-	for (pr.packedA != nil || pr.inRows) && (pr.packedB != nil || pr.direct) && ceilDiv(pr.panelsM, pr.blockM)*ceilDiv(pr.panelsN, pr.blockN) < want {
-		if bm, bn := min(pr.blockM, pr.panelsM), min(pr.blockN, pr.panelsN); bm*kern.rows >= bn*kern.cols && bm > 1 {
-			pr.blockM = ceilDiv(bm, 2)
-		} else if bn > 1 {
-			pr.blockN = ceilDiv(bn, 2)
-		} else {
-			break
-		}
-	}
-	pr.blocksN = ceilDiv(pr.panelsN, pr.blockN)
-	p.For(ceilDiv(pr.panelsM, pr.blockM)*pr.blocksN, 1, pr.blocksBody)
 }
 
 func (pr *product[T]) packWholeA(p *Pool) {
@@ -252,8 +259,8 @@ func (pr *product[T]) blocks(lo, hi int) {
 		if pr.back {
 			j = pr.blocksN - 1 - j
 		}
-		i, j := q/pr.blocksN*pr.blockM, j*pr.blockN
-		pr.block(ws, i, min(i+pr.blockM, pr.panelsM), j, min(j+pr.blockN, pr.panelsN))
+		i := q / pr.blocksN
+		pr.block(ws, i*pr.panelsM/pr.blocksM, (i+1)*pr.panelsM/pr.blocksM, j*pr.panelsN/pr.blocksN, (j+1)*pr.panelsN/pr.blocksN)
 	}
 	ws.put()
 }
@@ -263,7 +270,7 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 	kern := pr.kern
 	rows, cols := kern.rows, kern.cols
 	size := int(unsafe.Sizeof(T(0)))
-	stepM, stepN := blockRows/rows, max(1, blockCols/cols)
+	stepN := max(1, blockCols/cols)
 	for p0 := 0; p0 < max(pr.k, 1); p0 += pr.depth {
 		n := min(pr.depth, pr.k-p0)
 		a := panels[T]{pr.packedA, pr.k, p0}
@@ -293,9 +300,9 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 			t.beta = 0 // not -0
 		}
 		last := p0+n >= pr.k
-		for ib := i0; ib < i1; ib += stepM {
+		for ib := i0; ib < i1; ib += pr.stepM {
 			for jb := j0; jb < j1; jb += stepN {
-				ie, je := min(ib+stepM, i1), min(jb+stepN, j1)
+				ie, je := min(ib+pr.stepM, i1), min(jb+stepN, j1)
 				for jj := jb; jj < je; {
 					j, across := jj, min(je, pr.n/cols)-jj // and the whole panels from there on
 					if pr.back {
@@ -320,10 +327,18 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 						t.b = unsafe.SliceData(ws.b)
 					}
 					panelB := t.b
+					var next ahead
+					if across == 1 && ib == i0 {
+						next = pr.ahead(j, j0, j1, p0, n, ie-ib)
+					}
 					for i := ib; i < ie; {
 						r, down := min(rows, pr.m-i*rows), 1
 						if across == 1 && (t.cols == cols || kern.masked) {
 							down = max(1, min(ie, pr.m/rows)-i)
+						}
+						t.ahead, t.aheadBy = uintptr(unsafe.Pointer(panelB)), 0
+						if done := i - ib; done < next.tiles {
+							t.ahead, t.aheadBy, down = next.from+uintptr(done*(n/4)*next.by), next.by, min(down, next.tiles-done)
 						}
 						t.b, t.on.a = panelB, rows*n*size
 						switch {
@@ -345,6 +360,46 @@ func (pr *product[T]) block(ws *workspace[T], i0, i1, j0, j1 int) {
 			}
 		}
 	}
+}
+
+// An ahead is what tiles of one panel of B fetch for the next.
+type ahead struct {
+	from  uintptr
+	by    int // bytes on in four steps of k
+	tiles int // until it is all fetched
+}
+
+// ahead is what the tiles, so many, of panel j of B fetch in a step of the block of panels [j0, j1) that begins at p0 and is n deep.
+func (pr *product[T]) ahead(j, j0, j1, p0, n, tiles int) ahead {
+	cols, size, last := pr.kern.cols, int(unsafe.Sizeof(T(0))), p0+n >= pr.k
+	switch {
+	case pr.packedB != nil:
+		// A tile comes by so many lines, and fetches at most two of them in four steps.
+		a := ahead{by: min(2*line, ceilDiv(4*cols*size, tiles)), tiles: tiles}
+		q, p := j+1, p0
+		if pr.back {
+			q = j - 1
+		} else if q == j1 && !last {
+			q, p = j0, p0+n
+		} else if q == j1 {
+			p = 0
+		}
+		if q < 0 || q == pr.panelsN {
+			return ahead{}
+		}
+		a.from = uintptr(unsafe.Pointer(panels[T]{pr.packedB, pr.k, p}.at(q*cols, cols)))
+		return a
+	case !pr.direct && pr.panelsB == nil && pr.b.across:
+		// What will be packed: the same panel of the next step, or of the next block, by one row in four steps.
+		q, p := j, p0+n
+		if last {
+			q, p = j+j1-j0, 0
+		}
+		if q < pr.n/cols {
+			return ahead{uintptr(unsafe.Pointer(&pr.b.data[p*pr.b.ld+q*cols])), pr.b.ld * size, 4}
+		}
+	}
+	return ahead{}
 }
 
 // panels is a run of packed panels, k deep, of which a step begins at p0.

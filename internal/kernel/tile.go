@@ -27,6 +27,8 @@ type tile[T Float] struct {
 	lda     int                                            // in bytes, of rows of A where they lie
 	count   int                                            // tiles of the run
 	on      struct{ a, b, c, rowBias, colBias, resid int } // from one tile to the next, in bytes; 0 for what is nil
+	ahead   uintptr                                        // where what will be wanted begins, which is fetched meanwhile
+	aheadBy int                                            // bytes of it in four steps of k
 
 	alpha, beta, lo, hi T // beta 0 does not read C
 }

@@ -1258,44 +1258,36 @@ TEXT ·geluErfAVX512(SB), NOSPLIT, $0-48
 
 loop:
 	VMOVUPS      (CX), Z0
-	VMULPS       Z0, Z0, Z1
-	VMOVUPS      const_41f20000<>+0(SB), Z2
-	VMINPS       Z1, Z2, Z1
-	VMOVUPS      const_ad01e5f0<>+0(SB), Z2
-	VFMADD213PS  const_3003e351<>+0(SB), Z1, Z2
-	VFMADD213PS  const_b20e795f<>+0(SB), Z1, Z2
-	VFMADD213PS  const_b4042b93<>+0(SB), Z1, Z2
-	VFMADD213PS  const_36ec7683<>+0(SB), Z1, Z2
-	VFMADD213PS  const_b8e2037f<>+0(SB), Z1, Z2
-	VFMADD213PS  const_b891e7de<>+0(SB), Z1, Z2
-	VFMADD213PS  const_3d94d36e<>+0(SB), Z1, Z2
-	VFMADD213PS  const_3fcc422c<>+0(SB), Z1, Z2
-	VMULPS       Z2, Z0, Z1
-	VORPS        const_80000000<>+0(SB), Z1, Z2
-	VMOVUPS      const_c2d00000<>+0(SB), Z5
-	VMAXPS       Z2, Z5, Z2
-	VMULPS       const_3fb8aa3b<>+0(SB), Z2, Z5
-	VRNDSCALEPS  $0x00, Z5, Z5
-	VMOVUPS      Z2, Z2
-	VFNMADD231PS const_3f318000<>+0(SB), Z5, Z2
-	VMOVUPS      Z2, Z2
-	VFNMADD231PS const_b95e8083<>+0(SB), Z5, Z2
-	VMOVUPS      const_3ab56439<>+0(SB), Z6
-	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z6
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z6
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z6
-	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z6
-	VMULPS       Z2, Z2, Z7
-	VMOVUPS      Z2, Z2
-	VFMADD231PS  Z6, Z7, Z2
-	VADDPS       const_3f800000<>+0(SB), Z2, Z2
-	VSCALEFPS    Z5, Z2, Z2
-	VMOVUPS      const_3f800000<>+0(SB), Z5
-	VCMPPS       $0x01, const_00000000<>+0(SB), Z1, K1
-	VBLENDMPS    Z2, Z5, K1, Z3
-	VADDPS       Z5, Z2, Z1
-	VDIVPS       Z1, Z3, Z1
-	VMULPS       Z1, Z0, Z0
+	VANDPS       const_7fffffff<>+0(SB), Z0, Z1
+	VMOVUPS      const_40b45d17<>+0(SB), Z2
+	VMINPS       Z1, Z2, Z2
+	VMOVUPS      const_4b400000<>+0(SB), Z3
+	VFMADD231PS  const_40b00000<>+0(SB), Z2, Z3
+	VSUBPS       const_4b400000<>+0(SB), Z3, Z4
+	VMOVUPS      Z4, Z4
+	VFNMADD231PS const_40b00000<>+0(SB), Z2, Z4
+	VMOVUPS      Z3, Z2
+	VMOVUPS      halfErf4<>+0(SB), Z5
+	VPERMI2PS    halfErf4<>+64(SB), Z5, Z2
+	VMOVUPS      Z3, Z5
+	VMOVUPS      halfErf3<>+0(SB), Z6
+	VPERMI2PS    halfErf3<>+64(SB), Z6, Z5
+	VFMADD213PS  Z5, Z4, Z2
+	VMOVUPS      Z3, Z5
+	VMOVUPS      halfErf2<>+0(SB), Z6
+	VPERMI2PS    halfErf2<>+64(SB), Z6, Z5
+	VFMADD213PS  Z5, Z4, Z2
+	VMOVUPS      Z3, Z5
+	VMOVUPS      halfErf1<>+0(SB), Z6
+	VPERMI2PS    halfErf1<>+64(SB), Z6, Z5
+	VFMADD213PS  Z5, Z4, Z2
+	VMOVUPS      Z3, Z3
+	VMOVUPS      halfErf0<>+0(SB), Z5
+	VPERMI2PS    halfErf0<>+64(SB), Z5, Z3
+	VFMADD213PS  Z3, Z4, Z2
+	VMULPS       const_3f000000<>+0(SB), Z0, Z0
+	VMOVUPS      Z0, Z0
+	VFMADD231PS  Z2, Z1, Z0
 	VMOVUPS      Z0, (DX)
 	ADDQ         $+64, DX
 	ADDQ         $+64, CX
@@ -1310,229 +1302,265 @@ tail:
 	DECQ         BX
 	KMOVW        BX, K1
 	VMOVUPS.Z    (CX), K1, Z0
-	VMULPS       Z0, Z0, Z1
-	VMOVUPS      const_41f20000<>+0(SB), Z2
-	VMINPS       Z1, Z2, Z1
-	VMOVUPS      const_ad01e5f0<>+0(SB), Z2
-	VFMADD213PS  const_3003e351<>+0(SB), Z1, Z2
-	VFMADD213PS  const_b20e795f<>+0(SB), Z1, Z2
-	VFMADD213PS  const_b4042b93<>+0(SB), Z1, Z2
-	VFMADD213PS  const_36ec7683<>+0(SB), Z1, Z2
-	VFMADD213PS  const_b8e2037f<>+0(SB), Z1, Z2
-	VFMADD213PS  const_b891e7de<>+0(SB), Z1, Z2
-	VFMADD213PS  const_3d94d36e<>+0(SB), Z1, Z2
-	VFMADD213PS  const_3fcc422c<>+0(SB), Z1, Z2
-	VMULPS       Z2, Z0, Z1
-	VORPS        const_80000000<>+0(SB), Z1, Z2
-	VMOVUPS      const_c2d00000<>+0(SB), Z3
-	VMAXPS       Z2, Z3, Z2
-	VMULPS       const_3fb8aa3b<>+0(SB), Z2, Z3
-	VRNDSCALEPS  $0x00, Z3, Z3
-	VMOVUPS      Z2, Z2
-	VFNMADD231PS const_3f318000<>+0(SB), Z3, Z2
-	VMOVUPS      Z2, Z2
-	VFNMADD231PS const_b95e8083<>+0(SB), Z3, Z2
-	VMOVUPS      const_3ab56439<>+0(SB), Z5
-	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z5
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z5
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z5
-	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z5
-	VMULPS       Z2, Z2, Z6
-	VMOVUPS      Z2, Z2
-	VFMADD231PS  Z5, Z6, Z2
-	VADDPS       const_3f800000<>+0(SB), Z2, Z2
-	VSCALEFPS    Z3, Z2, Z2
-	VMOVUPS      const_3f800000<>+0(SB), Z3
-	VCMPPS       $0x01, const_00000000<>+0(SB), Z1, K2
-	VBLENDMPS    Z2, Z3, K2, Z4
-	VADDPS       Z3, Z2, Z1
-	VDIVPS       Z1, Z4, Z1
-	VMULPS       Z1, Z0, Z0
+	VANDPS       const_7fffffff<>+0(SB), Z0, Z1
+	VMOVUPS      const_40b45d17<>+0(SB), Z2
+	VMINPS       Z1, Z2, Z2
+	VMOVUPS      const_4b400000<>+0(SB), Z3
+	VFMADD231PS  const_40b00000<>+0(SB), Z2, Z3
+	VSUBPS       const_4b400000<>+0(SB), Z3, Z4
+	VMOVUPS      Z4, Z4
+	VFNMADD231PS const_40b00000<>+0(SB), Z2, Z4
+	VMOVUPS      Z3, Z2
+	VMOVUPS      halfErf4<>+0(SB), Z5
+	VPERMI2PS    halfErf4<>+64(SB), Z5, Z2
+	VMOVUPS      Z3, Z5
+	VMOVUPS      halfErf3<>+0(SB), Z6
+	VPERMI2PS    halfErf3<>+64(SB), Z6, Z5
+	VFMADD213PS  Z5, Z4, Z2
+	VMOVUPS      Z3, Z5
+	VMOVUPS      halfErf2<>+0(SB), Z6
+	VPERMI2PS    halfErf2<>+64(SB), Z6, Z5
+	VFMADD213PS  Z5, Z4, Z2
+	VMOVUPS      Z3, Z5
+	VMOVUPS      halfErf1<>+0(SB), Z6
+	VPERMI2PS    halfErf1<>+64(SB), Z6, Z5
+	VFMADD213PS  Z5, Z4, Z2
+	VMOVUPS      Z3, Z3
+	VMOVUPS      halfErf0<>+0(SB), Z5
+	VPERMI2PS    halfErf0<>+64(SB), Z5, Z3
+	VFMADD213PS  Z3, Z4, Z2
+	VMULPS       const_3f000000<>+0(SB), Z0, Z0
+	VMOVUPS      Z0, Z0
+	VFMADD231PS  Z2, Z1, Z0
 	VMOVUPS      Z0, K1, (DX)
 
 done:
 	VZEROUPPER
 	RET
 
-DATA const_41f20000<>+0(SB)/4, $0x41f20000
-DATA const_41f20000<>+4(SB)/4, $0x41f20000
-DATA const_41f20000<>+8(SB)/4, $0x41f20000
-DATA const_41f20000<>+12(SB)/4, $0x41f20000
-DATA const_41f20000<>+16(SB)/4, $0x41f20000
-DATA const_41f20000<>+20(SB)/4, $0x41f20000
-DATA const_41f20000<>+24(SB)/4, $0x41f20000
-DATA const_41f20000<>+28(SB)/4, $0x41f20000
-DATA const_41f20000<>+32(SB)/4, $0x41f20000
-DATA const_41f20000<>+36(SB)/4, $0x41f20000
-DATA const_41f20000<>+40(SB)/4, $0x41f20000
-DATA const_41f20000<>+44(SB)/4, $0x41f20000
-DATA const_41f20000<>+48(SB)/4, $0x41f20000
-DATA const_41f20000<>+52(SB)/4, $0x41f20000
-DATA const_41f20000<>+56(SB)/4, $0x41f20000
-DATA const_41f20000<>+60(SB)/4, $0x41f20000
-GLOBL const_41f20000<>(SB), RODATA|NOPTR, $64
+DATA const_40b45d17<>+0(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+4(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+8(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+12(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+16(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+20(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+24(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+28(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+32(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+36(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+40(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+44(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+48(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+52(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+56(SB)/4, $0x40b45d17
+DATA const_40b45d17<>+60(SB)/4, $0x40b45d17
+GLOBL const_40b45d17<>(SB), RODATA|NOPTR, $64
 
-DATA const_ad01e5f0<>+0(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+4(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+8(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+12(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+16(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+20(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+24(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+28(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+32(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+36(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+40(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+44(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+48(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+52(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+56(SB)/4, $0xad01e5f0
-DATA const_ad01e5f0<>+60(SB)/4, $0xad01e5f0
-GLOBL const_ad01e5f0<>(SB), RODATA|NOPTR, $64
+DATA const_40b00000<>+0(SB)/4, $0x40b00000
+DATA const_40b00000<>+4(SB)/4, $0x40b00000
+DATA const_40b00000<>+8(SB)/4, $0x40b00000
+DATA const_40b00000<>+12(SB)/4, $0x40b00000
+DATA const_40b00000<>+16(SB)/4, $0x40b00000
+DATA const_40b00000<>+20(SB)/4, $0x40b00000
+DATA const_40b00000<>+24(SB)/4, $0x40b00000
+DATA const_40b00000<>+28(SB)/4, $0x40b00000
+DATA const_40b00000<>+32(SB)/4, $0x40b00000
+DATA const_40b00000<>+36(SB)/4, $0x40b00000
+DATA const_40b00000<>+40(SB)/4, $0x40b00000
+DATA const_40b00000<>+44(SB)/4, $0x40b00000
+DATA const_40b00000<>+48(SB)/4, $0x40b00000
+DATA const_40b00000<>+52(SB)/4, $0x40b00000
+DATA const_40b00000<>+56(SB)/4, $0x40b00000
+DATA const_40b00000<>+60(SB)/4, $0x40b00000
+GLOBL const_40b00000<>(SB), RODATA|NOPTR, $64
 
-DATA const_3003e351<>+0(SB)/4, $0x3003e351
-DATA const_3003e351<>+4(SB)/4, $0x3003e351
-DATA const_3003e351<>+8(SB)/4, $0x3003e351
-DATA const_3003e351<>+12(SB)/4, $0x3003e351
-DATA const_3003e351<>+16(SB)/4, $0x3003e351
-DATA const_3003e351<>+20(SB)/4, $0x3003e351
-DATA const_3003e351<>+24(SB)/4, $0x3003e351
-DATA const_3003e351<>+28(SB)/4, $0x3003e351
-DATA const_3003e351<>+32(SB)/4, $0x3003e351
-DATA const_3003e351<>+36(SB)/4, $0x3003e351
-DATA const_3003e351<>+40(SB)/4, $0x3003e351
-DATA const_3003e351<>+44(SB)/4, $0x3003e351
-DATA const_3003e351<>+48(SB)/4, $0x3003e351
-DATA const_3003e351<>+52(SB)/4, $0x3003e351
-DATA const_3003e351<>+56(SB)/4, $0x3003e351
-DATA const_3003e351<>+60(SB)/4, $0x3003e351
-GLOBL const_3003e351<>(SB), RODATA|NOPTR, $64
+DATA const_4b400000<>+0(SB)/4, $0x4b400000
+DATA const_4b400000<>+4(SB)/4, $0x4b400000
+DATA const_4b400000<>+8(SB)/4, $0x4b400000
+DATA const_4b400000<>+12(SB)/4, $0x4b400000
+DATA const_4b400000<>+16(SB)/4, $0x4b400000
+DATA const_4b400000<>+20(SB)/4, $0x4b400000
+DATA const_4b400000<>+24(SB)/4, $0x4b400000
+DATA const_4b400000<>+28(SB)/4, $0x4b400000
+DATA const_4b400000<>+32(SB)/4, $0x4b400000
+DATA const_4b400000<>+36(SB)/4, $0x4b400000
+DATA const_4b400000<>+40(SB)/4, $0x4b400000
+DATA const_4b400000<>+44(SB)/4, $0x4b400000
+DATA const_4b400000<>+48(SB)/4, $0x4b400000
+DATA const_4b400000<>+52(SB)/4, $0x4b400000
+DATA const_4b400000<>+56(SB)/4, $0x4b400000
+DATA const_4b400000<>+60(SB)/4, $0x4b400000
+GLOBL const_4b400000<>(SB), RODATA|NOPTR, $64
 
-DATA const_b20e795f<>+0(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+4(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+8(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+12(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+16(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+20(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+24(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+28(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+32(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+36(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+40(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+44(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+48(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+52(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+56(SB)/4, $0xb20e795f
-DATA const_b20e795f<>+60(SB)/4, $0xb20e795f
-GLOBL const_b20e795f<>(SB), RODATA|NOPTR, $64
+DATA halfErf4<>+0(SB)/4, $0xa436f455
+DATA halfErf4<>+4(SB)/4, $0x37216f41
+DATA halfErf4<>+8(SB)/4, $0x37947f94
+DATA halfErf4<>+12(SB)/4, $0x37c14739
+DATA halfErf4<>+16(SB)/4, $0x37d1ec82
+DATA halfErf4<>+20(SB)/4, $0x37c6f34b
+DATA halfErf4<>+24(SB)/4, $0x37a5cd3b
+DATA halfErf4<>+28(SB)/4, $0x376e1677
+DATA halfErf4<>+32(SB)/4, $0x370831ac
+DATA halfErf4<>+36(SB)/4, $0x3629617b
+DATA halfErf4<>+40(SB)/4, $0xb600bf9c
+DATA halfErf4<>+44(SB)/4, $0xb6a478d3
+DATA halfErf4<>+48(SB)/4, $0xb6d83566
+DATA halfErf4<>+52(SB)/4, $0xb6e3d67c
+DATA halfErf4<>+56(SB)/4, $0xb6d35383
+DATA halfErf4<>+60(SB)/4, $0xb6b2e8da
+DATA halfErf4<>+64(SB)/4, $0xb68cc865
+DATA halfErf4<>+68(SB)/4, $0xb6501ae7
+DATA halfErf4<>+72(SB)/4, $0xb6116ee4
+DATA halfErf4<>+76(SB)/4, $0xb5c11207
+DATA halfErf4<>+80(SB)/4, $0xb5743ce6
+DATA halfErf4<>+84(SB)/4, $0xb5138f54
+DATA halfErf4<>+88(SB)/4, $0xb4aa9fd5
+DATA halfErf4<>+92(SB)/4, $0xb43d12b5
+DATA halfErf4<>+96(SB)/4, $0xb3c90517
+DATA halfErf4<>+100(SB)/4, $0xb34d3fc3
+DATA halfErf4<>+104(SB)/4, $0xb2c96aff
+DATA halfErf4<>+108(SB)/4, $0xb23e190c
+DATA halfErf4<>+112(SB)/4, $0xb1aca5f6
+DATA halfErf4<>+116(SB)/4, $0xb116f5d4
+DATA halfErf4<>+120(SB)/4, $0xb07e4447
+DATA halfErf4<>+124(SB)/4, $0x00000000
+GLOBL halfErf4<>(SB), RODATA|NOPTR, $128
 
-DATA const_b4042b93<>+0(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+4(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+8(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+12(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+16(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+20(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+24(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+28(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+32(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+36(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+40(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+44(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+48(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+52(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+56(SB)/4, $0xb4042b93
-DATA const_b4042b93<>+60(SB)/4, $0xb4042b93
-GLOBL const_b4042b93<>(SB), RODATA|NOPTR, $64
+DATA halfErf3<>+0(SB)/4, $0x39d133f5
+DATA halfErf3<>+4(SB)/4, $0x39c6fb42
+DATA halfErf3<>+8(SB)/4, $0x39a9f6b2
+DATA halfErf3<>+12(SB)/4, $0x397d71b1
+DATA halfErf3<>+16(SB)/4, $0x391783bb
+DATA halfErf3<>+20(SB)/4, $0x38412c4f
+DATA halfErf3<>+24(SB)/4, $0xb82e6eba
+DATA halfErf3<>+28(SB)/4, $0xb8e65489
+DATA halfErf3<>+32(SB)/4, $0xb921f04d
+DATA halfErf3<>+36(SB)/4, $0xb937f79f
+DATA halfErf3<>+40(SB)/4, $0xb938c996
+DATA halfErf3<>+44(SB)/4, $0xb929fdfb
+DATA halfErf3<>+48(SB)/4, $0xb911c1e3
+DATA halfErf3<>+52(SB)/4, $0xb8eb5603
+DATA halfErf3<>+56(SB)/4, $0xb8b403b7
+DATA halfErf3<>+60(SB)/4, $0xb88308b9
+DATA halfErf3<>+64(SB)/4, $0xb836159a
+DATA halfErf3<>+68(SB)/4, $0xb7f20eda
+DATA halfErf3<>+72(SB)/4, $0xb79a2ef5
+DATA halfErf3<>+76(SB)/4, $0xb73c7b18
+DATA halfErf3<>+80(SB)/4, $0xb6dd5476
+DATA halfErf3<>+84(SB)/4, $0xb679e144
+DATA halfErf3<>+88(SB)/4, $0xb607b663
+DATA halfErf3<>+92(SB)/4, $0xb58de9c5
+DATA halfErf3<>+96(SB)/4, $0xb50eee73
+DATA halfErf3<>+100(SB)/4, $0xb48ab6c9
+DATA halfErf3<>+104(SB)/4, $0xb401c401
+DATA halfErf3<>+108(SB)/4, $0xb36a1b5f
+DATA halfErf3<>+112(SB)/4, $0xb2cbad9e
+DATA halfErf3<>+116(SB)/4, $0xb22af4f8
+DATA halfErf3<>+120(SB)/4, $0xb18a7695
+DATA halfErf3<>+124(SB)/4, $0x00000000
+GLOBL halfErf3<>(SB), RODATA|NOPTR, $128
 
-DATA const_36ec7683<>+0(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+4(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+8(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+12(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+16(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+20(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+24(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+28(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+32(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+36(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+40(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+44(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+48(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+52(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+56(SB)/4, $0x36ec7683
-DATA const_36ec7683<>+60(SB)/4, $0x36ec7683
-GLOBL const_36ec7683<>(SB), RODATA|NOPTR, $64
+DATA halfErf2<>+0(SB)/4, $0x22760000
+DATA halfErf2<>+4(SB)/4, $0xba9a91bb
+DATA halfErf2<>+8(SB)/4, $0xbb131774
+DATA halfErf2<>+12(SB)/4, $0xbb4b22d7
+DATA halfErf2<>+16(SB)/4, $0xbb71415e
+DATA halfErf2<>+20(SB)/4, $0xbb81f148
+DATA halfErf2<>+24(SB)/4, $0xbb820209
+DATA halfErf2<>+28(SB)/4, $0xbb74b23d
+DATA halfErf2<>+32(SB)/4, $0xbb5a3e8e
+DATA halfErf2<>+36(SB)/4, $0xbb39613c
+DATA halfErf2<>+40(SB)/4, $0xbb16768e
+DATA halfErf2<>+44(SB)/4, $0xbae9f0d5
+DATA halfErf2<>+48(SB)/4, $0xbaae7f85
+DATA halfErf2<>+52(SB)/4, $0xba7a1ae0
+DATA halfErf2<>+56(SB)/4, $0xba2c618f
+DATA halfErf2<>+60(SB)/4, $0xb9e4b8e9
+DATA halfErf2<>+64(SB)/4, $0xb9922705
+DATA halfErf2<>+68(SB)/4, $0xb9340076
+DATA halfErf2<>+72(SB)/4, $0xb8d5bd63
+DATA halfErf2<>+76(SB)/4, $0xb874ca5b
+DATA halfErf2<>+80(SB)/4, $0xb8073dfb
+DATA halfErf2<>+84(SB)/4, $0xb7903775
+DATA halfErf2<>+88(SB)/4, $0xb71472d2
+DATA halfErf2<>+92(SB)/4, $0xb69387c0
+DATA halfErf2<>+96(SB)/4, $0xb60d94f7
+DATA halfErf2<>+100(SB)/4, $0xb5833a10
+DATA halfErf2<>+104(SB)/4, $0xb4eaf8ad
+DATA halfErf2<>+108(SB)/4, $0xb44b39a3
+DATA halfErf2<>+112(SB)/4, $0xb3a9d1b3
+DATA halfErf2<>+116(SB)/4, $0xb3091d66
+DATA halfErf2<>+120(SB)/4, $0xb255f680
+DATA halfErf2<>+124(SB)/4, $0x00000000
+GLOBL halfErf2<>(SB), RODATA|NOPTR, $128
 
-DATA const_b8e2037f<>+0(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+4(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+8(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+12(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+16(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+20(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+24(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+28(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+32(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+36(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+40(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+44(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+48(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+52(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+56(SB)/4, $0xb8e2037f
-DATA const_b8e2037f<>+60(SB)/4, $0xb8e2037f
-GLOBL const_b8e2037f<>(SB), RODATA|NOPTR, $64
+DATA halfErf1<>+0(SB)/4, $0xbd948d30
+DATA halfErf1<>+4(SB)/4, $0xbd921dc6
+DATA halfErf1<>+8(SB)/4, $0xbd8b0c2f
+DATA halfErf1<>+12(SB)/4, $0xbd8004a3
+DATA halfErf1<>+16(SB)/4, $0xbd640fd3
+DATA halfErf1<>+20(SB)/4, $0xbd4489c5
+DATA halfErf1<>+24(SB)/4, $0xbd23dd43
+DATA halfErf1<>+28(SB)/4, $0xbd042e06
+DATA halfErf1<>+32(SB)/4, $0xbcce4f2d
+DATA halfErf1<>+36(SB)/4, $0xbc9bc54a
+DATA halfErf1<>+40(SB)/4, $0xbc639359
+DATA halfErf1<>+44(SB)/4, $0xbc20d596
+DATA halfErf1<>+48(SB)/4, $0xbbdbf0ba
+DATA halfErf1<>+52(SB)/4, $0xbb917e61
+DATA halfErf1<>+56(SB)/4, $0xbb3a3b9c
+DATA halfErf1<>+60(SB)/4, $0xbae6a0b1
+DATA halfErf1<>+64(SB)/4, $0xba8a28be
+DATA halfErf1<>+68(SB)/4, $0xba2025d0
+DATA halfErf1<>+72(SB)/4, $0xb9b3996d
+DATA halfErf1<>+76(SB)/4, $0xb942dd2d
+DATA halfErf1<>+80(SB)/4, $0xb8cc8d02
+DATA halfErf1<>+84(SB)/4, $0xb84fbca5
+DATA halfErf1<>+88(SB)/4, $0xb7cc1cb4
+DATA halfErf1<>+92(SB)/4, $0xb742076e
+DATA halfErf1<>+96(SB)/4, $0xb6b27237
+DATA halfErf1<>+100(SB)/4, $0xb61ec72b
+DATA halfErf1<>+104(SB)/4, $0xb588aef8
+DATA halfErf1<>+108(SB)/4, $0xb4e3aca4
+DATA halfErf1<>+112(SB)/4, $0xb43773f6
+DATA halfErf1<>+116(SB)/4, $0xb38f0384
+DATA halfErf1<>+120(SB)/4, $0xb2d7b9ee
+DATA halfErf1<>+124(SB)/4, $0x00000000
+GLOBL halfErf1<>(SB), RODATA|NOPTR, $128
 
-DATA const_b891e7de<>+0(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+4(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+8(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+12(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+16(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+20(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+24(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+28(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+32(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+36(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+40(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+44(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+48(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+52(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+56(SB)/4, $0xb891e7de
-DATA const_b891e7de<>+60(SB)/4, $0xb891e7de
-GLOBL const_b891e7de<>(SB), RODATA|NOPTR, $64
-
-DATA const_3d94d36e<>+0(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+4(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+8(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+12(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+16(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+20(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+24(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+28(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+32(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+36(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+40(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+44(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+48(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+52(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+56(SB)/4, $0x3d94d36e
-DATA const_3d94d36e<>+60(SB)/4, $0x3d94d36e
-GLOBL const_3d94d36e<>(SB), RODATA|NOPTR, $64
-
-DATA const_3fcc422c<>+0(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+4(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+8(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+12(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+16(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+20(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+24(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+28(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+32(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+36(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+40(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+44(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+48(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+52(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+56(SB)/4, $0x3fcc422c
-DATA const_3fcc422c<>+60(SB)/4, $0x3fcc422c
-GLOBL const_3fcc422c<>(SB), RODATA|NOPTR, $64
+DATA halfErf0<>+0(SB)/4, $0x00000000
+DATA halfErf0<>+4(SB)/4, $0x3d93bcb7
+DATA halfErf0<>+8(SB)/4, $0x3e115777
+DATA halfErf0<>+12(SB)/4, $0x3e544116
+DATA halfErf0<>+16(SB)/4, $0x3e886ed4
+DATA halfErf0<>+20(SB)/4, $0x3ea2fea2
+DATA halfErf0<>+24(SB)/4, $0x3eb98518
+DATA halfErf0<>+28(SB)/4, $0x3ecc00ab
+DATA halfErf0<>+32(SB)/4, $0x3edaad2b
+DATA halfErf0<>+36(SB)/4, $0x3ee5f2d4
+DATA halfErf0<>+40(SB)/4, $0x3eee53a2
+DATA halfErf0<>+44(SB)/4, $0x3ef45a18
+DATA halfErf0<>+48(SB)/4, $0x3ef88b66
+DATA halfErf0<>+52(SB)/4, $0x3efb5e06
+DATA halfErf0<>+56(SB)/4, $0x3efd34c5
+DATA halfErf0<>+60(SB)/4, $0x3efe5d7c
+DATA halfErf0<>+64(SB)/4, $0x3eff1272
+DATA halfErf0<>+68(SB)/4, $0x3eff7d3a
+DATA halfErf0<>+72(SB)/4, $0x3effba32
+DATA halfErf0<>+76(SB)/4, $0x3effdbe0
+DATA halfErf0<>+80(SB)/4, $0x3effede1
+DATA halfErf0<>+84(SB)/4, $0x3efff730
+DATA halfErf0<>+88(SB)/4, $0x3efffbd9
+DATA halfErf0<>+92(SB)/4, $0x3efffe1b
+DATA halfErf0<>+96(SB)/4, $0x3effff29
+DATA halfErf0<>+100(SB)/4, $0x3effffa4
+DATA halfErf0<>+104(SB)/4, $0x3effffda
+DATA halfErf0<>+108(SB)/4, $0x3efffff1
+DATA halfErf0<>+112(SB)/4, $0x3efffffa
+DATA halfErf0<>+116(SB)/4, $0x3efffffe
+DATA halfErf0<>+120(SB)/4, $0x3effffff
+DATA halfErf0<>+124(SB)/4, $0x3f000000
+GLOBL halfErf0<>(SB), RODATA|NOPTR, $128
 
 // func geluTanhAVX512(dst []float32, x []float32)
 // Requires: AVX, AVX512DQ, AVX512F, BMI2
@@ -3038,6 +3066,55 @@ tail:
 	VMOVUPS     Z3, Z1
 	VFMADD231PS Z2, Z0, Z1
 	VMOVUPS     Z1, K1, (BX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func normalizeAVX512(dst []float32, x []float32, scale []float32, bias []float32, mean float32, invStd float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·normalizeAVX512(SB), NOSPLIT, $0-104
+	MOVQ         x_len+32(FP), AX
+	MOVQ         x_base+24(FP), CX
+	MOVQ         scale_base+48(FP), DX
+	MOVQ         bias_base+72(FP), BX
+	MOVQ         dst_base+0(FP), SI
+	VBROADCASTSS mean+96(FP), Z0
+	VBROADCASTSS invStd+100(FP), Z1
+	SUBQ         $+16, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (CX), Z2
+	VMOVUPS     (DX), Z3
+	VMOVUPS     (BX), Z4
+	VSUBPS      Z0, Z2, Z2
+	VMULPS      Z1, Z2, Z2
+	VMOVUPS     Z4, Z4
+	VFMADD231PS Z3, Z2, Z4
+	VMOVUPS     Z4, (SI)
+	ADDQ        $+64, SI
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	ADDQ        $+64, BX
+	SUBQ        $+16, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+16, AX
+	JZ          done
+	MOVQ        $0x00000001, DI
+	SHLXQ       AX, DI, DI
+	DECQ        DI
+	KMOVW       DI, K1
+	VMOVUPS.Z   (CX), K1, Z2
+	VMOVUPS.Z   (DX), K1, Z3
+	VMOVUPS.Z   (BX), K1, Z4
+	VSUBPS      Z0, Z2, Z0
+	VMULPS      Z1, Z0, Z0
+	VMOVUPS     Z4, Z1
+	VFMADD231PS Z3, Z0, Z1
+	VMOVUPS     Z1, K1, (SI)
 
 done:
 	VZEROUPPER
@@ -5833,6 +5910,186 @@ done:
 	VZEROUPPER
 	RET
 
+DATA const_41f20000<>+0(SB)/4, $0x41f20000
+DATA const_41f20000<>+4(SB)/4, $0x41f20000
+DATA const_41f20000<>+8(SB)/4, $0x41f20000
+DATA const_41f20000<>+12(SB)/4, $0x41f20000
+DATA const_41f20000<>+16(SB)/4, $0x41f20000
+DATA const_41f20000<>+20(SB)/4, $0x41f20000
+DATA const_41f20000<>+24(SB)/4, $0x41f20000
+DATA const_41f20000<>+28(SB)/4, $0x41f20000
+DATA const_41f20000<>+32(SB)/4, $0x41f20000
+DATA const_41f20000<>+36(SB)/4, $0x41f20000
+DATA const_41f20000<>+40(SB)/4, $0x41f20000
+DATA const_41f20000<>+44(SB)/4, $0x41f20000
+DATA const_41f20000<>+48(SB)/4, $0x41f20000
+DATA const_41f20000<>+52(SB)/4, $0x41f20000
+DATA const_41f20000<>+56(SB)/4, $0x41f20000
+DATA const_41f20000<>+60(SB)/4, $0x41f20000
+GLOBL const_41f20000<>(SB), RODATA|NOPTR, $64
+
+DATA const_ad01e5f0<>+0(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+4(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+8(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+12(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+16(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+20(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+24(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+28(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+32(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+36(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+40(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+44(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+48(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+52(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+56(SB)/4, $0xad01e5f0
+DATA const_ad01e5f0<>+60(SB)/4, $0xad01e5f0
+GLOBL const_ad01e5f0<>(SB), RODATA|NOPTR, $64
+
+DATA const_3003e351<>+0(SB)/4, $0x3003e351
+DATA const_3003e351<>+4(SB)/4, $0x3003e351
+DATA const_3003e351<>+8(SB)/4, $0x3003e351
+DATA const_3003e351<>+12(SB)/4, $0x3003e351
+DATA const_3003e351<>+16(SB)/4, $0x3003e351
+DATA const_3003e351<>+20(SB)/4, $0x3003e351
+DATA const_3003e351<>+24(SB)/4, $0x3003e351
+DATA const_3003e351<>+28(SB)/4, $0x3003e351
+DATA const_3003e351<>+32(SB)/4, $0x3003e351
+DATA const_3003e351<>+36(SB)/4, $0x3003e351
+DATA const_3003e351<>+40(SB)/4, $0x3003e351
+DATA const_3003e351<>+44(SB)/4, $0x3003e351
+DATA const_3003e351<>+48(SB)/4, $0x3003e351
+DATA const_3003e351<>+52(SB)/4, $0x3003e351
+DATA const_3003e351<>+56(SB)/4, $0x3003e351
+DATA const_3003e351<>+60(SB)/4, $0x3003e351
+GLOBL const_3003e351<>(SB), RODATA|NOPTR, $64
+
+DATA const_b20e795f<>+0(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+4(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+8(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+12(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+16(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+20(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+24(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+28(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+32(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+36(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+40(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+44(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+48(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+52(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+56(SB)/4, $0xb20e795f
+DATA const_b20e795f<>+60(SB)/4, $0xb20e795f
+GLOBL const_b20e795f<>(SB), RODATA|NOPTR, $64
+
+DATA const_b4042b93<>+0(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+4(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+8(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+12(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+16(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+20(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+24(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+28(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+32(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+36(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+40(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+44(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+48(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+52(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+56(SB)/4, $0xb4042b93
+DATA const_b4042b93<>+60(SB)/4, $0xb4042b93
+GLOBL const_b4042b93<>(SB), RODATA|NOPTR, $64
+
+DATA const_36ec7683<>+0(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+4(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+8(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+12(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+16(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+20(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+24(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+28(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+32(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+36(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+40(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+44(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+48(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+52(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+56(SB)/4, $0x36ec7683
+DATA const_36ec7683<>+60(SB)/4, $0x36ec7683
+GLOBL const_36ec7683<>(SB), RODATA|NOPTR, $64
+
+DATA const_b8e2037f<>+0(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+4(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+8(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+12(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+16(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+20(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+24(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+28(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+32(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+36(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+40(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+44(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+48(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+52(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+56(SB)/4, $0xb8e2037f
+DATA const_b8e2037f<>+60(SB)/4, $0xb8e2037f
+GLOBL const_b8e2037f<>(SB), RODATA|NOPTR, $64
+
+DATA const_b891e7de<>+0(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+4(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+8(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+12(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+16(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+20(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+24(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+28(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+32(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+36(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+40(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+44(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+48(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+52(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+56(SB)/4, $0xb891e7de
+DATA const_b891e7de<>+60(SB)/4, $0xb891e7de
+GLOBL const_b891e7de<>(SB), RODATA|NOPTR, $64
+
+DATA const_3d94d36e<>+0(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+4(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+8(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+12(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+16(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+20(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+24(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+28(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+32(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+36(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+40(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+44(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+48(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+52(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+56(SB)/4, $0x3d94d36e
+DATA const_3d94d36e<>+60(SB)/4, $0x3d94d36e
+GLOBL const_3d94d36e<>(SB), RODATA|NOPTR, $64
+
+DATA const_3fcc422c<>+0(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+4(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+8(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+12(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+16(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+20(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+24(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+28(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+32(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+36(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+40(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+44(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+48(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+52(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+56(SB)/4, $0x3fcc422c
+DATA const_3fcc422c<>+60(SB)/4, $0x3fcc422c
+GLOBL const_3fcc422c<>(SB), RODATA|NOPTR, $64
+
 // func geluTanhAVX2(dst []float32, x []float32)
 // Requires: AVX, AVX2, FMA3
 TEXT ·geluTanhAVX2(SB), NOSPLIT, $0-48
@@ -7309,6 +7566,55 @@ tail:
 	VMOVUPS     Y3, Y1
 	VFMADD231PS Y2, Y0, Y1
 	VMASKMOVPS  Y1, Y4, (BX)
+
+done:
+	VZEROUPPER
+	RET
+
+// func normalizeAVX2(dst []float32, x []float32, scale []float32, bias []float32, mean float32, invStd float32)
+// Requires: AVX, FMA3
+TEXT ·normalizeAVX2(SB), NOSPLIT, $0-104
+	MOVQ         x_len+32(FP), AX
+	MOVQ         x_base+24(FP), CX
+	MOVQ         scale_base+48(FP), DX
+	MOVQ         bias_base+72(FP), BX
+	MOVQ         dst_base+0(FP), SI
+	VBROADCASTSS mean+96(FP), Y0
+	VBROADCASTSS invStd+100(FP), Y1
+	SUBQ         $+8, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (CX), Y2
+	VMOVUPS     (DX), Y3
+	VMOVUPS     (BX), Y4
+	VSUBPS      Y0, Y2, Y2
+	VMULPS      Y1, Y2, Y2
+	VMOVUPS     Y4, Y4
+	VFMADD231PS Y3, Y2, Y4
+	VMOVUPS     Y4, (SI)
+	ADDQ        $+32, SI
+	ADDQ        $+32, CX
+	ADDQ        $+32, DX
+	ADDQ        $+32, BX
+	SUBQ        $+8, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+8, AX
+	JZ          done
+	LEAQ        tailMask<>+32(SB), DI
+	SHLQ        $0x02, AX
+	SUBQ        AX, DI
+	VMOVUPS     (DI), Y2
+	VMASKMOVPS  (CX), Y2, Y3
+	VMASKMOVPS  (DX), Y2, Y4
+	VMASKMOVPS  (BX), Y2, Y5
+	VSUBPS      Y0, Y3, Y0
+	VMULPS      Y1, Y0, Y0
+	VMOVUPS     Y5, Y1
+	VFMADD231PS Y4, Y0, Y1
+	VMASKMOVPS  Y1, Y2, (SI)
 
 done:
 	VZEROUPPER

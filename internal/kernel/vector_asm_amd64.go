@@ -179,6 +179,11 @@ func geluGradAVX512(dst, dy, x []float32)
 //go:noescape
 func deviationGradAVX512(dst, dy, x []float32, mean, a, b, c float32)
 
+// normalizeAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func normalizeAVX512(dst, x, scale, bias []float32, mean, invStd float32)
+
 // mulAddAVX512 sets dst[i] for i < len(x).
 //
 //go:noescape
@@ -366,6 +371,7 @@ var vectorAVX512 = vectorKernels{
 	reluGrad:          reluGradAVX512,
 	geluGrad:          geluGradAVX512,
 	deviationGrad:     deviationGradAVX512,
+	normalize:         normalizeAVX512,
 	mulAdd:            mulAddAVX512,
 	axpy:              axpyAVX512,
 	sum:               sumAVX512,
@@ -575,6 +581,11 @@ func geluGradAVX2(dst, dy, x []float32)
 //go:noescape
 func deviationGradAVX2(dst, dy, x []float32, mean, a, b, c float32)
 
+// normalizeAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func normalizeAVX2(dst, x, scale, bias []float32, mean, invStd float32)
+
 // mulAddAVX2 sets dst[i] for i < len(x).
 //
 //go:noescape
@@ -757,6 +768,7 @@ var vectorAVX2 = vectorKernels{
 	reluGrad:          reluGradAVX2,
 	geluGrad:          geluGradAVX2,
 	deviationGrad:     deviationGradAVX2,
+	normalize:         normalizeAVX2,
 	mulAdd:            mulAddAVX2,
 	axpy:              axpyAVX2,
 	sum:               sumAVX2,

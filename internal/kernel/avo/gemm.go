@@ -70,7 +70,8 @@ const (
 	tileK, tileLDB, tileLDC, tileLDR    = 48, 56, 64, 72
 	tileCols, tileClamp, tileLDA        = 80, 88, 96
 	tileCount, tileOn                   = 104, 112 // on to the next one's a, b, c, rowBias, colBias and resid
-	tileParams                          = 160
+	tileAhead, tileAheadBy              = 160, 168
+	tileParams                          = 176
 	tileAlpha, tileBeta, tileLo, tileHi = 0, 1, 2, 3
 )
 
@@ -98,7 +99,10 @@ func (u *unit) tiles(prefix, typ string, s isa, cols int, write func(rows int)) 
 		prefix, s.name, prefix, s.name, typ, strings.Join(names, ", "))
 }
 
-const unroll = 4
+const (
+	unroll = 4 // steps of k
+	chunk  = 4 // times that, which are a line of a row of float32s
+)
 
 // gemmTile writes a run of tiles: each the product of a panel of A, rows wide, or of rows of A where they
 // lie, and a panel of B, two vectors wide.
@@ -126,20 +130,9 @@ func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 			u.SHRQ(operand.Imm(uint64(s.bytes/t.size)), bits)
 		}
 	}
+	ahead := load(tileAhead)
 	u.Label("tile")
-	a, b, c := load(tileA), load(tileB), load(tileC)
-	k, ldb, ldc := load(tileK), load(tileLDB), load(tileLDC)
-
-	// Rows of C are needed at the end; they come while the products are made.
-	row := u.GP64()
-	u.MOVQ(c, row)
-	for i := range rows {
-		u.PREFETCHT0(operand.Mem{Base: row})
-		u.PREFETCHT0(operand.Mem{Base: row, Disp: 64})
-		if i < rows-1 {
-			u.ADDQ(ldc, row)
-		}
-	}
+	a, b, k, ldb := load(tileA), load(tileB), load(tileK), load(tileLDB)
 
 	// With few rows, several sets of sums hide the latency of the additions.
 	sets := 1
@@ -161,6 +154,7 @@ func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 	// The element of A for step j and row i, and the way on to the next n steps.
 	ofA := func(j, i int) operand.Mem { return operand.Mem{Base: a, Disp: (j*rows + i) * t.size} }
 	onA := func(n int) { u.ADDQ(operand.I32(n*rows*t.size), a) }
+	askA := func() {}
 	if inRows {
 		// A pointer for every three rows reaches them all.
 		lda, threes := load(tileLDA), []reg.GPVirtual{a}
@@ -180,6 +174,20 @@ func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 		onA = func(n int) {
 			for _, p := range threes {
 				u.ADDQ(operand.I32(n*t.size), p)
+			}
+		}
+		askA = func() {
+			next := u.GP64()
+			for i := range rows {
+				if i%3 == 0 {
+					u.MOVQ(field(tileOn), next)
+					u.ADDQ(threes[i/3], next)
+				}
+				m := operand.Mem{Base: next}
+				if i%3 > 0 {
+					m = m.Idx(lda, uint8(i%3))
+				}
+				u.PREFETCHT1(m)
 			}
 		}
 	}
@@ -202,18 +210,40 @@ func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 			t.fma(u, b1, x, sums[1])
 		}
 	}
-	u.SUBQ(operand.Imm(unroll), k)
+	// What is wanted later comes a little at each chunk of steps, since what the steps read must not wait behind it: rows of C, for the end
+	// of the tile, and the next tile's rows of A.
+	row, unasked, n := load(tileC), u.AllocLocal(8), u.GP64()
+	u.MOVQ(operand.U32(rows+rows%2), unasked)
+	u.Label("chunk")
+	u.CMPQ(k, operand.Imm(unroll))
 	u.JL(operand.LabelRef("tail"))
+	u.SUBQ(operand.Imm(2), unasked)
+	u.JL(operand.LabelRef("asked"))
+	for range min(2, rows) {
+		u.PREFETCHT0(operand.Mem{Base: row})
+		u.PREFETCHT0(operand.Mem{Base: row, Disp: 64})
+		u.ADDQ(field(tileLDC), row)
+	}
+	u.Label("asked")
+	askA()
+	u.MOVQ(operand.U32(chunk), n)
 	u.Label("loop")
 	for j := range unroll {
 		step(j)
 	}
 	onA(unroll)
 	u.LEAQ(operand.Mem{Base: b, Index: ldb, Scale: unroll}, b)
+	u.PREFETCHT1(operand.Mem{Base: ahead})
+	u.PREFETCHT1(operand.Mem{Base: ahead, Disp: 64})
+	u.ADDQ(field(tileAheadBy), ahead)
 	u.SUBQ(operand.Imm(unroll), k)
-	u.JGE(operand.LabelRef("loop"))
+	u.CMPQ(k, operand.Imm(unroll))
+	u.JL(operand.LabelRef("tail"))
+	u.DECQ(n)
+	u.JNZ(operand.LabelRef("loop"))
+	u.JMP(operand.LabelRef("chunk"))
 	u.Label("tail")
-	u.ADDQ(operand.Imm(unroll), k)
+	u.TESTQ(k, k)
 	u.JZ(operand.LabelRef("sum"))
 	u.Label("tailLoop")
 	step(0)
@@ -231,7 +261,8 @@ func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 			}
 		}
 	}
-	sums := acc[0]
+	sums, c := acc[0], load(tileC)
+	ldc := load(tileLDC)
 
 	apply := func(op func(u *unit, ops ...operand.Op), v int, m operand.Mem, ops ...operand.Op) {
 		all := []operand.Op{m.Offset(v * s.bytes), ops[0]}

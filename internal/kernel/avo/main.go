@@ -49,7 +49,7 @@ func main() {
 func generate() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	for _, un := range units {
-		u := &unit{Context: build.NewContext(), consts: map[uint32]string{}}
+		u := &unit{Context: build.NewContext(), consts: map[uint32]string{}, tables: map[string]bool{}}
 		u.ConstraintExpr("!noasm")
 		un.write(u)
 		f, err := u.Result()
@@ -81,6 +81,7 @@ type unit struct {
 	*build.Context
 	decls    bytes.Buffer
 	consts   map[uint32]string // data symbols of float32 constants, by bits
+	tables   map[string]bool   // those of lookup that are written
 	tailMask bool              // whether that table is written
 	shuffle  bool              // and that of lowBytes
 }

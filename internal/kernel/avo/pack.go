@@ -67,6 +67,8 @@ func transpose4(u *unit) {
 		}
 		return m
 	}
+	next := u.GP64() // the rows that are likely to be copied after these
+	u.LEAQ(operand.Mem{Base: src, Index: ld, Scale: 4}, next)
 	u.SUBQ(operand.Imm(8), n)
 	u.JL(operand.LabelRef("tail"))
 	u.Label("loop")
@@ -74,6 +76,7 @@ func transpose4(u *unit) {
 	for i := range r {
 		r[i] = u.YMM()
 		u.VMOVUPS(at(src, ld, ld3, i), r[i])
+		u.PREFETCHT0(at(next, ld, ld3, i))
 	}
 	// Each half of a column register holds one column: j and j+4.
 	lo01, hi01, lo23, hi23 := u.YMM(), u.YMM(), u.YMM(), u.YMM()
@@ -99,6 +102,7 @@ func transpose4(u *unit) {
 	}
 	u.LEAQ(operand.Mem{Base: dst, Index: stride, Scale: 4}, dst)
 	u.ADDQ(operand.Imm(32), src)
+	u.ADDQ(operand.Imm(32), next)
 	u.SUBQ(operand.Imm(8), n)
 	u.JGE(operand.LabelRef("loop"))
 	u.Label("tail")

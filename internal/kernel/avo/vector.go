@@ -339,12 +339,82 @@ func (v vec) erf(x V) V {
 	return v.or(v.sel(v.cmp(t, less, v.c(1)), small, big), v.and(x, v.bits(signBit)))
 }
 
-// geluErf is x·σ(x·P(x²)), where P is the polynomial that is best for the absolute error of Φ = σ(x·P) to |x| = 5.5; beyond, σ is 0 or 1.
+// geluErf is x/2 + |x|·(Φ(|x|) - 1/2), where AVX-512 looks up polynomials for pieces of Φ. AVX2 makes x·σ(x·P(x²)) of it, where P is the polynomial
+// that is best for the absolute error of Φ = σ(x·P) to |x| = 5.5; beyond, σ is 0 or 1.
 func (v vec) geluErf(x V) V {
+	if v.s.masked() {
+		abs := v.abs(x)
+		return v.fma(abs, v.halfErf(abs), v.mul(x, v.c(0.5)))
+	}
 	s := v.min(v.c(5.5*5.5), v.mul(x, x))
 	p := v.poly(s, 1.5957694453158133, 0.07266889146608765, -6.957327743000538e-05, -0.00010777171087726639, 7.047144445127189e-06,
 		-1.2309310167332623e-07, -8.293084454356125e-09, 4.798055765458298e-10, -7.383857435961483e-12)
 	return v.mul(x, v.sigmoid(v.mul(x, p)))
+}
+
+// halfErf is Φ(x) - 1/2 for x ≥ 0, from AVX-512 on: round(5.5·x) says which of 32 polynomials is near, of what is left of 5.5·x. The last, from
+// 5.55 on, is 1/2.
+func (v vec) halfErf(x V) V {
+	const pieces, perUnit, degree, magic = 32, 5.5, 4, 3 << 22 // which when added leaves an integer in the lowest bits
+	x = v.min(v.c((pieces-1)/perUnit), x)
+	which := v.fma(x, v.c(perUnit), v.c(magic))
+	left := v.fnma(x, v.c(perUnit), v.sub(which, v.c(magic)))
+	var table [degree + 1][]float32
+	for i := range pieces {
+		c := [degree + 1]float64{0.5}
+		if i < pieces-1 {
+			c = interpolate(func(u float64) float64 { return math.Erf((float64(i)-u)/perUnit/math.Sqrt2) / 2 })
+		}
+		for j := range table {
+			table[j] = append(table[j], float32(c[j]))
+		}
+	}
+	y := v.lookup(fmt.Sprintf("halfErf%d", degree), table[degree], which)
+	for j := degree - 1; j >= 0; j-- {
+		v.VFMADD213PS(v.lookup(fmt.Sprintf("halfErf%d", j), table[j], which), left, y)
+	}
+	return y
+}
+
+// interpolate returns the polynomial of degree 4, from its constant on, that is f at Chebyshev's points of [-1/2, 1/2].
+func interpolate(f func(x float64) float64) (c [5]float64) {
+	var x, diff [5]float64 // divided differences
+	for i := range x {
+		x[i] = math.Cos(math.Pi*(float64(i)+0.5)/5) / 2
+		diff[i] = f(x[i])
+	}
+	for n := 1; n < 5; n++ {
+		for i := 4; i >= n; i-- {
+			diff[i] = (diff[i] - diff[i-1]) / (x[i] - x[i-n])
+		}
+	}
+	for i := 4; i >= 0; i-- { // c = c·(x - x[i]) + diff[i]
+		for j := 4; j >= 0; j-- {
+			c[j] *= -x[i]
+			if j > 0 {
+				c[j] += c[j-1]
+			}
+		}
+		c[0] += diff[i]
+	}
+	return c
+}
+
+// lookup is the numbers of a table of 32 that the lowest bits of i say.
+func (v vec) lookup(name string, table []float32, i V) V {
+	if !v.tables[name] {
+		v.tables[name] = true
+		v.StaticGlobal(name)
+		v.DataAttributes(attr.RODATA | attr.NOPTR)
+		for j, x := range table {
+			v.AddDatum(4*j, operand.U32(math.Float32bits(x)))
+		}
+	}
+	at := operand.NewDataAddr(operand.NewStaticSymbol(name), 0)
+	r := v.new()
+	v.VMOVUPS(i, r)
+	v.VPERMI2PS(at.Offset(64), v.load(at), r)
+	return r
 }
 
 // softplus is max(x, 0) + ln(1+z), z = e^-|x|.
@@ -418,6 +488,9 @@ var parametric = []struct {
 	}},
 	{"deviationGrad", "dst", []string{"dy", "x"}, []string{"mean", "a", "b", "c"}, func(v vec, in, p []V) V {
 		return v.fma(v.sub(in[1], p[0]), p[2], v.fma(in[0], p[1], p[3]))
+	}},
+	{"normalize", "dst", []string{"x", "scale", "bias"}, []string{"mean", "invStd"}, func(v vec, in, p []V) V {
+		return v.fma(v.mul(v.sub(in[0], p[0]), p[1]), in[1], in[2])
 	}},
 	{"mulAdd", "dst", []string{"x", "y", "z"}, nil, func(v vec, in, p []V) V { return v.fma(in[0], in[1], in[2]) }},
 	{"axpy", "y", []string{"y", "x"}, []string{"a"}, func(v vec, in, p []V) V { return v.fma(in[1], p[0], in[0]) }},
