@@ -66,6 +66,7 @@ func mlCases(add addCase) {
 		moving(tensor.New([]float64{2, math.NaN(), 0, 2, math.NaN(), 2}, 3, 2)))
 	ml("FeatureVectorizer", "of two", attrs{ops.IntsAttr("inputdimensions", 3, 2)}, signed(2, 3), signed(2, 2))
 	ml("FeatureVectorizer", "of rows of matrices", nil, signed(2, 3, 2), signed(2, 2))
+	ml("FeatureVectorizer", "some left out and some missing", attrs{ops.IntsAttr("inputdimensions", 2, 5, 0, 1)}, signed(2, 3), signed(2, 2, 2), signed(2, 2), signed(2, 1))
 	ml("FeatureVectorizer", "of one row", nil, signed(3), signed(1, 2))
 	ml("ArrayFeatureExtractor", "repeated columns", nil, signed(2, 3, 4), fixed(tensor.New([]int64{3, 0, 3}, 1, 3)))
 	ml("ArrayFeatureExtractor", "one row", nil, signed(4), fixed(tensor.New([]int64{3, 0, 3})))

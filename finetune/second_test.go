@@ -144,3 +144,57 @@ func TestSecondGradients(t *testing.T) {
 		})
 	}
 }
+
+// The third gradient of a product of which three factors are zero hangs on the fourth.
+func TestThirdGradientsOfProductsWithZeros(t *testing.T) {
+	x := []float64{0, 2, 0, 0}
+	w := [2][]float64{{0.3, -1.1, 0.7, 1.9}, {-0.4, 0.9, 1.3, 0.6}}
+	want := make([]float64, len(x)) // Σ over j and k, all different, of the one that is left times their weights
+	for i := range x {
+		for j := range x {
+			for k := range x {
+				if i != j && j != k && i != k {
+					want[i] += x[6-i-j-k] * w[0][j] * w[1][k]
+				}
+			}
+		}
+	}
+	for name, product := range map[string]func(b *onnx.Builder, x *onnx.Value) *onnx.Value{
+		"ReduceProd": func(b *onnx.Builder, x *onnx.Value) *onnx.Value { return b.Op("ReduceProd", x) },
+		"ScatterElements": func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return b.Node("ScatterElements", []*onnx.Value{b.Const(tensor.New([]float64{1})), b.Const(tensor.New([]int64{0, 0, 0, 0})), x}, onnx.StringAttr("reduction", "mul"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := onnx.NewBuilder("product", 21)
+			in := b.Input("x", tensor.Float64, len(x))
+			b.OutputOf("y", product(b, in), nil)
+			m, err := b.Model()
+			if err != nil {
+				t.Fatal(err)
+			}
+			of := m.Graph.Outputs[0]
+			for k := range 3 {
+				grads, err := Gradient(m, of, m.Graph.Inputs)
+				if err != nil {
+					t.Fatal(err)
+				}
+				of = grads[m.Graph.Inputs[0]]
+				if k < 2 {
+					dot := onnx.NewNode("MatMul", []*onnx.Value{of, m.Graph.AddInit(fmt.Sprint("w", k), tensor.New(w[k]))}, fmt.Sprint("along", k))
+					dot.Opset = ops.GradOpset
+					m.Graph.Nodes = append(m.Graph.Nodes, dot)
+					of = dot.Outputs[0]
+				}
+				m.Graph.Outputs = []*onnx.Value{of}
+			}
+			got, err := runOnce(m, map[string]tensor.Value{"x": tensor.New(x)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := different(got[of.Name], tensor.New(want), 1e-12); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -401,11 +401,13 @@ func gradScatter(gather string) func(g *Grad, n *Node, dy []*onnx.Value) ([]*onn
 			share := g.Div(dy[0], put("add", first, rest))
 			return []*onnx.Value{g.Mul(share, first), nil, g.Mul(take(share), rest)}, nil
 		case "mul":
-			fullX, zeroX, ownX := g.factors(x)
-			full, isZero, own := g.factors(up)
-			prod, count, zeros := put("mul", fullX, full), put("add", zeroX, isZero), put("add", ownX, own)
-			dx := g.Mul(dy[0], g.otherFactors(x, prod, count, zeros))
-			return []*onnx.Value{dx, nil, g.Mul(take(dy[0]), g.otherFactors(up, take(prod), take(count), take(zeros)))}, nil
+			all, ofUp := g.factors(x), g.factors(up)
+			taken := make([]*onnx.Value, len(all))
+			for i, how := range []string{"mul", "add", "add", "add"} {
+				all[i] = put(how, all[i], ofUp[i])
+				taken[i] = take(all[i])
+			}
+			return []*onnx.Value{g.Mul(dy[0], g.otherFactors(x, all)), nil, g.Mul(take(dy[0]), g.otherFactors(up, taken))}, nil
 		default:
 			return nil, fmt.Errorf("there is no gradient of reduction %q", how)
 		}

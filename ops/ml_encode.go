@@ -271,7 +271,7 @@ func compileVectorizer(n *Node) (Kernel, error) {
 	}, a.err
 }
 
-// gradVectorizer cuts the gradient where the inputs were joined.
+// gradVectorizer cuts the gradient where the inputs were joined. Features that were left out get zeros, and those that were missing give none back.
 func gradVectorizer(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	dx := make([]*onnx.Value, len(n.Inputs))
 	sizes, at := n.Ints("inputdimensions", nil), g.Int64s(0)
@@ -279,28 +279,22 @@ func gradVectorizer(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		if x == nil {
 			return nil, fmt.Errorf("input %d is left out", i)
 		}
-		shape, known := g.Info(x).Static()
 		var width *onnx.Value
-		switch {
-		case known:
-			_, w, err := vectorRows(shape)
-			if err != nil {
-				return nil, err
-			}
-			if i < len(sizes) && sizes[i] != int64(w) {
-				return nil, fmt.Errorf("the gradient of input %d, %d of whose %d features are used, is not implemented", i, sizes[i], w)
-			}
-			width = g.Int64s(int64(w))
-		case i < len(sizes): // the reshape below refuses another number than it has
-			width = g.Int64s(sizes[i])
-		case g.Rank(x) == 1:
+		if g.Rank(x) == 1 {
 			width = g.Shape(x)
-		default:
+		} else {
 			width = g.With("ReduceProd", []*onnx.Attribute{IntAttr("keepdims", 1)}, g.Tail(g.Shape(x), 1))
 		}
-		end := g.Op("Add", at, width)
+		used := width
+		if i < len(sizes) {
+			used = g.Int64s(sizes[i])
+		}
+		end := g.Add(at, used)
 		if g.DType(x).IsFloat() {
 			part := g.Op("Slice", dy[0], at, end, g.Int64s(1))
+			if used != width {
+				part = g.Op("Pad", part, g.Concat(g.Int64s(0, 0, 0), g.Sub(width, used)))
+			}
 			dx[i] = g.ReshapeLike(g.Op("CastLike", part, x), x)
 		}
 		at = end

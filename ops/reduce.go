@@ -538,8 +538,11 @@ func gradReduce(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 		mask := asX(g.Op("Equal", x, wide(y)))
 		out[0] = g.Mul(mask, g.Div(d, total("ReduceSum", mask)))
 	case "ReduceProd":
-		full, isZero, own := g.factors(x)
-		out[0] = g.Mul(d, g.otherFactors(x, total("ReduceProd", full), total("ReduceSum", isZero), total("ReduceSum", own)))
+		all := g.factors(x)
+		for i, v := range all {
+			all[i] = total([]string{"ReduceProd", "ReduceSum", "ReduceSum", "ReduceSum"}[i], v)
+		}
+		out[0] = g.Mul(d, g.otherFactors(x, all))
 	case "ReduceL1":
 		out[0] = g.Mul(d, g.Op("Sign", x))
 	case "ReduceL2":
@@ -557,20 +560,27 @@ func gradReduce(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	return out, nil
 }
 
-// factors is v with ones for its zeros, where those are, as numbers, and they alone, whose values tell nothing but whose gradients do.
-func (g *Grad) factors(v *onnx.Value) (full, isZero, zeros *onnx.Value) {
+// factors is v with ones for its zeros, where those are, as numbers, and they alone and their squares, whose values tell nothing but whose gradients do.
+func (g *Grad) factors(v *onnx.Value) []*onnx.Value {
 	zero := g.Like(v, 0)
 	at := g.Op("Equal", v, zero)
-	return g.Op("Where", at, g.Like(v, 1), v), g.Cast(at, g.DType(v)), g.Op("Where", at, v, zero)
+	zeros := g.Op("Where", at, v, zero)
+	return []*onnx.Value{g.Op("Where", at, g.Like(v, 1), v), g.Cast(at, g.DType(v)), zeros, g.Mul(zeros, zeros)}
 }
 
-// otherFactors is the product without v, one of its factors: from the product and the sums of what [Grad.factors] gives of all. With one zero
-// among the others it is 0 and hangs on that one; with more it does not change.
-func (g *Grad) otherFactors(v, product, count, zeros *onnx.Value) *onnx.Value {
-	full, isZero, own := g.factors(v)
-	rest, left := g.Div(product, full), g.Sub(count, isZero)
-	one, zero := g.Like(v, 1), g.Like(v, 0)
-	return g.Op("Where", g.Op("Equal", left, zero), rest, g.Op("Where", g.Op("Equal", left, one), g.Mul(rest, g.Sub(zeros, own)), zero))
+// otherFactors is the product without v, one of its factors: from the product of the first and the sums of the others of what [Grad.factors] gives of
+// all. With one zero among the others it is 0 and hangs on that one, with two it hangs on their product; with more neither it nor its first two
+// gradients change.
+func (g *Grad) otherFactors(v *onnx.Value, all []*onnx.Value) *onnx.Value {
+	own, rest := g.factors(v), all[0]
+	rest = g.Div(rest, own[0])
+	left, sum, squares := g.Sub(all[1], own[1]), g.Sub(all[2], own[2]), g.Sub(all[3], own[3])
+	pair := g.Mul(g.Sub(g.Mul(sum, sum), squares), g.Like(v, 0.5))
+	factor := g.Like(v, 0) // what stands for the zeros
+	for count, f := range []*onnx.Value{g.Like(v, 1), sum, pair} {
+		factor = g.Op("Where", g.Op("Equal", left, g.Like(v, float64(count))), f, factor)
+	}
+	return g.Mul(rest, factor)
 }
 
 // ---- ArgMax, ArgMin
