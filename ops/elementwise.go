@@ -631,12 +631,12 @@ func compileDropout(n *Node) (Kernel, error) {
 		}
 		if !train || ratio == 0 {
 			copy(c.Out(0).Bytes(), c.In(0).Bytes())
-			fillMask(c.Out(1), func(int) bool { return true })
+			fillMask(c.Out(1), nil)
 			return nil
 		}
 		keep := make([]bool, c.In(0).Len())
 		drawMask(c, keep, ratio, draws)
-		fillMask(c.Out(1), func(i int) bool { return keep[i] })
+		fillMask(c.Out(1), keep)
 		return Table{
 			tensor.Float32: func(c *Ctx) error { return drop[float32](c, keep, ratio) },
 			tensor.Float64: func(c *Ctx) error { return drop[float64](c, keep, ratio) },
@@ -658,15 +658,24 @@ func drop[T kernel.Float](c *Ctx, keep []bool, ratio float64) error {
 	return nil
 }
 
-// fillMask writes a mask, which is of bools, or before opset 10 of the data's type.
-func fillMask(m *tensor.Tensor, keep func(i int) bool) {
+// fillMask writes a mask, which is of bools, or before opset 10 of the data's type; a nil keep keeps all.
+func fillMask(m *tensor.Tensor, keep []bool) {
 	if m == nil {
 		return
 	}
+	if m.DType() == tensor.Bool {
+		mask := tensor.Data[bool](m)
+		if copy(mask, keep); keep == nil {
+			for i := range mask {
+				mask[i] = true
+			}
+		}
+		return
+	}
 	for i := range m.Len() {
-		v := 0.0
-		if keep(i) {
-			v = 1
+		v := 1.0
+		if keep != nil && !keep[i] {
+			v = 0
 		}
 		tensor.SetFloat64At(m, i, v)
 	}

@@ -33,12 +33,7 @@ func identity(r *rewriter) {
 		switch {
 		case is(n, "Identity"):
 		case is(n, "Cast") && r.infos[n.Inputs[0]].DType == tensor.DType(n.Int("to", 0)):
-		case is(n, "Dropout") && n.Output(1) == nil && r.since(n) >= 7:
-			if v := n.Input(2); v != nil { // training_mode
-				if t := r.constant(v); t == nil || t.DType() != tensor.Bool || t.Len() != 1 || tensor.Data[bool](t)[0] {
-					continue
-				}
-			}
+		case is(n, "Dropout") && r.unread(n.Output(1)) && r.keepsAll(n):
 		default:
 			continue
 		}
@@ -47,6 +42,22 @@ func identity(r *rewriter) {
 			r.drop([]*onnx.Value{y})
 		}
 	}
+}
+
+// keepsAll reports whether a Dropout is sure to drop nothing: it is not of training, or its ratio is 0.
+func (r *rewriter) keepsAll(n *onnx.Node) bool {
+	since := r.since(n)
+	switch {
+	case since < 7:
+		return n.Int("is_test", 0) != 0
+	case since < 12 || n.Input(2) == nil:
+		return true
+	}
+	if train := r.constant(n.Inputs[2]); train != nil && train.DType() == tensor.Bool && train.Len() == 1 && !tensor.Data[bool](train)[0] {
+		return true
+	}
+	ratio, ok := r.scalar(n.Input(1))
+	return ok && ratio == 0
 }
 
 // common computes what is computed twice once.

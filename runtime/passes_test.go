@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -40,6 +41,13 @@ func sameOutputs(t *testing.T, what string, got, want map[string]tensor.Value) {
 // sameWithin allows a difference of tolerance times what is greater of 1 and the number.
 func sameWithin(t *testing.T, what string, got, want map[string]tensor.Value, tolerance float64) {
 	t.Helper()
+	if most, where := apart(got, want); most > tolerance {
+		t.Fatalf("%s: %s", what, where)
+	}
+}
+
+// apart is the greatest difference of tensors, by what is greater of 1 and the number, and which it is; infinite if they are not of one type and shape.
+func apart(got, want map[string]tensor.Value) (most float64, where string) {
 	for name, w := range want {
 		a, ok := got[name].(*tensor.Tensor)
 		b, ok2 := w.(*tensor.Tensor)
@@ -47,15 +55,56 @@ func sameWithin(t *testing.T, what string, got, want map[string]tensor.Value, to
 			continue
 		}
 		if fmt.Sprint(a.DType(), a.Shape()) != fmt.Sprint(b.DType(), b.Shape()) {
-			t.Fatalf("%s: %s is %s, without it %s", what, name, a, b)
+			return math.Inf(1), fmt.Sprintf("%s is %s, without it %s", name, a, b)
 		}
 		for i := range b.Len() {
 			x, y := tensor.Float64At(a, i), tensor.Float64At(b, i)
-			if !(math.Abs(x-y) <= tolerance*(1+math.Abs(y))) && !(math.IsNaN(x) && math.IsNaN(y)) && x != y {
-				t.Fatalf("%s: %s[%d] is %v, without it %v", what, name, i, x, y)
+			if x == y || math.IsNaN(x) && math.IsNaN(y) {
+				continue
+			}
+			d := math.Abs(x-y) / (1 + math.Abs(y))
+			if math.IsNaN(d) {
+				d = math.Inf(1)
+			}
+			if d > most {
+				most, where = d, fmt.Sprintf("%s[%d] is %v, without it %v", name, i, x, y)
 			}
 		}
 	}
+	return most, where
+}
+
+// rounding is how far the outputs move when the inputs and weights are changed by their last bits.
+func rounding(t *testing.T, m *onnx.Model, in, plain map[string]tensor.Value) (most float64) {
+	r := rand.New(rand.NewPCG(3, 5))
+	nudged := func(v tensor.Value) *tensor.Tensor {
+		x, ok := v.(*tensor.Tensor)
+		if !ok || x.DType() != tensor.Float32 {
+			return nil
+		}
+		x = x.Clone()
+		for i, v := range tensor.Data[float32](x) {
+			tensor.Data[float32](x)[i] = v * (1 + float32(r.IntN(3)-1)*0x1p-23)
+		}
+		return x
+	}
+	for range 3 {
+		near, moved := m.Clone(), maps.Clone(in)
+		for k, v := range in {
+			if x := nudged(v); x != nil {
+				moved[k] = x
+			}
+		}
+		for _, v := range near.Graph.Inits {
+			if x := nudged(v.Const); x != nil {
+				v.Const = x
+			}
+		}
+		if d, _ := apart(runWith(t, near, moved, runtime.WithoutPass("all")), plain); !math.IsInf(d, 0) {
+			most = max(most, d)
+		}
+	}
+	return most
 }
 
 var corpus = flag.String("corpus", "", "further folders of models in the layout of retune verify, separated by commas; \"real\" is the set of real models")
@@ -91,7 +140,7 @@ func TestPassesChangeNothing(t *testing.T) {
 	}
 }
 
-// passesChangeNothing: the rounding of networks that are deep adds up.
+// passesChangeNothing: the rounding of networks that are deep adds up, and some make more of it than others.
 func passesChangeNothing(t *testing.T, folder string, deep bool) {
 	m, err := onnx.Load(filepath.Join(folder, "model.onnx"))
 	if err != nil {
@@ -126,9 +175,18 @@ func passesChangeNothing(t *testing.T, folder string, deep bool) {
 	}
 	t.Log("changed by ", applied)
 	plain := runWith(t, m, in, runtime.WithoutPass("all"))
-	sameWithin(t, "all passes", runWith(t, m, in), plain, tolerance)
+	same := func(what string, got map[string]tensor.Value) {
+		most, where := apart(got, plain)
+		if most > tolerance && deep {
+			tolerance = max(tolerance, 4*rounding(t, m, in, plain))
+		}
+		if most > tolerance {
+			t.Errorf("%s: %s, where %.1g is allowed", what, where, tolerance)
+		}
+	}
+	same("all passes", runWith(t, m, in))
 	for _, name := range applied {
-		sameWithin(t, "without "+name, runWith(t, m, in, runtime.WithoutPass(name)), plain, tolerance)
+		same("without "+name, runWith(t, m, in, runtime.WithoutPass(name)))
 	}
 }
 

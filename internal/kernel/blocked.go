@@ -218,13 +218,22 @@ func blockPooled(p *Pool, cv Conv2D, y, x []float32, bp blockPlanes) {
 
 // BlockedMean sets y to the means of pixels neighbours of x, both in blocks.
 func BlockedMean(p *Pool, y, x []float32, pixels int) {
-	b := blockLanes()
-	p.For(len(y)/b, max(1, 4096/max(1, pixels)), func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			blockActive.sum(&y[i*b], &x[i*b*pixels], pixels)
-		}
-	})
+	InParts(p, len(y)/blockLanes(), max(1, 4096/max(1, pixels)), blockSums{y, x, pixels})
 	Affine(y, y, 1/float32(pixels), 0)
+}
+
+// blockSums is the sums of pixels neighbours.
+type blockSums struct {
+	y, x   []float32
+	pixels int
+}
+
+// Part computes those of the blocks [lo, hi).
+func (s blockSums) Part(lo, hi int) {
+	b := blockLanes()
+	for i := lo; i < hi; i++ {
+		blockActive.sum(&s.y[i*b], &s.x[i*b*s.pixels], s.pixels)
+	}
 }
 
 // ending prepares t for the last addition to the outputs from off on.

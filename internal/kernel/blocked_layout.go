@@ -77,52 +77,67 @@ func bits32(x []float32) []uint32 {
 // BlockedScale sets y to x·scale + bias and applies ep's activation, in blocks: there are that many of them, each of pixels, and scale and bias
 // hold a register for each, or for as many as they go before they begin again; nil stands for ones and zeros.
 func BlockedScale(p *Pool, y, x, scale, bias []float32, blocks, pixels int, ep *Epilogue) {
-	b := blockLanes()
 	if blocks*pixels == 0 {
 		return
 	}
 	if ep == nil {
 		ep = &Epilogue{}
 	}
-	unit := make([]float32, 2*b)
-	for i := range b {
-		unit[i] = 1
-	}
-	pick := func(s []float32, def []float32, q int) *float32 {
-		if s == nil {
-			return &def[0]
-		}
-		return &s[q*b%len(s)]
-	}
+	s := blockScales{y: y, x: x, scale: scale, bias: bias, pixels: pixels, ep: *ep}
+	InParts(p, blocks, blockGrain(4*pixels), s)
+}
+
+// blockScales is the work of [BlockedScale].
+type blockScales struct {
+	y, x, scale, bias []float32
+	pixels            int
+	ep                Epilogue
+}
+
+// Part computes the blocks [lo, hi).
+func (s blockScales) Part(lo, hi int) {
+	b := blockLanes()
 	tiles := blockActive.depthwise
-	across := ceilDiv(pixels, len(tiles)-1)
-	clamped := ep.clamped()
-	p.For(blocks, blockGrain(4*pixels), func(lo, hi int) {
-		ws := blockSpaces.Get().(*blockSpace)
-		defer blockSpaces.Put(ws)
-		ws.taps = append(ws.taps[:0], blockTap{})
-		t := &ws.tile
-		for q := lo; q < hi; q++ {
-			*t = blockTile{taps: &ws.taps[0], n: 1, pixel: 4 * b, weights: pick(scale, unit, q), bias: pick(bias, unit[b:], q)}
-			t.ending(ep, 0)
-			for i := range across {
-				at, n := share(pixels, i, across)
-				t.srcAt, t.dstAt = 0, 0
-				t.src, t.dst = &x[(q*pixels+at)*b], &y[(q*pixels+at)*b]
-				tiles[n](t)
-			}
-			if !clamped {
-				ep.activate(y[q*pixels*b:][:pixels*b])
-			}
+	across := ceilDiv(s.pixels, len(tiles)-1)
+	clamped := s.ep.clamped()
+	ws := blockSpaces.Get().(*blockSpace)
+	defer blockSpaces.Put(ws)
+	ws.taps = append(ws.taps[:0], blockTap{})
+	ws.weights = grow(ws.weights, 2*b) // ones and zeros
+	for i := range b {
+		ws.weights[i], ws.weights[b+i] = 1, 0
+	}
+	t := &ws.tile
+	for q := lo; q < hi; q++ {
+		*t = blockTile{taps: &ws.taps[0], n: 1, pixel: 4 * b, weights: &ws.weights[0], bias: &ws.weights[b]}
+		if s.scale != nil {
+			t.weights = &s.scale[q*b%len(s.scale)]
 		}
-	})
+		if s.bias != nil {
+			t.bias = &s.bias[q*b%len(s.bias)]
+		}
+		t.ending(&s.ep, 0)
+		for i := range across {
+			at, n := share(s.pixels, i, across)
+			t.srcAt, t.dstAt = 0, 0
+			t.src, t.dst = &s.x[(q*s.pixels+at)*b], &s.y[(q*s.pixels+at)*b]
+			tiles[n](t)
+		}
+		if !clamped {
+			s.ep.activate(s.y[q*s.pixels*b:][:s.pixels*b])
+		}
+	}
 }
 
 // BlockedAveragePool computes means over windows, of which cv gives the geometry (C = M, Group 1), in blocks; padding counts as zeros.
 func BlockedAveragePool(p *Pool, cv Conv2D, y, x []float32) {
 	cv = cv.norm()
 	b := blockLanes()
-	weights, zero := make([]float32, cv.KH*cv.KW*b), make([]float32, b)
+	space := blockSpaces.Get().(*blockSpace)
+	defer blockSpaces.Put(space)
+	space.weights = grow(space.weights, (cv.KH*cv.KW+1)*b)
+	zero, weights := space.weights[:b], space.weights[b:]
+	clear(zero)
 	for i := range weights {
 		weights[i] = 1 / float32(cv.KH*cv.KW)
 	}

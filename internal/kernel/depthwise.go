@@ -41,31 +41,44 @@ func (cv Conv2D) depthwiseGrain() int {
 // convDepthwise computes a convolution in which each channel of Y has one of X: every
 // plane is framed, and its rows are sums of shifted rows of the frame.
 func convDepthwise[T Float](p *Pool, cv Conv2D, y, x, w []T, ep *EpilogueOf[T]) {
+	d := depthwisePlanes[T]{cv: cv, y: y, x: x, w: w}
+	if ep != nil {
+		d.ep = *ep
+	}
+	InParts(p, cv.N*cv.C, cv.depthwiseGrain(), d)
+}
+
+// depthwisePlanes is the work of [convDepthwise].
+type depthwisePlanes[T Float] struct {
+	cv      Conv2D
+	y, x, w []T
+	ep      EpilogueOf[T]
+}
+
+// Part computes what comes of the planes [lo, hi) of X.
+func (d depthwisePlanes[T]) Part(lo, hi int) {
+	cv := d.cv
 	oh, ow := cv.OutSize()
 	pix, f, ntaps, rows := oh*ow, cv.frame(), cv.KH*cv.KW, cv.M/cv.Group
-	p.For(cv.N*cv.C, cv.depthwiseGrain(), func(lo, hi int) {
-		s := newPlaneScratch[T](cv)
-		defer s.recycle()
-		for q := lo; q < hi; q++ {
-			fillFrame(cv, f, s.frame[:f.plane], x[q*cv.H*cv.W:])
-			n, c := q/cv.C, q%cv.C
-			for m := c * rows; m < (c+1)*rows; m++ {
-				off := (n*cv.M + m) * pix
-				plane := y[off:][:pix]
-				var bias T
-				if ep != nil && ep.RowBias != nil {
-					bias = ep.RowBias[m]
-				}
-				taps(plane, ow, s.frame, cv.StrideH*f.row, s.offsets, w[m*ntaps:][:ntaps], bias)
-				if ep != nil {
-					if ep.Residual != nil {
-						Add(plane, plane, ep.Residual[off:][:pix])
-					}
-					ep.activate(plane)
-				}
+	s := newPlaneScratch[T](cv)
+	defer s.recycle()
+	for q := lo; q < hi; q++ {
+		fillFrame(cv, f, s.frame[:f.plane], d.x[q*cv.H*cv.W:])
+		n, c := q/cv.C, q%cv.C
+		for m := c * rows; m < (c+1)*rows; m++ {
+			off := (n*cv.M + m) * pix
+			plane := d.y[off:][:pix]
+			var bias T
+			if d.ep.RowBias != nil {
+				bias = d.ep.RowBias[m]
 			}
+			taps(plane, ow, s.frame, cv.StrideH*f.row, s.offsets, d.w[m*ntaps:][:ntaps], bias)
+			if d.ep.Residual != nil {
+				Add(plane, plane, d.ep.Residual[off:][:pix])
+			}
+			d.ep.activate(plane)
 		}
-	})
+	}
 }
 
 // taps sets dst[r·n+i] = bias + Σ_t weights[t]·src[r·ld+offsets[t]+i] for i < n in all rows of dst.

@@ -158,11 +158,7 @@ func newIm2col[T Float](p *Pool, cv Conv2D, image []T, cols, unit int) *im2colSo
 	plane := f.plane * unit
 	im.group, im.cols, im.size = 0, cols, chans*plane
 	im.data = grow(im.data, cv.C*plane+frameSlack)
-	p.For(cv.C, max(1, serialWork/8/max(1, plane)), func(lo, hi int) {
-		for c := lo; c < hi; c++ {
-			fillFrameOf(cv, f, im.data[c*plane:][:plane], image[c*cv.H*cv.W*unit:], unit)
-		}
-	})
+	InParts(p, cv.C, max(1, serialWork/8/max(1, plane)), frameFill[T]{cv, f, im.data, image, unit})
 	im.rows = im.rows[:0]
 	for c := range chans {
 		for kh := range cv.KH {
@@ -180,6 +176,22 @@ func newIm2col[T Float](p *Pool, cv Conv2D, image []T, cols, unit int) *im2colSo
 	}
 	im.first = append(im.first, int32(len(im.chunks)))
 	return im
+}
+
+// frameFill is the copying of channels, of pixels of unit elements, into frames.
+type frameFill[T Float] struct {
+	cv     Conv2D
+	f      frame
+	dst, x []T
+	unit   int
+}
+
+// Part copies the channels [lo, hi).
+func (ff frameFill[T]) Part(lo, hi int) {
+	plane := ff.f.plane * ff.unit
+	for c := lo; c < hi; c++ {
+		fillFrameOf(ff.cv, ff.f, ff.dst[c*plane:][:plane], ff.x[c*ff.cv.H*ff.cv.W*ff.unit:], ff.unit)
+	}
 }
 
 // cut appends the chunks of outputs [j, j+n), the first of which goes to offset 0. No chunk

@@ -69,58 +69,73 @@ var winogradSpaces = sync.Pool{New: func() any { return new(winogradSpace) }}
 
 // convWinograd computes image n of Y, its residual included.
 func convWinograd(p *Pool, cv Conv2D, y, x []float32, ww *winogradWeights, ep *Epilogue, n int) {
-	oh, ow := cv.OutSize()
 	tr, tc := cv.tiles()
 	// Blocks of rows of tiles whose transforms stay in the cache.
 	rows := max(1, min(128, max(32, 8192/(cv.C+cv.M)))/tc)
 	blocks := max(ceilDiv(tr, rows), min(tr, p.Threads()))
 	rows = ceilDiv(tr, blocks)
 	blocks = ceilDiv(tr, rows)
+	w := winogradRows{cv: cv, y: y, x: x, ww: ww, rows: rows, n: n}
+	if ep != nil {
+		w.ep = *ep
+	}
+	InParts(p, blocks, 1, w)
+}
+
+// winogradRows is the work of [convWinograd]: so many rows of tiles at a time.
+type winogradRows struct {
+	cv      Conv2D
+	y, x    []float32
+	ww      *winogradWeights
+	ep      Epilogue
+	rows, n int
+}
+
+// Part computes the blocks [lo, hi) of rows.
+func (w winogradRows) Part(lo, hi int) {
+	cv, y, n := w.cv, w.y, w.n
+	oh, ow := cv.OutSize()
+	tr, tc := cv.tiles()
 	pix, width := oh*ow, 4*tc+2
-	p.For(blocks, 1, func(lo, hi int) {
-		ws := winogradSpaces.Get().(*winogradSpace)
-		defer winogradSpaces.Put(ws)
-		for b := lo; b < hi; b++ {
-			first, last := b*rows, min((b+1)*rows, tr)
-			tiles := (last - first) * tc
-			strideV, strideM := cv.C*tiles, cv.M*tiles
-			ws.v, ws.m, ws.frame = grow(ws.v, 36*strideV), grow(ws.m, 36*strideM), grow(ws.frame, (4*(last-first)+2)*width)
-			part := cv
-			part.PadTop -= 4 * first
-			for c := range cv.C {
-				fillBlockFrame(part, ws.frame, 0, 4*(last-first)+2, width, x[(n*cv.C+c)*cv.H*cv.W:][:cv.H*cv.W], 1)
-				for t := range tiles {
-					winogradInput(ws.v[c*tiles+t:], ws.frame[4*(t/tc)*width+4*(t%tc):], width, strideV)
-				}
-			}
-			for e, u := range ww.u {
-				GemmPackedA(nil, false, tiles, 1, u, ws.v[e*strideV:], tiles, 0, ws.m[e*strideM:], tiles, nil)
-			}
-			top, bottom := 4*first, min(4*last, oh)
-			for m := range cv.M {
-				off := (n*cv.M + m) * pix
-				plane := y[off : off+pix]
-				for t := range tiles {
-					h, w := 4*(first+t/tc), 4*(t%tc)
-					pixels := winogradOutput(ws.m[m*tiles+t:], strideM)
-					for i := range min(4, oh-h) {
-						copy(plane[(h+i)*ow+w:][:min(4, ow-w)], pixels[i][:])
-					}
-				}
-				if ep == nil {
-					continue
-				}
-				part := plane[top*ow : bottom*ow]
-				if ep.RowBias != nil {
-					AddScalar(part, part, ep.RowBias[m])
-				}
-				if ep.Residual != nil {
-					Add(part, part, ep.Residual[off+top*ow:][:len(part)])
-				}
-				ep.activate(part)
+	ws := winogradSpaces.Get().(*winogradSpace)
+	defer winogradSpaces.Put(ws)
+	for b := lo; b < hi; b++ {
+		first, last := b*w.rows, min((b+1)*w.rows, tr)
+		tiles := (last - first) * tc
+		strideV, strideM := cv.C*tiles, cv.M*tiles
+		ws.v, ws.m, ws.frame = grow(ws.v, 36*strideV), grow(ws.m, 36*strideM), grow(ws.frame, (4*(last-first)+2)*width)
+		part := cv
+		part.PadTop -= 4 * first
+		for c := range cv.C {
+			fillBlockFrame(part, ws.frame, 0, 4*(last-first)+2, width, w.x[(n*cv.C+c)*cv.H*cv.W:][:cv.H*cv.W], 1)
+			for t := range tiles {
+				winogradInput(ws.v[c*tiles+t:], ws.frame[4*(t/tc)*width+4*(t%tc):], width, strideV)
 			}
 		}
-	})
+		for e, u := range w.ww.u {
+			GemmPackedA(nil, false, tiles, 1, u, ws.v[e*strideV:], tiles, 0, ws.m[e*strideM:], tiles, nil)
+		}
+		top, bottom := 4*first, min(4*last, oh)
+		for m := range cv.M {
+			off := (n*cv.M + m) * pix
+			plane := y[off : off+pix]
+			for t := range tiles {
+				h, c := 4*(first+t/tc), 4*(t%tc)
+				pixels := winogradOutput(ws.m[m*tiles+t:], strideM)
+				for i := range min(4, oh-h) {
+					copy(plane[(h+i)*ow+c:][:min(4, ow-c)], pixels[i][:])
+				}
+			}
+			part := plane[top*ow : bottom*ow]
+			if w.ep.RowBias != nil {
+				AddScalar(part, part, w.ep.RowBias[m])
+			}
+			if w.ep.Residual != nil {
+				Add(part, part, w.ep.Residual[off+top*ow:][:len(part)])
+			}
+			w.ep.activate(part)
+		}
+	}
 }
 
 // winogradInput transforms a tile: pixel (i, j) is src[i·row + j], element (i, j) of its transform dst[(6·i+j)·stride].
