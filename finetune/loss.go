@@ -77,7 +77,10 @@ func input(g *ops.Grad, name string, info ops.Info) (*onnx.Value, error) {
 		return nil, fmt.Errorf("loss: the target has no name")
 	}
 	for _, v := range g.Graph.Inputs {
-		if v.Name == name { // a model that takes its labels already
+		if v.Name == name { // a model that takes its labels already, or is to give back its input
+			if d := g.Info(v).DType; d != info.DType && d != tensor.Undefined {
+				return nil, fmt.Errorf("loss: target %q is an input of the model's of %s, not of %s", name, d, info.DType)
+			}
 			return v, nil
 		}
 	}

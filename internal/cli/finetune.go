@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/retune-go/retune/finetune"
+	"github.com/retune-go/retune/internal/wholefile"
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/tensor"
 	"github.com/retune-go/retune/tensor/npy"
@@ -109,6 +110,11 @@ func tune(ctx context.Context, c *config, out, status io.Writer) error {
 			return err
 		}
 		if err := onnx.Save(c.TrainingGraph, g); err != nil {
+			return err
+		}
+	}
+	if c.Checkpoint != "" {
+		if err := wholefile.RemoveAbandoned(c.Checkpoint); err != nil { // by a run that was killed
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Write has fill write a new file beside path, and renames it to path once all of it is on
@@ -45,6 +46,23 @@ func Write(path string, fill func(io.Writer) error) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// RemoveAbandoned removes the new files beside path of those that were killed while they wrote it. No one may be writing it.
+func RemoveAbandoned(path string) error {
+	files, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		number, ok := strings.CutPrefix(f.Name(), "."+filepath.Base(path)+"-")
+		if ok && f.Type().IsRegular() && number != "" && strings.Trim(number, "0123456789") == "" {
+			if err := os.Remove(filepath.Join(filepath.Dir(path), f.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func writeTo(path string, fill func(io.Writer) error) error {

@@ -46,6 +46,17 @@ func TestWrite(t *testing.T) {
 	if files, _ := os.ReadDir(dir); len(files) != 2 {
 		t.Errorf("files are left behind: %v", files)
 	}
+	for _, name := range []string{".x-123", ".x-", ".x-12a", ".y-123"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := RemoveAbandoned(path); err != nil {
+		t.Error(err)
+	}
+	if files, _ := os.ReadDir(dir); len(files) != 5 || files[0].Name() != ".x-" {
+		t.Errorf("of what was abandoned %v is left", files)
+	}
 	if err := Write(filepath.Join(dir, "none", "x"), text("")); err == nil {
 		t.Error("wrote into a folder that is not there")
 	}
