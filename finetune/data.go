@@ -35,6 +35,9 @@ func NewDataset(arrays map[string]*tensor.Tensor, axis map[string]int) (*Dataset
 	first := ""
 	for _, name := range names {
 		t := arrays[name]
+		if t == nil {
+			return nil, fmt.Errorf("data: array %q is nil", name)
+		}
 		if t.Rank() == 0 {
 			continue
 		}
@@ -63,12 +66,15 @@ func (d *Dataset) Has(name string) bool { return d.arrays[name] != nil }
 // Len is the number of examples.
 func (d *Dataset) Len() int { return d.n }
 
-// NumBatches is how many batches of size examples there are.
+// NumBatches is how many batches of size examples there are: none of a size below 1.
 func (d *Dataset) NumBatches(size int) int {
+	if size < 1 {
+		return 0
+	}
 	if d.DropLast {
 		return d.n / size
 	}
-	return (d.n + size - 1) / size
+	return (d.n-1)/size + 1
 }
 
 // Batches gives the data once, size examples at a time, the last short batch included unless DropLast: in order,
@@ -87,7 +93,7 @@ func (d *Dataset) BatchesFrom(first, size int, rng *rand.Rand) iter.Seq[Batch] {
 		if rng != nil {
 			rng.Shuffle(d.n, func(i, j int) { order[i], order[j] = order[j], order[i] })
 		}
-		for k := first; k < d.NumBatches(size); k++ {
+		for k := max(first, 0); k < d.NumBatches(size); k++ {
 			at, b := k*size, Batch{}
 			for name, t := range d.arrays {
 				if t.Rank() == 0 {

@@ -159,8 +159,8 @@ type graphRun struct {
 
 // New prepares to train m, which it does not change, and which must not be closed while the trainer lives.
 func New(m *onnx.Model, cfg Config) (*Trainer, error) {
-	if cfg.Loss == nil || cfg.Optimizer == nil {
-		return nil, fmt.Errorf("finetune: a loss and an optimizer are needed")
+	if m == nil || cfg.Loss == nil || cfg.Optimizer == nil {
+		return nil, fmt.Errorf("finetune: a model, a loss and an optimizer are needed")
 	}
 	switch cfg.Mode {
 	case "":
@@ -686,6 +686,11 @@ func (t *Trainer) inputs(r *graphRun, b Batch) (map[string]tensor.Value, error) 
 	}
 	if err := t.states.give(in, b); err != nil {
 		return nil, err
+	}
+	for _, p := range r.session.Inputs() {
+		if in[p.Name] == nil && !own[p.Name] && !p.Optional {
+			return nil, fmt.Errorf("the batch has no %q, which the model or the loss takes", p.Name)
+		}
 	}
 	for _, p := range t.params {
 		if r.takes[p.Name] {
