@@ -164,7 +164,7 @@ func TestRecompute(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer tr.Close()
-			says := fmt.Sprintf("recompute: a budget of %d bytes is too small: %d is the least that is possible", least-1, least)
+			says := fmt.Sprintf("recompute: a budget of %d bytes is too small: %d is the least that was found", least-1, least)
 			if _, err := tr.Step(context.Background(), batches[0]); err == nil || !strings.Contains(err.Error(), says) {
 				t.Errorf("want an error with %q, got %v", says, err)
 			}

@@ -248,7 +248,7 @@ func (a *activations) within(budget int64) (*plan, error) {
 	}
 	best, keep := a.least()
 	if !fits(best) {
-		return nil, fmt.Errorf("recompute: a budget of %d bytes is too small: %d is the least that is possible", budget, best.arena)
+		return nil, fmt.Errorf("recompute: a budget of %d bytes is too small: %d is the least that was found", budget, best.arena)
 	}
 	for lo, hi := 0, a.turn; lo+1 < hi; {
 		mid := (lo + hi) / 2
