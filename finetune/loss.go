@@ -2,6 +2,7 @@ package finetune
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/retune-go/retune/onnx"
 	"github.com/retune-go/retune/ops"
@@ -13,7 +14,15 @@ import (
 type Loss interface {
 	// build adds the loss to the graph; the target becomes an input of it.
 	build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error)
-	target() string
+}
+
+// Sum is the sum of several losses, each multiplied by its weight: of a model with several outputs, say.
+type Sum []Term
+
+// Term is a loss of a [Sum].
+type Term struct {
+	Loss   Loss
+	Weight float64
 }
 
 // CrossEntropy is torch.nn.CrossEntropyLoss over class indices: the class axis is the last one of
@@ -46,13 +55,6 @@ type NLL struct {
 	IgnoreIndex    *int64
 	Weight         []float64
 }
-
-func (l CrossEntropy) target() string  { return l.Target }
-func (l MSE) target() string           { return l.Target }
-func (l L1) target() string            { return l.Target }
-func (l Huber) target() string         { return l.Target }
-func (l BCEWithLogits) target() string { return l.Target }
-func (l NLL) target() string           { return l.Target }
 
 // output finds a model output by name. One of 16 bits is widened: a mean over many needs more.
 func output(g *ops.Grad, m *onnx.Model, name string) (*onnx.Value, error) {
@@ -99,6 +101,31 @@ func input(g *ops.Grad, name string, info ops.Info) (*onnx.Value, error) {
 	g.Graph.Inputs = append(g.Graph.Inputs, v)
 	g.Infos[v] = info
 	return v, nil
+}
+
+func (s Sum) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {
+	var sum *onnx.Value
+	for _, t := range s {
+		if t.Loss == nil || math.IsNaN(t.Weight) || math.IsInf(t.Weight, 0) {
+			return nil, fmt.Errorf("loss: a term of a sum is %T with the weight %v", t.Loss, t.Weight)
+		}
+		v, err := t.Loss.build(g, m)
+		if err != nil {
+			return nil, err
+		}
+		if t.Weight != 1 {
+			v = g.Mul(v, g.Like(v, t.Weight))
+		}
+		if sum == nil {
+			sum = v
+		} else {
+			sum = g.Add(sum, g.Cast(v, g.DType(sum)))
+		}
+	}
+	if sum == nil {
+		return nil, fmt.Errorf("loss: a sum of none")
+	}
+	return sum, g.Err()
 }
 
 func (l CrossEntropy) build(g *ops.Grad, m *onnx.Model) (*onnx.Value, error) {

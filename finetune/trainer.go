@@ -22,8 +22,8 @@ import (
 type Config struct {
 	Loss      Loss
 	Optimizer Optimizer
-	// Trainable is globs over the names of initializers and, with Names, PyTorch's. None: all floating-point
-	// weights that the loss hangs on. An initializer without axes that the exporter named (onnx::Mul_7, /attn/Constant_output_0, val_3) is
+	// Trainable is globs over the names of initializers and, with Names, PyTorch's. One that begins with ! takes away what it matches. None, or such alone:
+	// all floating-point weights that the loss hangs on. An initializer without axes that the exporter named (onnx::Mul_7, /attn/Constant_output_0, val_3) is
 	// a constant of a formula: it is trained only if Names have it or its whole name is listed. So is any that the exporter named where
 	// Names have another place for each parameter.
 	Trainable []string
@@ -324,6 +324,9 @@ func (t *Trainer) quantizedWeight() (name string) {
 // reachesAll is an error if what Trainable names is not trained, since the loss does not hang on it.
 func (t *Trainer) reachesAll(l *lossGraph) error {
 	for _, glob := range t.cfg.Trainable {
+		if strings.HasPrefix(glob, "!") {
+			continue
+		}
 		matches := func(name string) bool {
 			return slices.ContainsFunc(append(t.names.at(name), name), func(name string) bool {
 				ok, _ := path.Match(glob, name)
@@ -529,36 +532,40 @@ func (t *Trainer) compile(work *onnx.Model, loss *onnx.Value, outs []*onnx.Value
 func (t *Trainer) choose(may func(*onnx.Value) bool) ([]*onnx.Value, error) {
 	var chosen []*onnx.Value
 	matched := make([]bool, len(t.cfg.Trainable))
+	all := !slices.ContainsFunc(t.cfg.Trainable, func(glob string) bool { return !strings.HasPrefix(glob, "!") })
 	for _, v := range t.model.Graph.Inits {
 		if !may(v) {
 			continue
 		}
-		whole, held := len(t.cfg.Trainable) == 0, t.names.at(v.Name)
+		held := t.names.at(v.Name)
 		constant := (isConstant(v) || t.derived[v.Name]) && len(held) == 0
-		whole = whole && !constant
-		some := 0
-		parts := make([]bool, len(held))
+		names := append(held, v.Name) // the last one is that of all parts
+		on, off := make([]bool, len(names)), make([]bool, len(names))
+		on[len(held)] = all && !constant
 		for i, glob := range t.cfg.Trainable {
-			ok, err := path.Match(glob, v.Name)
-			if err != nil {
-				return nil, fmt.Errorf("trainable %q: %w", glob, err)
-			}
-			ok = ok && (!constant || glob == v.Name)
-			whole, matched[i] = whole || ok, matched[i] || ok
-			for k, name := range held {
-				if ok, _ := path.Match(glob, name); ok {
-					matched[i] = true
-					if !parts[k] {
-						parts[k] = true
-						some++
-					}
+			glob, not := strings.CutPrefix(glob, "!")
+			for k, name := range names {
+				ok, err := path.Match(glob, name)
+				if err != nil {
+					return nil, fmt.Errorf("trainable %q: %w", t.cfg.Trainable[i], err)
+				}
+				if ok && not {
+					off[k], matched[i] = true, true
+				} else if ok && (!constant || glob == name) {
+					on[k], matched[i] = true, true
 				}
 			}
 		}
-		if !whole && some > 0 && some < len(held) {
+		some, whole := 0, len(held)
+		for k := range held {
+			if (on[k] || on[whole]) && !off[k] && !off[whole] {
+				some++
+			}
+		}
+		if some > 0 && some < len(held) {
 			return nil, fmt.Errorf("trainable: initializer %q holds %s, which can only be trained together", v.Name, strings.Join(held, ", "))
 		}
-		if whole || some > 0 {
+		if some > 0 || len(held) == 0 && on[whole] && !off[whole] {
 			chosen = append(chosen, v)
 		}
 	}

@@ -118,7 +118,7 @@ func FuzzConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		_, _ = c.loss()
+		_, _ = c.Loss.loss()
 		_, _ = c.optimizer()
 		_, _ = c.schedule(100)
 	})

@@ -178,7 +178,7 @@ func (r *tuning) openLog() (f *os.File, err error) {
 
 // prepare reads the files and makes the trainer.
 func (r *tuning) prepare() error {
-	loss, err := r.config.loss()
+	loss, err := r.Loss.loss()
 	if err != nil {
 		return usageError{err}
 	}
@@ -220,9 +220,7 @@ func (r *tuning) prepare() error {
 		return err
 	}
 	types := map[string]tensor.DType{}
-	if r.Loss.Kind == "cross_entropy" || r.Loss.Kind == "nll" {
-		types[r.Loss.Target] = tensor.Int64 // classes
-	}
+	r.Loss.classes(func(target string) { types[target] = tensor.Int64 })
 	for _, v := range m.Graph.Inputs {
 		if v.Type != nil {
 			types[v.Name] = v.Type.Elem

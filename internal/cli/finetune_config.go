@@ -31,15 +31,7 @@ type config struct {
 		Shuffle   bool           `yaml:"shuffle"`
 		Seed      uint64         `yaml:"seed"`
 	} `yaml:"data"`
-	Loss struct {
-		Kind           string    `yaml:"kind"`
-		Output         string    `yaml:"output"`
-		Target         string    `yaml:"target"`
-		IgnoreIndex    *int64    `yaml:"ignore_index"`
-		Weight         []float64 `yaml:"weight"`
-		LabelSmoothing float64   `yaml:"label_smoothing"`
-		Delta          float64   `yaml:"delta"`
-	} `yaml:"loss"`
+	Loss      loss `yaml:"loss"`
 	Optimizer struct {
 		Kind        string    `yaml:"kind"`
 		LR          float64   `yaml:"lr"`
@@ -85,6 +77,53 @@ type config struct {
 	Plot              string             `yaml:"plot"`
 	OutStateDict      string             `yaml:"out_state_dict"`
 	TrainingGraph     string             `yaml:"training_graph"`
+}
+
+// loss is a loss, or a sum of some.
+type loss struct {
+	Kind           string    `yaml:"kind"`
+	Output         string    `yaml:"output"`
+	Target         string    `yaml:"target"`
+	IgnoreIndex    *int64    `yaml:"ignore_index"`
+	Weight         []float64 `yaml:"weight"`
+	LabelSmoothing float64   `yaml:"label_smoothing"`
+	Delta          float64   `yaml:"delta"`
+	Factor         *float64  `yaml:"factor"`
+	Terms          []loss    `yaml:"terms"`
+}
+
+// check says which key, of those of that section, is missing or one too many.
+func (l *loss) check(section string) error {
+	if l.Kind == "sum" {
+		if l.Output != "" || l.Target != "" {
+			return fmt.Errorf("%s.output and %s.target are no keys of the kind sum, whose terms have their own", section, section)
+		}
+		if len(l.Terms) == 0 {
+			return fmt.Errorf("key %s.terms is missing", section)
+		}
+		for i := range l.Terms {
+			if err := l.Terms[i].check(fmt.Sprintf("%s.terms[%d]", section, i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, need := range []struct{ key, value string }{{"kind", l.Kind}, {"output", l.Output}, {"target", l.Target}} {
+		if need.value == "" {
+			return fmt.Errorf("key %s.%s is missing", section, need.key)
+		}
+	}
+	return nil
+}
+
+// classes calls f with the names of targets that are classes.
+func (l *loss) classes(f func(target string)) {
+	if l.Kind == "cross_entropy" || l.Kind == "nll" {
+		f(l.Target)
+	}
+	for i := range l.Terms {
+		l.Terms[i].classes(f)
+	}
 }
 
 // globs is a list, or one of them.
@@ -163,9 +202,10 @@ var configKeys = map[string]string{
 	"data.train": ".npz of training arrays", "data.valid": ".npz of validation arrays",
 	"data.batch_axis": "axis of the examples, by array, where it is not the first: {x: 1}",
 	"data.batch_size": "examples a batch", "data.drop_last": "leave out the examples at the end that fill no batch", "data.shuffle": "shuffle before each epoch", "data.seed": "seed of the shuffle",
-	"loss.kind": "cross_entropy, nll, mse, l1, huber or bce_with_logits", "loss.output": "the model output that the loss reads",
+	"loss.kind": "cross_entropy, nll, mse, l1, huber, bce_with_logits or sum", "loss.output": "the model output that the loss reads",
 	"loss.target": "the array that it should be", "loss.ignore_index": "targets that do not count",
 	"loss.weight": "a weight for each class", "loss.label_smoothing": "share of the target given to all classes", "loss.delta": "where huber turns linear",
+	"loss.factor": "what the loss is multiplied by", "loss.terms": "of sum, losses: [{kind: mse, output: y, target: z, factor: 0.5}, …]",
 	"optimizer.kind": "sgd, adam, adamw, rmsprop or adagrad", "optimizer.lr": "learning rate", "optimizer.momentum": "momentum",
 	"optimizer.dampening": "dampening", "optimizer.nesterov": "Nesterov momentum", "optimizer.weight_decay": "weight decay",
 	"optimizer.betas": "Adam's betas: [0.9, 0.999]", "optimizer.eps": "epsilon", "optimizer.alpha": "RMSprop's alpha",
@@ -178,7 +218,7 @@ var configKeys = map[string]string{
 	"tie":                 "COPY=OF, weights that are one parameter, as they are or transposed, or a glob over such as are equal",
 	"straight_through":    "let gradients through what rounds, and train quantized weights",
 	"padding_idx":         "rows of embeddings, by name, that get no gradient where they are looked up, as PyTorch's padding_idx: {embed.weight: 0}",
-	"trainable":           "globs over parameter names: [\"fc.*\"]", "l1": "weight of the sum of the weights' magnitudes", "l2": "weight of the sum of their squares",
+	"trainable":           "globs over parameter names: [\"fc.*\"], or with ! of those that are not trained: [\"!features.*\"]", "l1": "weight of the sum of the weights' magnitudes", "l2": "weight of the sum of their squares",
 	"clip_value": "greatest magnitude of a gradient's element", "clip_norm": "greatest norm of the gradients",
 	"loss_scale": "factor of the loss in the gradients, 0: adapted for float16 weights", "accumulate": "batches to a step",
 	"epochs": "times over the data", "steps": "steps, in place of epochs", "patience": "stop after so many epochs without a better validation loss",
@@ -207,7 +247,7 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 	}
 	for key, text := range set {
 		var v any
-		if err := yaml.Unmarshal([]byte(text), &v); err != nil {
+		if err := yaml.Unmarshal([]byte(text), &v); err != nil || key == "trainable" && strings.HasPrefix(text, "!") {
 			if key != "untie" && key != "tie" && key != "trainable" {
 				return nil, fmt.Errorf("--%s: %w", key, err)
 			}
@@ -242,11 +282,13 @@ func parseConfig(data []byte, set map[string]string) (*config, error) {
 		return nil, err
 	}
 	for _, need := range []struct{ key, value string }{
-		{"model", c.Model}, {"out", c.Out}, {"data.train", c.Data.Train}, {"loss.kind", c.Loss.Kind},
-		{"loss.output", c.Loss.Output}, {"loss.target", c.Loss.Target}, {"optimizer.kind", c.Optimizer.Kind}} {
+		{"model", c.Model}, {"out", c.Out}, {"data.train", c.Data.Train}, {"optimizer.kind", c.Optimizer.Kind}} {
 		if need.value == "" {
 			return nil, fmt.Errorf("key %s is missing", need.key)
 		}
+	}
+	if err := c.Loss.check("loss"); err != nil {
+		return nil, err
 	}
 	switch finetune.Mode(c.Mode) {
 	case "", finetune.AsExported, finetune.Train, finetune.Eval:
@@ -332,7 +374,7 @@ func checkWhole(key string, v any, t reflect.Type) error {
 
 // keysOf is the keys of a section that only some of its kinds know, by kind.
 var keysOf = map[string]map[string]string{
-	"loss": {"cross_entropy": "ignore_index weight label_smoothing", "nll": "ignore_index weight", "huber": "delta"},
+	"loss": {"cross_entropy": "ignore_index weight label_smoothing", "nll": "ignore_index weight", "huber": "delta", "sum": "terms"},
 	"optimizer": {"sgd": "momentum dampening nesterov", "adam": "betas eps", "adamw": "betas eps", "rmsprop": "alpha eps momentum centered",
 		"adagrad": "lr_decay eps initial_accumulator_value"},
 	"schedule": {"step": "step_size gamma", "multistep": "milestones gamma", "exponential": "gamma", "cosine": "t_max eta_min", "linear": "start_factor end_factor total_iters",
@@ -340,7 +382,7 @@ var keysOf = map[string]map[string]string{
 }
 
 // notZero are the keys of numbers of which there is one if they are left out, and to which 0 would be no other.
-var notZero = []string{"data.batch_size", "accumulate", "loss.delta", "batch_norm_momentum", "optimizer.lr", "optimizer.eps", "optimizer.alpha", "schedule.gamma", "schedule.t_max", "schedule.start_factor",
+var notZero = []string{"loss.delta", "optimizer.lr", "optimizer.eps", "optimizer.alpha", "schedule.gamma", "schedule.t_max", "schedule.start_factor",
 	"schedule.total_iters", "schedule.max_lr", "schedule.total_steps", "schedule.pct_start", "schedule.div_factor", "schedule.final_div_factor", "schedule.factor", "schedule.eps"}
 
 // checkKeys refuses what would be passed over in silence: keys that the kind of loss, optimizer or schedule does not know, and zeros that would be taken
@@ -348,32 +390,45 @@ var notZero = []string{"data.batch_size", "accumulate", "loss.delta", "batch_nor
 func checkKeys(tree map[string]any) error {
 	for _, section := range []string{"loss", "optimizer", "schedule"} {
 		set, _ := tree[section].(map[string]any)
-		kind, _ := set["kind"].(string)
-		for _, key := range slices.Sorted(maps.Keys(set)) {
-			some := false // it is of some kinds alone
-			for _, keys := range keysOf[section] {
-				some = some || slices.Contains(strings.Fields(keys), key)
-			}
-			known, ok := keysOf[section][kind]
-			if !some || slices.Contains(strings.Fields(known), key) || !ok && kind != "" && section != "loss" { // a kind that there is not is told later
-				continue
-			}
-			if kind == "" {
-				kind = "none"
-			}
-			return fmt.Errorf("%s.%s is no key of the kind %s", section, key, kind)
+		if err := checkKind(section, section, set); err != nil {
+			return err
 		}
 	}
-	for _, path := range notZero {
-		section, key, ok := strings.Cut(path, ".")
-		at := tree
-		if !ok {
-			key = section
-		} else if at, ok = tree[section].(map[string]any); !ok {
+	data, _ := tree["data"].(map[string]any)
+	for key, v := range map[string]any{"data.batch_size": data["batch_size"], "accumulate": tree["accumulate"], "batch_norm_momentum": tree["batch_norm_momentum"]} {
+		if v == 0 || v == 0.0 {
+			return fmt.Errorf("%s must not be 0", key)
+		}
+	}
+	return nil
+}
+
+// checkKind refuses keys of a section, at path, that its kind does not know, and likewise of the terms of a sum.
+func checkKind(section, path string, set map[string]any) error {
+	kind, _ := set["kind"].(string)
+	for _, key := range slices.Sorted(maps.Keys(set)) {
+		some := false // it is of some kinds alone
+		for _, keys := range keysOf[section] {
+			some = some || slices.Contains(strings.Fields(keys), key)
+		}
+		known, ok := keysOf[section][kind]
+		if v := set[key]; slices.Contains(notZero, section+"."+key) && (v == 0 || v == 0.0) {
+			return fmt.Errorf("%s.%s must not be 0", path, key)
+		}
+		if !some || slices.Contains(strings.Fields(known), key) || !ok && kind != "" && section != "loss" { // a kind that there is not is told later
 			continue
 		}
-		if v, ok := at[key]; ok && (v == 0 || v == 0.0) {
-			return fmt.Errorf("%s must not be 0", path)
+		if kind == "" {
+			kind = "none"
+		}
+		return fmt.Errorf("%s.%s is no key of the kind %s", path, key, kind)
+	}
+	terms, _ := set["terms"].([]any)
+	for i, term := range terms {
+		if set, ok := term.(map[string]any); ok {
+			if err := checkKind(section, fmt.Sprintf("%s.terms[%d]", path, i), set); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -461,23 +516,39 @@ func byteCount(s string) (int64, bool) {
 	return 0, false
 }
 
-func (c *config) loss() (finetune.Loss, error) {
-	l := c.Loss
+// loss makes the loss.
+func (l *loss) loss() (finetune.Loss, error) {
+	var made finetune.Loss
 	switch l.Kind {
 	case "cross_entropy":
-		return finetune.CrossEntropy{Output: l.Output, Target: l.Target, IgnoreIndex: l.IgnoreIndex, Weight: l.Weight, LabelSmoothing: l.LabelSmoothing}, nil
+		made = finetune.CrossEntropy{Output: l.Output, Target: l.Target, IgnoreIndex: l.IgnoreIndex, Weight: l.Weight, LabelSmoothing: l.LabelSmoothing}
 	case "nll":
-		return finetune.NLL{Output: l.Output, Target: l.Target, IgnoreIndex: l.IgnoreIndex, Weight: l.Weight}, nil
+		made = finetune.NLL{Output: l.Output, Target: l.Target, IgnoreIndex: l.IgnoreIndex, Weight: l.Weight}
 	case "mse":
-		return finetune.MSE{Output: l.Output, Target: l.Target}, nil
+		made = finetune.MSE{Output: l.Output, Target: l.Target}
 	case "l1":
-		return finetune.L1{Output: l.Output, Target: l.Target}, nil
+		made = finetune.L1{Output: l.Output, Target: l.Target}
 	case "huber":
-		return finetune.Huber{Output: l.Output, Target: l.Target, Delta: l.Delta}, nil
+		made = finetune.Huber{Output: l.Output, Target: l.Target, Delta: l.Delta}
 	case "bce_with_logits":
-		return finetune.BCEWithLogits{Output: l.Output, Target: l.Target}, nil
+		made = finetune.BCEWithLogits{Output: l.Output, Target: l.Target}
+	case "sum":
+		var sum finetune.Sum
+		for i := range l.Terms {
+			term, err := l.Terms[i].loss()
+			if err != nil {
+				return nil, err
+			}
+			sum = append(sum, finetune.Term{Loss: term, Weight: 1})
+		}
+		made = sum
+	default:
+		return nil, fmt.Errorf("loss.kind %q is none of cross_entropy, nll, mse, l1, huber, bce_with_logits, sum", l.Kind)
 	}
-	return nil, fmt.Errorf("loss.kind %q is none of cross_entropy, nll, mse, l1, huber, bce_with_logits", l.Kind)
+	if l.Factor != nil {
+		made = finetune.Sum{{Loss: made, Weight: *l.Factor}}
+	}
+	return made, nil
 }
 
 func (c *config) optimizer() (finetune.Optimizer, error) {
