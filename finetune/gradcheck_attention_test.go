@@ -30,6 +30,29 @@ func attentionCases(add addCase) {
 	add("Attention", 23, "a mask's own, of heads", attrs{i("is_causal", 1)}, signed(2, 2, 3, 2), signed(2, 2, 3, 2), signed(2, 2, 3, 2), signed(1, 2, 3, 3))
 	add("Attention", 24, "a mask's own, of the first keys", nil, signed(1, 2, 2, 2), signed(1, 2, 4, 2), signed(1, 2, 4, 2), signed(2, 3))
 
+	// What passes make of products around a softmax. Heads lie behind rows, or keys as columns.
+	strided := func(name string, as attrs, in ...*gradInput) {
+		add("Attention", 1, "strided, "+name, append(attrs{f("scale", 0.4), ops.IntsAttr("perm_v", 1, 0, 2), ops.IntsAttr("perm_y", 1, 0, 2)}, as...), in...).domain = ops.Internal
+	}
+	rows, columns := attrs{ops.IntsAttr("perm_q", 1, 0, 2), ops.IntsAttr("perm_k", 1, 0, 2)}, attrs{ops.IntsAttr("perm_q", 0, 1, 2), ops.IntsAttr("perm_k", 0, 2, 1)}
+	ofRows := func(more ...*gradInput) []*gradInput { return append([]*gradInput{signed(3, 2, 4), signed(5, 2, 4), signed(5, 2, 6)}, more...) }
+	strided("rows", rows, ofRows()...)
+	strided("columns", columns, signed(2, 3, 4), signed(2, 4, 5), signed(5, 2, 6))
+	strided("one tensor thrice", rows, same3(signed(3, 2, 4))...)
+	strided("an addend of its own", rows, ofRows(signed(3, 1))...)
+	strided("an addend", rows, ofRows(fixed(tensor.New([]float64{0.5, -1, 0, 2, -3}, 1, 5)))...)
+	holds := bools([]int{3, 5}, true, false, true, false, false, false, false, false, true, false, true, true, true, true, false)
+	for where := range int64(2) {
+		mask := append(attrs{f("fill", -2), i("fill_where", where), i("fill_last", where)}, rows...)
+		strided(fmt.Sprint("a mask, where ", where), mask, ofRows(nil, holds)...)
+		strided(fmt.Sprint("a mask and an addend, where ", where), mask, ofRows(fixed(tensor.New([]float64{0.5, -1, 0}, 1, 3, 1)), holds)...)
+	}
+	strided("matrices that repeat", rows, signed(3, 2, 4), signed(5, 1, 4), signed(5, 2, 6))
+	strided("more than a tile of rows", rows, signed(300, 1, 2), signed(220, 1, 2), signed(220, 1, 2))
+	strided("nothing to look at", rows, signed(3, 2, 4), signed(0, 2, 4), signed(0, 2, 6))
+	strided("no columns", rows, signed(3, 2, 0), signed(5, 2, 0), signed(5, 2, 6))
+	strided("no columns of values", rows, signed(3, 2, 4), signed(5, 2, 4), signed(5, 2, 0))
+
 	for mode := range int64(4) {
 		as := func(more ...*onnx.Attribute) attrs { return append(more, i("qk_matmul_output_mode", mode)) }
 		add("Attention", 23, fmt.Sprint("scores, mode ", mode), as(f("softcap", 0.7)), signed(1, 2, 3, 4), signed(1, 2, 5, 4), signed(1, 2, 5, 2), signed(3, 5)).outs = 4

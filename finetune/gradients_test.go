@@ -62,6 +62,66 @@ func TestGeluIsFound(t *testing.T) {
 	}
 }
 
+// Attention that is spelled out is differentiated as one, but where what is added to its scores is trained.
+func TestAttentionIsFound(t *testing.T) {
+	b := onnx.NewBuilder("attention", 17)
+	data := func(n int) []float32 {
+		d := make([]float32, n)
+		for i := range d {
+			d[i] = float32(i*7%11)/5 - 1
+		}
+		return d
+	}
+	x := b.Input("x", tensor.Float32, 2, 5, 6)
+	perm := func(v *onnx.Value, axes ...int64) *onnx.Value {
+		return b.Node("Transpose", []*onnx.Value{v}, onnx.IntsAttr("perm", axes...))
+	}
+	heads := func(name string) *onnx.Value {
+		w := b.Init(name, tensor.New(data(36), 6, 6))
+		return b.Op("Reshape", b.Op("MatMul", x, w), b.Const(tensor.New([]int64{2, 5, 2, 3})))
+	}
+	q, k, v := perm(heads("q"), 0, 2, 1, 3), perm(heads("k"), 0, 2, 3, 1), perm(heads("v"), 0, 2, 1, 3)
+	bias := b.Init("bias", tensor.New(data(50), 2, 5, 5))
+	scores := b.Op("Add", b.Op("Div", b.Op("MatMul", q, k), b.Const(tensor.Scalar(float32(1.7)))), bias)
+	y := perm(b.Op("MatMul", b.Node("Softmax", []*onnx.Value{scores}, onnx.IntAttr("axis", -1)), v), 0, 2, 1, 3)
+	b.Output("y", y, tensor.Float32, 2, 5, 2, 3)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := Batch{"x": tensor.New(data(60), 2, 5, 6), "target": tensor.New(make([]float32, 60), 2, 5, 2, 3)}
+	var grads [2]map[string]*tensor.Tensor
+	for i, trained := range [][]string{{"q", "k", "v"}, {"q", "k", "v", "bias"}} {
+		p := &runtime.Profile{}
+		tr, err := New(m, Config{Loss: MSE{Output: "y", Target: "target"}, Optimizer: SGD{}, Trainable: trained, Threads: 1, Profile: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		if _, grads[i], err = tr.Gradients(context.Background(), batch); err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for _, n := range p.ByNode {
+			found = found || n.Op == "StridedAttentionGrad"
+		}
+		if found != (i == 0) {
+			t.Errorf("with %v trained: attention found is %v", trained, found)
+		}
+	}
+	for name, d := range grads[0] {
+		want := tensor.Float64s(grads[1][name])
+		for i, v := range tensor.Float64s(d) {
+			if math.Abs(v-want[i]) > 1e-6 {
+				t.Errorf("gradient of %s: element %d is %v and %v", name, i, v, want[i])
+			}
+		}
+	}
+	if tensor.Float64At(grads[1]["bias"], 1) == 0 {
+		t.Error("no gradient came to the bias")
+	}
+}
+
 // The mean's gradients are the sum's divided by the number of elements, what the output does not hang on has zeros, and an
 // output that does not exist is an error.
 func TestOutputGradients(t *testing.T) {

@@ -68,7 +68,7 @@ func unwritten(err error) bool {
 
 // noStandardForm says of the internal operators without a standard form why they need none.
 var noStandardForm = map[string][]string{
-	"passes put it in when a graph is run": {"Attention", "BlockedAveragePool", "BlockedConv", "BlockedMaxPool", "BlockedMean", "BlockedScale", "ByteTable", "Conv", "EmbeddingRNN", "FromBlocked",
+	"passes put it in when a graph is run": {"BlockedAveragePool", "BlockedConv", "BlockedMaxPool", "BlockedMean", "BlockedScale", "ByteTable", "Conv", "EmbeddingRNN", "FromBlocked",
 		"Linear", "MatMul", "Pointwise", "QLinearMatMul", "SelectRows", "ToBlocked"},
 }
 

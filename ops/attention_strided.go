@@ -15,26 +15,10 @@ import (
 func init() {
 	register(
 		// Q, K, V, an addend to the scores, a condition under which scores are "fill": where it holds, or where it does not if "fill_where"
-		// is 0; that comes after the addition if "fill_last". "perm_q", "perm_k", "perm_v" are the permutations that give [any…, rows, columns]
+		// is 0; that comes after the addition if "fill_last". Gives the result and, if wanted, the probabilities. "perm_q", "perm_k", "perm_v" are the permutations that give [any…, rows, columns]
 		// each, and "perm_y" is that of the result, of which the last axis stays the last.
-		Op{Domain: Internal, Name: "Attention", Since: []int{1}, MinIn: 3, MaxIn: 5, Types: []TypeSet{Floats, Floats, Floats, Floats, Bools},
-			Infer: func(n *Node) ([]Info, error) {
-				var in [5][]Dim
-				for i := range n.In {
-					if !n.Has(i) {
-						continue
-					}
-					if !n.In[i].Ranked {
-						return []Info{Unranked(n.In[0].DType)}, nil
-					}
-					in[i] = n.In[i].Shape
-				}
-				shape, err := attentionShape(n, in, D(1), BroadcastDims)
-				if err != nil {
-					return nil, err
-				}
-				return []Info{Tensor(n.In[0].DType, shape.result...)}, nil
-			},
+		Op{Domain: Internal, Name: "Attention", Since: []int{1}, MinIn: 3, MaxIn: 5, MinOut: 1, MaxOut: 2, Types: []TypeSet{Floats, Floats, Floats, Floats, Bools},
+			Infer: inferStridedAttention, Grad: gradStridedAttention, Portable: portableStridedAttention,
 			FLOPs: func(c *Ctx) int64 {
 				s, err := stridedAttentionOf(c)
 				if err != nil {
@@ -46,6 +30,25 @@ func init() {
 				return Table{tensor.Float32: attendStrided[float32], tensor.Float64: attendStrided[float64]}.By(0), nil
 			}},
 	)
+}
+
+func inferStridedAttention(n *Node) ([]Info, error) {
+	d := n.In[0].DType
+	var in [5][]Dim
+	for i := range n.In {
+		if !n.Has(i) {
+			continue
+		}
+		if !n.In[i].Ranked {
+			return []Info{Unranked(d), Unranked(d)}, nil
+		}
+		in[i] = n.In[i].Shape
+	}
+	s, err := attentionShape(n, in, D(1), BroadcastDims)
+	if err != nil {
+		return nil, err
+	}
+	return []Info{Tensor(d, s.result...), Tensor(d, append(slices.Clone(s.outer), s.rows, s.total)...)}, nil
 }
 
 // attentionShapes is the sizes of attention, known or not, and of its result as it lies.
@@ -235,6 +238,13 @@ func attendStrided[T kernel.Float](c *Ctx) error {
 	if t := c.In(4); t != nil {
 		a.masked = t.Bytes()
 	}
+	if c.Wants(1) {
+		p, err := c.Alloc(1, tensor.TypeOf[T](), append(slices.Clone(s.outer), s.rows, s.total)...)
+		if err != nil {
+			return err
+		}
+		a.ps = tensor.Data[T](p)
+	}
 	if s.total == 0 {
 		clear(a.ys)
 		return nil
@@ -247,6 +257,7 @@ func attendStrided[T kernel.Float](c *Ctx) error {
 type attendant[T kernel.Float] struct {
 	*stridedAttention
 	qs, ks, vs, ys, addend []T
+	ps                     []T // the probabilities, if they are kept
 	masked                 []byte
 	filled                 byte // what masked has where the scores are fill
 }
@@ -265,13 +276,27 @@ func (a attendant[T]) Part(lo, hi int) {
 func (a attendant[T]) attend(room []T, m, r, n int) {
 	add, cond := a.add.at(a.outer, m)+r*a.add.row, a.cond.at(a.outer, m)+r*a.cond.row
 	var sums [stridedRows]T
-	total := a.reach(add, cond, n)
+	total := a.total
+	if a.ps != nil {
+		room = a.ps[(m*a.rows+r)*total:][:n*total]
+	} else {
+		total = a.reach(add, cond, n)
+	}
 	if !a.probabilities(room, sums[:n], m, r, total, add, cond) {
 		total = a.total
 		a.probabilities(room, sums[:n], m, r, total, add, cond)
 	}
+	if a.ps != nil {
+		for i := range n {
+			p := room[i*total:][:total]
+			kernel.Scale(p, p, 1/sums[i])
+		}
+	}
 	v, y := a.v.at(a.outer, m), a.y.at(a.outer, m)+r*a.y.row
 	kernel.Gemm(nil, false, false, n, a.size, total, 1, room, total, a.vs[v:], a.v.row, 0, a.ys[y:], a.y.row)
+	if a.ps != nil {
+		return
+	}
 	for i, sum := range sums[:n] {
 		out := a.ys[y+i*a.y.row:][:a.size]
 		kernel.Scale(out, out, 1/sum)

@@ -16,10 +16,56 @@ func attentions(r *rewriter) {
 	for _, n := range slices.Clone(r.graph.Nodes) {
 		if r.graphOf[n] == r.graph && (is(n, "MatMul") || is(n, "Einsum")) {
 			if a := r.attentionOf(n); a != nil {
-				a.build()
+				a.put(a.node(), a.last, a.first)
 			}
 		}
 	}
+}
+
+// attentionsToTrain does so where a kernel has the gradient, which none of what is added to the scores may hang on.
+func attentionsToTrain(r *rewriter, trained []*onnx.Value) {
+	for _, n := range slices.Clone(r.graph.Nodes) {
+		if r.graphOf[n] != r.graph || !is(n, "MatMul") && !is(n, "Einsum") {
+			continue
+		}
+		a := r.attentionOf(n)
+		if a == nil || a.add != nil && r.hangsOn(a.add, trained, map[*onnx.Value]bool{}) {
+			continue
+		}
+		fresh := a.node()
+		var infos []ops.Info
+		for _, v := range fresh.Inputs {
+			infos = append(infos, r.infos[v])
+		}
+		if ops.AttentionKept(fresh, infos) {
+			fresh.Opset = ops.GradOpset // the model does not import the domain
+			a.put(fresh, a.last, a.first)
+			continue
+		}
+		for i := range fresh.Inputs {
+			fresh.SetInput(i, nil)
+		}
+	}
+}
+
+// hangsOn reports whether v is computed from any of others; seen is what has been looked at.
+func (r *rewriter) hangsOn(v *onnx.Value, others []*onnx.Value, seen map[*onnx.Value]bool) bool {
+	if v == nil || seen[v] {
+		return false
+	}
+	seen[v] = true
+	if slices.Contains(others, v) {
+		return true
+	}
+	n := v.Def()
+	if n == nil {
+		return r.graph != r.model.Graph && v.Const == nil // of another graph
+	}
+	reads := slices.Clone(n.Inputs)
+	for _, g := range n.Graphs() {
+		reads = append(reads, g.Captures()...)
+	}
+	return slices.ContainsFunc(reads, func(w *onnx.Value) bool { return r.hangsOn(w, others, seen) })
 }
 
 // matrices is an operand of a product: a value, and the permutation of its axes that gives [any…, rows, columns].
@@ -318,7 +364,8 @@ func (r *rewriter) product(n *onnx.Node) (a, b matrices, result []int64, ok bool
 	return a, b, places(natural, []byte(out)), true
 }
 
-func (a *attention) build() {
+// node is the attention as one node.
+func (a *attention) node() *onnx.Node {
 	fresh := internal("Attention", []*onnx.Value{a.q.value, a.k.value, a.v.value}, onnx.FloatAttr("scale", float32(a.scale)),
 		onnx.IntsAttr("perm_q", a.q.perm...), onnx.IntsAttr("perm_k", a.k.perm...), onnx.IntsAttr("perm_v", a.v.perm...), onnx.IntsAttr("perm_y", a.result...))
 	if a.add != nil {
@@ -335,5 +382,5 @@ func (a *attention) build() {
 			fresh.SetAttr(onnx.IntAttr(name, i))
 		}
 	}
-	a.put(fresh, a.last, a.first)
+	return fresh
 }

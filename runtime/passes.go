@@ -103,6 +103,7 @@ func Fuse(m *onnx.Model, trained []*onnx.Value) error {
 	m.Graph.Walk(func(g *onnx.Graph) {
 		r.graph = g
 		gelu(r)
+		attentionsToTrain(r, trained)
 	})
 	return nil
 }

@@ -62,6 +62,7 @@ type vectorKernels struct {
 	squaredDeviations func(x []float32, mean float32) float32
 	dotDeviations     func(x, y []float32, mean float32) float32
 	deviationGrad     func(dst, dy, x []float32, mean, a, b, c float32)
+	mulDeviation      func(dst, x, y []float32, mean float32)
 
 	lstmCell func(i, o, f, a, c, next, hidden, tanhC *float32, n int)
 	gruCell  func(z, r, m, rec, prev, hidden *float32, n int)

@@ -45,6 +45,19 @@ func LogSoftmaxRow[T Float](dst, x []T) {
 	}
 }
 
+// SoftmaxGradRow sets dst[i] = p[i]·(dp[i] - Σ p[j]·dp[j]), the gradient by what softmax made p of, from dp, that by p. dst may be dp.
+func SoftmaxGradRow[T Float](dst, p, dp []T) {
+	mean := Dot(p, dp)
+	sameLen("SoftmaxGradRow", len(dst), len(p))
+	if is32[T]() && vector.mulDeviation != nil {
+		vector.mulDeviation(f32(dst), f32(p), f32(dp), float32(mean))
+		return
+	}
+	for i, v := range p {
+		dst[i] = v * (dp[i] - mean)
+	}
+}
+
 // expSum sets dst[i] = e^(x[i]-shift) and returns the sum of dst.
 func expSum[T Float](dst, x []T, shift T) T {
 	if is32[T]() && vector.expSum != nil {

@@ -3120,6 +3120,46 @@ done:
 	VZEROUPPER
 	RET
 
+// func mulDeviationAVX512(dst []float32, x []float32, y []float32, mean float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·mulDeviationAVX512(SB), NOSPLIT, $0-76
+	MOVQ         x_len+32(FP), AX
+	MOVQ         x_base+24(FP), CX
+	MOVQ         y_base+48(FP), DX
+	MOVQ         dst_base+0(FP), BX
+	VBROADCASTSS mean+72(FP), Z0
+	SUBQ         $+16, AX
+	JL           tail
+
+loop:
+	VMOVUPS (CX), Z1
+	VMOVUPS (DX), Z2
+	VSUBPS  Z0, Z2, Z2
+	VMULPS  Z2, Z1, Z1
+	VMOVUPS Z1, (BX)
+	ADDQ    $+64, BX
+	ADDQ    $+64, CX
+	ADDQ    $+64, DX
+	SUBQ    $+16, AX
+	JGE     loop
+
+tail:
+	ADDQ      $+16, AX
+	JZ        done
+	MOVQ      $0x00000001, SI
+	SHLXQ     AX, SI, SI
+	DECQ      SI
+	KMOVW     SI, K1
+	VMOVUPS.Z (CX), K1, Z1
+	VMOVUPS.Z (DX), K1, Z2
+	VSUBPS    Z0, Z2, Z0
+	VMULPS    Z0, Z1, Z0
+	VMOVUPS   Z0, K1, (BX)
+
+done:
+	VZEROUPPER
+	RET
+
 // func mulAddAVX512(dst []float32, x []float32, y []float32, z []float32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·mulAddAVX512(SB), NOSPLIT, $0-96
@@ -7615,6 +7655,46 @@ tail:
 	VMOVUPS     Y5, Y1
 	VFMADD231PS Y4, Y0, Y1
 	VMASKMOVPS  Y1, Y2, (SI)
+
+done:
+	VZEROUPPER
+	RET
+
+// func mulDeviationAVX2(dst []float32, x []float32, y []float32, mean float32)
+// Requires: AVX
+TEXT ·mulDeviationAVX2(SB), NOSPLIT, $0-76
+	MOVQ         x_len+32(FP), AX
+	MOVQ         x_base+24(FP), CX
+	MOVQ         y_base+48(FP), DX
+	MOVQ         dst_base+0(FP), BX
+	VBROADCASTSS mean+72(FP), Y0
+	SUBQ         $+8, AX
+	JL           tail
+
+loop:
+	VMOVUPS (CX), Y1
+	VMOVUPS (DX), Y2
+	VSUBPS  Y0, Y2, Y2
+	VMULPS  Y2, Y1, Y1
+	VMOVUPS Y1, (BX)
+	ADDQ    $+32, BX
+	ADDQ    $+32, CX
+	ADDQ    $+32, DX
+	SUBQ    $+8, AX
+	JGE     loop
+
+tail:
+	ADDQ       $+8, AX
+	JZ         done
+	LEAQ       tailMask<>+32(SB), SI
+	SHLQ       $0x02, AX
+	SUBQ       AX, SI
+	VMOVUPS    (SI), Y1
+	VMASKMOVPS (CX), Y1, Y2
+	VMASKMOVPS (DX), Y1, Y3
+	VSUBPS     Y0, Y3, Y0
+	VMULPS     Y0, Y2, Y0
+	VMASKMOVPS Y0, Y1, (BX)
 
 done:
 	VZEROUPPER

@@ -184,6 +184,11 @@ func deviationGradAVX512(dst, dy, x []float32, mean, a, b, c float32)
 //go:noescape
 func normalizeAVX512(dst, x, scale, bias []float32, mean, invStd float32)
 
+// mulDeviationAVX512 sets dst[i] for i < len(x).
+//
+//go:noescape
+func mulDeviationAVX512(dst, x, y []float32, mean float32)
+
 // mulAddAVX512 sets dst[i] for i < len(x).
 //
 //go:noescape
@@ -372,6 +377,7 @@ var vectorAVX512 = vectorKernels{
 	geluGrad:          geluGradAVX512,
 	deviationGrad:     deviationGradAVX512,
 	normalize:         normalizeAVX512,
+	mulDeviation:      mulDeviationAVX512,
 	mulAdd:            mulAddAVX512,
 	axpy:              axpyAVX512,
 	sum:               sumAVX512,
@@ -586,6 +592,11 @@ func deviationGradAVX2(dst, dy, x []float32, mean, a, b, c float32)
 //go:noescape
 func normalizeAVX2(dst, x, scale, bias []float32, mean, invStd float32)
 
+// mulDeviationAVX2 sets dst[i] for i < len(x).
+//
+//go:noescape
+func mulDeviationAVX2(dst, x, y []float32, mean float32)
+
 // mulAddAVX2 sets dst[i] for i < len(x).
 //
 //go:noescape
@@ -769,6 +780,7 @@ var vectorAVX2 = vectorKernels{
 	geluGrad:          geluGradAVX2,
 	deviationGrad:     deviationGradAVX2,
 	normalize:         normalizeAVX2,
+	mulDeviation:      mulDeviationAVX2,
 	mulAdd:            mulAddAVX2,
 	axpy:              axpyAVX2,
 	sum:               sumAVX2,

@@ -492,6 +492,7 @@ var parametric = []struct {
 	{"normalize", "dst", []string{"x", "scale", "bias"}, []string{"mean", "invStd"}, func(v vec, in, p []V) V {
 		return v.fma(v.mul(v.sub(in[0], p[0]), p[1]), in[1], in[2])
 	}},
+	{"mulDeviation", "dst", []string{"x", "y"}, []string{"mean"}, func(v vec, in, p []V) V { return v.mul(in[0], v.sub(in[1], p[0])) }},
 	{"mulAdd", "dst", []string{"x", "y", "z"}, nil, func(v vec, in, p []V) V { return v.fma(in[0], in[1], in[2]) }},
 	{"axpy", "y", []string{"y", "x"}, []string{"a"}, func(v vec, in, p []V) V { return v.fma(in[1], p[0], in[0]) }},
 }
