@@ -111,15 +111,18 @@ func (g *Grad) total(v *onnx.Value) *onnx.Value {
 
 // sum adds two gradients of v.
 func (g *Grad) sum(v, a, b *onnx.Value) *onnx.Value {
-	if g.Info(v).Kind == onnx.TensorType {
+	if g.slope(v).Kind == onnx.TensorType {
 		return g.Add(a, b)
 	}
 	return g.Internal("SequenceAdd", 1, []*onnx.Value{a, b})[0]
 }
 
-// slope is what is known of a gradient of v: it is like v, but float32 for integers that stand for real numbers.
+// slope is what is known of a gradient of v: it is like v, but float32 for integers that stand for real numbers, and like what an optional holds.
 func (g *Grad) slope(v *onnx.Value) Info {
 	i := g.Info(v).WithoutValue()
+	if i.Kind == onnx.OptionalType {
+		i = i.element()
+	}
 	if i.Kind == onnx.TensorType && i.DType != tensor.Undefined && !i.DType.IsFloat() {
 		i.DType = tensor.Float32
 	}
@@ -128,7 +131,7 @@ func (g *Grad) slope(v *onnx.Value) Info {
 
 // Zeros is a gradient of v that is nothing: zeros of its shape, or a sequence as long as v that stands for such.
 func (g *Grad) Zeros(v *onnx.Value) *onnx.Value {
-	if i := g.slope(v); i.Kind == onnx.TensorType {
+	if i := g.slope(v); g.Info(v).Kind == onnx.TensorType {
 		if i.DType != g.Info(v).DType {
 			return g.ExpandTo(g.Const(tensor.Scalar(float32(0))), v)
 		}

@@ -145,7 +145,7 @@ func newReverse(g *Grad, n *Node, dy []*onnx.Value, states, outer, firstIn, firs
 			continue
 		}
 		r.states = append(r.states, i)
-		d := r.inner.input("d_state", g.Info(out))
+		d := r.inner.input("d_state", g.slope(out))
 		r.seeds[out] = append(r.seeds[out], d)
 		r.wrt = append(r.wrt, in)
 		start := (*onnx.Value)(nil)

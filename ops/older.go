@@ -36,6 +36,19 @@ func init() {
 		"Upsample":           olderResize,
 		"LpPool":             olderLpPool,
 		"GlobalLpPool":       olderLpPool,
+		"Gemm": func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			n.DelAttr("broadcast")
+			return nil, nil
+		},
+		"GridSample": func(g *Grad, n *Node) ([]*onnx.Value, error) {
+			switch n.Str("mode", "") {
+			case "bilinear":
+				n.SetAttr(StringAttr("mode", "linear"))
+			case "bicubic":
+				n.SetAttr(StringAttr("mode", "cubic"))
+			}
+			return nil, nil
+		},
 		"Slice": func(g *Grad, n *Node) ([]*onnx.Value, error) {
 			for i, name := range []string{"starts", "ends", "axes"} {
 				if _, err := attrToInput(name, 1+i, 10)(g, n); err != nil {

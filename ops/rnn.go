@@ -66,6 +66,12 @@ func init() {
 				})
 			},
 			Portable: func(g *Grad, n *Node) ([]*onnx.Value, error) {
+				if len(n.Outputs) > 3 && n.Outputs[3] != nil { // for whom hands it on: no gradient in standard operators reads it
+					tape := n.Outputs[3]
+					n.SetOutput(3, nil)
+					g.Fill(n.Inputs[0], g.Int64s(0), 0).Def().SetOutput(0, tape)
+					g.Infos[tape] = Tensor(g.DType(n.Inputs[0]), D(0))
+				}
 				n.Outputs = n.Outputs[:min(maxOut, len(n.Outputs))]
 				externalize(n.Node)
 				return nil, nil

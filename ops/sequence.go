@@ -178,7 +178,14 @@ func init() {
 				return nil
 			}), Grad: passGrad},
 
-		Op{Domain: Internal, Name: "SequenceZeros", Since: []int{1}, AnyKind: true, NoGrad: noSecond, Portable: portableSequenceZeros, MinIn: 1, Infer: same, Compile: run(func(c *Ctx) error {
+		Op{Domain: Internal, Name: "SequenceZeros", Since: []int{1}, AnyKind: true, NoGrad: noSecond, Portable: portableSequenceZeros, MinIn: 1,
+			Infer: func(n *Node) ([]Info, error) { // of an optional that of what it holds
+				if n.In[0].Kind == onnx.OptionalType {
+					return withoutValues([]Info{n.In[0].element()}), nil
+				}
+				return same(n)
+			},
+			Compile: run(func(c *Ctx) error {
 			z, err := zerosLike(c, c.Value(0))
 			if err != nil {
 				return err

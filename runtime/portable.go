@@ -157,10 +157,11 @@ func tidy(m *onnx.Model) (*onnx.Model, error) {
 	return m, nil
 }
 
-// prune takes away the nodes and weights of g that nothing reads, and says how many nodes that were.
+// prune takes away the nodes and weights of g that nothing reads, and says how many that were, counting also what subgraphs give to nobody.
 func (r *rewriter) prune(g *onnx.Graph) int {
 	gone := 0
 	for _, n := range slices.Backward(slices.Clone(g.Nodes)) {
+		gone += r.pruneOutputs(n)
 		if slices.ContainsFunc(n.Outputs, func(v *onnx.Value) bool { return v != nil && (len(v.Users()) > 0 || r.outputs[v]) }) {
 			continue
 		}
@@ -177,5 +178,45 @@ func (r *rewriter) prune(g *onnx.Graph) int {
 	g.Inits = slices.DeleteFunc(g.Inits, func(v *onnx.Value) bool {
 		return len(v.Users()) == 0 && !r.outputs[v] && !slices.Contains(g.Inputs, v)
 	})
+	return gone
+}
+
+// pruneOutputs takes away what a branch or a body gives and nothing outside reads, as the gradient may of what its kernel would.
+func (r *rewriter) pruneOutputs(n *onnx.Node) (gone int) {
+	lead, states := 0, 0
+	switch {
+	case onnx.CanonicalDomain(n.Domain) != "" || n.Op != "If" && n.Op != "Loop":
+		return 0
+	case n.Op == "Loop":
+		lead, states = 1, len(n.Inputs)-2
+	}
+	graphs := n.Graphs()
+	for i := len(graphs[0].Outputs) - lead - 1; i >= 0; i-- {
+		o := n.Output(i)
+		if o != nil && (len(o.Users()) > 0 || r.outputs[o]) {
+			continue
+		}
+		if i < states { // one that is read for the next run of itself alone
+			before, after := graphs[0].Inputs[2+i], graphs[0].Outputs[lead+i]
+			if len(after.Users()) > 0 || slices.ContainsFunc(before.Users(), func(u *onnx.Node) bool {
+				return slices.ContainsFunc(u.Outputs, func(v *onnx.Value) bool { return v != nil && v != after })
+			}) || r.outputs[before] {
+				continue
+			}
+			n.SetInput(2+i, nil)
+			n.Inputs = slices.Delete(n.Inputs, 2+i, 3+i)
+			graphs[0].Inputs = slices.Delete(graphs[0].Inputs, 2+i, 3+i)
+			states--
+		}
+		for _, g := range graphs {
+			delete(r.outputs, g.Outputs[lead+i])
+			g.Outputs = slices.Delete(g.Outputs, lead+i, lead+i+1)
+		}
+		if i < len(n.Outputs) {
+			n.SetOutput(i, nil)
+			n.Outputs = slices.Delete(n.Outputs, i, i+1)
+		}
+		gone++
+	}
 	return gone
 }
