@@ -38,10 +38,11 @@ func (r *rewriter) part(n *onnx.Node) (i, of int, ok bool) {
 	if err != nil || v[0] < -int64(d.N) || v[0] >= int64(d.N) {
 		return 0, 0, false
 	}
-	if v[0] < 0 {
-		v[0] += int64(d.N)
+	at := int(v[0])
+	if at < 0 {
+		at += d.N
 	}
-	return int(v[0]), d.N, true
+	return at, d.N, true
 }
 
 // unstack makes one Gather of two.
