@@ -450,23 +450,35 @@ func resizeAll(n *Node, axes []axisResize) ([]*axisTaps, error) {
 	return taps, nil
 }
 
+// resizing is how each axis changes and, where it does, its taps.
+type resizing struct {
+	axes []axisResize
+	taps []*axisTaps
+}
+
 func resizeOf(c *Ctx, xs []int) ([]axisResize, []*axisTaps, error) {
 	n := c.Node
-	a, err := resizeInputs(n, func(i int) *tensor.Tensor {
-		if k := resizeInput(n, i); k >= 0 {
-			return c.In(k)
+	r, err := Keep(c, func() (*resizing, error) {
+		a, err := resizeInputs(n, func(i int) *tensor.Tensor {
+			if k := resizeInput(n, i); k >= 0 {
+				return c.In(k)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
 		}
-		return nil
-	})
+		axes, err := resizeShape(n, xs, a)
+		if err != nil {
+			return nil, err
+		}
+		taps, err := resizeAll(n, axes)
+		return &resizing{axes, taps}, err
+	}, 1, 2, 3, 4)
 	if err != nil {
 		return nil, nil, err
 	}
-	axes, err := resizeShape(n, xs, a)
-	if err != nil {
-		return nil, nil, err
-	}
-	taps, err := resizeAll(n, axes)
-	return axes, taps, err
+	return r.axes, r.taps, nil
 }
 
 // pickAxis is a pass in mode nearest.
@@ -483,9 +495,13 @@ func pickAxis[T any](p *kernel.Pool, y, x []T, t *axisTaps, outer, inner int) {
 		return
 	}
 	p.For(outer*t.out, 1+4096/max(1, inner), func(lo, hi int) {
+		block, o := lo/t.out, lo%t.out
 		for i := lo; i < hi; i++ {
-			at := (i/t.out*t.in + t.at[i%t.out]) * inner
+			at := (block*t.in + t.at[o]) * inner
 			copy(y[i*inner:(i+1)*inner], x[at:at+inner])
+			if o++; o == t.out {
+				block, o = block+1, 0
+			}
 		}
 	})
 }

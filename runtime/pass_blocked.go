@@ -150,6 +150,8 @@ func (b *blocker) lower(n *onnx.Node) *onnx.Node {
 	case n.Op == "AveragePool" && n.Int("ceil_mode", 0) == 0 && !slices.Contains([]string{"SAME_UPPER", "SAME_LOWER"}, n.Str("auto_pad", "")) &&
 		(n.Int("count_include_pad", 0) == 1 || !slices.ContainsFunc(n.Ints("pads", nil), func(p int64) bool { return p != 0 })):
 		return internal("BlockedAveragePool", []*onnx.Value{x}, n.Attrs...)
+	case n.Op == "Resize":
+		return b.resize(n, x)
 	case n.Op == "GlobalAveragePool", n.Op == "ReduceMean" && n.Int("keepdims", 1) == 1 && b.reducesSpatial(n, rank):
 		return internal("BlockedMean", []*onnx.Value{x})
 	}
@@ -226,7 +228,17 @@ func (b *blocker) binary(n *onnx.Node) *onnx.Node {
 	channels, rank := b.channels(out), b.infos[out].Rank()
 	for i, v := range n.Inputs {
 		x, o := b.twins[v], n.Inputs[1-i]
-		if x == nil || b.channels(v) != channels || !b.sameShape(v, out) {
+		if x == nil || b.channels(v) != channels {
+			continue
+		}
+		if b.perhapsOfOneSize(v, o) { // whether or not they are: lanes are an axis like others, of one size in both
+			in := []*onnx.Value{x, x}
+			in[1-i] = b.twin(o)
+			fresh := onnx.NewNode(n.Op, in)
+			fresh.Opset = n.Opset
+			return fresh
+		}
+		if !b.sameShape(v, out) {
 			continue
 		}
 		if t := b.constant(o); t != nil {
@@ -248,18 +260,58 @@ func (b *blocker) binary(n *onnx.Node) *onnx.Node {
 		if !b.image(o) || b.infos[o].Rank() != rank || b.channels(o) != channels {
 			continue
 		}
-		if b.sameShape(v, o) {
-			in := []*onnx.Value{x, x}
-			in[1-i] = b.twin(o)
-			fresh := onnx.NewNode(n.Op, in)
-			fresh.Opset = n.Opset
-			return fresh
-		}
 		if gate := b.infos[o].Shape; n.Op == "Mul" && !slices.ContainsFunc(gate[2:], func(d ops.Dim) bool { return d.N != 1 }) {
 			return internal("BlockedScale", []*onnx.Value{x, b.twin(o)})
 		}
 	}
 	return nil
+}
+
+// resize lowers a Resize along spatial axes alone, by constant scales or to constant sizes: the lanes of a block are one more axis that stays.
+func (b *blocker) resize(n *onnx.Node, x *onnx.Value) *onnx.Node {
+	rank := b.infos[n.Outputs[0]].Rank()
+	if b.since(n) < 11 || n.Attr("axes") != nil || n.Str("keep_aspect_ratio_policy", "stretch") != "stretch" ||
+		slices.Contains([]string{"tf_crop_and_resize", "tf_half_pixel_for_nn"}, n.Str("coordinate_transformation_mode", "")) {
+		return nil
+	}
+	in := []*onnx.Value{x, nil, nil, nil}
+	scales, sizes := b.constant(n.Input(2)), b.constant(n.Input(3))
+	switch {
+	case scales != nil && scales.Len() == rank && (n.Input(3) == nil || sizes != nil && sizes.Len() == 0):
+		if tensor.Float64At(scales, 0) != 1 || tensor.Float64At(scales, 1) != 1 || scales.DType() != tensor.Float32 {
+			return nil
+		}
+		in[2] = b.init(n.Outputs[0], tensor.New(append(slices.Clone(tensor.Data[float32](scales)), 1), rank+1))
+	case sizes != nil && sizes.Len() == rank && (n.Input(2) == nil || scales != nil && scales.Len() == 0):
+		to, err := sizes.Int64s()
+		from := b.infos[n.Inputs[0]].Shape
+		if err != nil || int64(from[0].N) != to[0] || int64(from[1].N) != to[1] {
+			return nil
+		}
+		lanes := int64(kernel.Block())
+		to = append(slices.Clone(to), lanes)
+		to[1] = (to[1] + lanes - 1) / lanes
+		in[3] = b.init(n.Outputs[0], tensor.New(to, rank+1))
+	default:
+		return nil
+	}
+	fresh := onnx.NewNode("Resize", in)
+	fresh.Attrs, fresh.Opset = n.Attrs, n.Opset
+	return fresh
+}
+
+// perhapsOfOneSize reports whether two images, no constants, have as many channels, and other sizes that are not known to differ,
+// as those do of which one alone is known to be 1.
+func (b *blocker) perhapsOfOneSize(v, o *onnx.Value) bool {
+	if !b.image(v) || !b.image(o) || b.constant(o) != nil || b.infos[v].Rank() != b.infos[o].Rank() || b.channels(v) != b.channels(o) {
+		return false
+	}
+	for i, d := range b.infos[v].Shape {
+		if e := b.infos[o].Shape[i]; d.N != e.N && (d.Known() && e.Known() || d.N == 1 || e.N == 1) {
+			return false
+		}
+	}
+	return true
 }
 
 // batchNorm lowers a batch norm of inference that no convolution has taken in.
