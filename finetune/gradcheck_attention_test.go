@@ -35,7 +35,9 @@ func attentionCases(add addCase) {
 		add("Attention", 1, "strided, "+name, append(attrs{f("scale", 0.4), ops.IntsAttr("perm_v", 1, 0, 2), ops.IntsAttr("perm_y", 1, 0, 2)}, as...), in...).domain = ops.Internal
 	}
 	rows, columns := attrs{ops.IntsAttr("perm_q", 1, 0, 2), ops.IntsAttr("perm_k", 1, 0, 2)}, attrs{ops.IntsAttr("perm_q", 0, 1, 2), ops.IntsAttr("perm_k", 0, 2, 1)}
-	ofRows := func(more ...*gradInput) []*gradInput { return append([]*gradInput{signed(3, 2, 4), signed(5, 2, 4), signed(5, 2, 6)}, more...) }
+	ofRows := func(more ...*gradInput) []*gradInput {
+		return append([]*gradInput{signed(3, 2, 4), signed(5, 2, 4), signed(5, 2, 6)}, more...)
+	}
 	strided("rows", rows, ofRows()...)
 	strided("columns", columns, signed(2, 3, 4), signed(2, 4, 5), signed(5, 2, 6))
 	strided("one tensor thrice", rows, same3(signed(3, 2, 4))...)

@@ -673,17 +673,9 @@ func layerParam[T kernel.Float](c *Ctx, i, axis int, xs []int) (v []T, whole boo
 
 // normRow writes (x-mean)·inv to y, or x·inv by the root of the mean square if rms.
 func normRow[T kernel.Float](y, x []T, eps T, rms bool) (mean, inv T) {
-	count := T(len(x))
-	if !rms {
-		mean = kernel.Sum(x) / count
-		kernel.AddScalar(y, x, -mean)
-		inv = 1 / T(math.Sqrt(float64(kernel.SumSquares(y)/count+eps)))
-		kernel.Scale(y, y, inv)
-		return mean, inv
-	}
-	inv = 1 / T(math.Sqrt(float64(kernel.SumSquares(x)/count+eps)))
-	kernel.Scale(y, x, inv)
-	return 0, inv
+	mean, inv = kernel.RowStatistics(x, eps, rms)
+	kernel.NormalizeRow(y, x, nil, nil, mean, inv)
+	return mean, inv
 }
 
 func compileLayerNorm(rms bool) func(*Node) (Kernel, error) {
@@ -730,23 +722,19 @@ type layerRows[T kernel.Float] struct {
 // Part normalizes the rows [lo, hi).
 func (l layerRows[T]) Part(lo, hi int) {
 	for r := lo; r < hi; r++ {
-		y := l.ys[r*l.size : (r+1)*l.size]
-		mean, inv := normRow(y, l.xs[r*l.size:(r+1)*l.size], l.eps, l.rms)
+		y, x := l.ys[r*l.size:(r+1)*l.size], l.xs[r*l.size:(r+1)*l.size]
+		mean, inv := kernel.RowStatistics(x, l.eps, l.rms)
 		if l.means != nil {
 			l.means[r], l.invs[r] = mean, inv
 		}
-		if s := l.scale; s != nil {
-			if l.scaleWhole {
-				s = s[r*l.size:]
-			}
-			kernel.Mul(y, y, s[:l.size])
+		scale, bias := l.scale, l.bias
+		if l.scaleWhole {
+			scale = scale[r*l.size:][:l.size]
 		}
-		if b := l.bias; b != nil {
-			if l.biasWhole {
-				b = b[r*l.size:]
-			}
-			kernel.Add(y, y, b[:l.size])
+		if l.biasWhole {
+			bias = bias[r*l.size:][:l.size]
 		}
+		kernel.NormalizeRow(y, x, scale, bias, mean, inv)
 	}
 }
 
@@ -857,17 +845,16 @@ func layerNormGrad[T kernel.Float](c *Ctx) error {
 	dscale, dbias := make([]T, parts*size), make([]T, parts*size)
 	if size > 0 {
 		c.Pool.For(parts, 1, func(lo, hi int) {
-			xhat, gs := make([]T, size), make([]T, size)
 			for part := lo; part < hi; part++ {
 				ds, db := dscale[part*size:(part+1)*size], dbias[part*size:(part+1)*size]
 				for r := part * rows / parts; r < (part+1)*rows/parts; r++ {
-					g := dy[r*size : (r+1)*size]
-					_, inv := normRow(xhat, xs[r*size:(r+1)*size], eps, rms)
-					kernel.Mul(gs, g, xhat)
-					kernel.Add(ds, ds, gs)
-					kernel.Add(db, db, g)
-					kernel.Mul(gs, g, scale[:size])
-					gradRow(dx[r*size:(r+1)*size], gs, xhat, inv, rms)
+					g, x := dy[r*size:(r+1)*size], xs[r*size:(r+1)*size]
+					mean, inv := kernel.RowStatistics(x, eps, rms)
+					dot, sum := kernel.NormalizedSums(ds, db, g, x, scale[:size], mean, inv)
+					if rms {
+						sum = 0
+					}
+					kernel.ScaledDeviationGrad(dx[r*size:(r+1)*size], g, x, scale[:size], mean, inv, -inv*inv*dot/T(size), -inv*sum/T(size))
 				}
 			}
 		})

@@ -48,7 +48,6 @@ type vectorKernels struct {
 	reluGrad  func(dst, dy, y []float32)
 	geluGrad  func(dst, dy, x []float32)
 	mulAdd    func(dst, x, y, z []float32)
-	normalize func(dst, x, scale, bias []float32, mean, invStd float32)
 	axpy      func(y, x []float32, a float32)
 
 	adam func(w, g, m, s []float32, beta1, rest1, beta2, rest2, keep, step, root, eps float32)
@@ -59,10 +58,13 @@ type vectorKernels struct {
 	minReduce func(x []float32) float32
 	expSum    func(dst, x []float32, shift float32) float32
 
-	squaredDeviations func(x []float32, mean float32) float32
-	dotDeviations     func(x, y []float32, mean float32) float32
-	deviationGrad     func(dst, dy, x []float32, mean, a, b, c float32)
-	mulDeviation      func(dst, x, y []float32, mean float32)
+	squaredDeviations   func(x []float32, mean float32) float32
+	dotDeviations       func(x, y []float32, mean float32) float32
+	deviationGrad       func(dst, dy, x []float32, mean, a, b, c float32)
+	normalize           func(dst, x, scale, bias []float32, mean, inv float32)
+	normalizedSums      func(dscale, dbias, dy, x, scale []float32, mean, inv float32, sums *float32)
+	scaledDeviationGrad func(dst, dy, x, scale []float32, mean, a, b, c float32)
+	mulDeviation        func(dst, x, y []float32, mean float32)
 
 	lstmCell func(i, o, f, a, c, next, hidden, tanhC *float32, n int)
 	gruCell  func(z, r, m, rec, prev, hidden *float32, n int)

@@ -2,37 +2,14 @@ package kernel
 
 import "math"
 
-// LayerNormRow sets dst[i] = (x[i] - mean)·invStd · scale[i] + bias[i], where mean and invStd =
-// 1/√(variance + eps) are those of x, which it returns. The variance is that of the
-// population, and is taken about the mean. bias may be nil for 0, scale for 1. dst may be x.
-func LayerNormRow[T Float](dst, x, scale, bias []T, eps T) (mean, invStd T) {
-	sameLen("LayerNormRow", len(dst), len(x))
-	if len(x) == 0 {
-		return 0, 0
+// RowStatistics returns the mean and 1/√(variance + eps) of x, whose variance is that of the population, taken about the mean; or, if rms,
+// 0 and 1/√(Σx²/n + eps). x is not empty.
+func RowStatistics[T Float](x []T, eps T, rms bool) (mean, inv T) {
+	count := T(len(x))
+	if !rms {
+		mean = Sum(x) / count
 	}
-	mean = Sum(x) / T(len(x))
-	if is32[T]() && vector.normalize != nil && scale != nil && bias != nil {
-		invStd = T(1 / math.Sqrt(float64(SquaredDeviations(x, mean)/T(len(x))+eps)))
-		vector.normalize(f32(dst), f32(x), f32(scale), f32(bias), float32(mean), float32(invStd))
-		return mean, invStd
-	}
-	AddScalar(dst, x, -mean)
-	invStd = T(1 / math.Sqrt(float64(SumSquares(dst)/T(len(x))+eps)))
-	scaleRow(dst, invStd, scale, bias)
-	return mean, invStd
-}
-
-// RMSNormRow sets dst[i] = x[i]·invRMS · scale[i], where invRMS = 1/√(Σx²/n + eps), which it
-// returns. scale may be nil for 1. dst may be x.
-func RMSNormRow[T Float](dst, x, scale []T, eps T) (invRMS T) {
-	sameLen("RMSNormRow", len(dst), len(x))
-	if len(x) == 0 {
-		return 0
-	}
-	invRMS = T(1 / math.Sqrt(float64(SumSquares(x)/T(len(x))+eps)))
-	copy(dst, x)
-	scaleRow(dst, invRMS, scale, nil)
-	return invRMS
+	return mean, 1 / T(math.Sqrt(float64(SquaredDeviations(x, mean)/count+eps)))
 }
 
 // scaleRow sets x[i] = x[i]·s·scale[i] + bias[i].
@@ -74,6 +51,54 @@ func DotDeviations[T Float](x, y []T, mean T) T {
 		s += float64(v) * float64(y[i]-mean)
 	}
 	return T(s)
+}
+
+// NormalizeRow sets dst[i] = (x[i]-mean)·inv · scale[i] + bias[i]. scale may be nil for 1, bias for 0; dst may be x.
+func NormalizeRow[T Float](dst, x, scale, bias []T, mean, inv T) {
+	sameLen("NormalizeRow", len(dst), len(x))
+	if is32[T]() && vector.normalize != nil && len(scale) == len(x) && len(bias) == len(x) {
+		vector.normalize(f32(dst), f32(x), f32(scale), f32(bias), float32(mean), float32(inv))
+		return
+	}
+	AddScalar(dst, x, -mean)
+	scaleRow(dst, inv, scale, bias)
+}
+
+// NormalizedSums adds dy·x̂ to dscale and dy to dbias, where x̂[i] = (x[i]-mean)·inv, and returns Σ dy·scale·x̂ and Σ dy·scale, with errors as
+// [Dot]'s.
+func NormalizedSums[T Float](dscale, dbias, dy, x, scale []T, mean, inv T) (dot, sum T) {
+	sameLen("NormalizedSums", len(dscale), len(dbias), len(dy), len(x), len(scale))
+	var d, s float64
+	if is32[T]() && vector.normalizedSums != nil {
+		dscale, dbias, dy, x, scale := f32(dscale), f32(dbias), f32(dy), f32(x), f32(scale)
+		for lo := 0; lo < len(x); lo += sumBlock {
+			hi := min(lo+sumBlock, len(x))
+			var sums [2]float32
+			vector.normalizedSums(dscale[lo:hi], dbias[lo:hi], dy[lo:hi], x[lo:hi], scale[lo:hi], float32(mean), float32(inv), &sums[0])
+			d, s = d+float64(sums[0]), s+float64(sums[1])
+		}
+		return T(d), T(s)
+	}
+	for i, v := range dy {
+		n := (x[i] - mean) * inv
+		dscale[i] += v * n
+		dbias[i] += v
+		d += float64(v * scale[i] * n)
+		s += float64(v * scale[i])
+	}
+	return T(d), T(s)
+}
+
+// ScaledDeviationGrad sets dst[i] = a·dy[i]·scale[i] + b·(x[i] - mean) + c, which is [DeviationGrad] of dy·scale.
+func ScaledDeviationGrad[T Float](dst, dy, x, scale []T, mean, a, b, c T) {
+	sameLen("ScaledDeviationGrad", len(dst), len(dy), len(x), len(scale))
+	if is32[T]() && vector.scaledDeviationGrad != nil {
+		vector.scaledDeviationGrad(f32(dst), f32(dy), f32(x), f32(scale), float32(mean), float32(a), float32(b), float32(c))
+		return
+	}
+	for i, d := range dy {
+		dst[i] = a*(d*scale[i]) + b*(x[i]-mean) + c
+	}
 }
 
 // DeviationGrad sets dst[i] = a·dy[i] + b·(x[i] - mean) + c: the gradient by x of a sum over normalized elements.

@@ -3071,7 +3071,62 @@ done:
 	VZEROUPPER
 	RET
 
-// func normalizeAVX512(dst []float32, x []float32, scale []float32, bias []float32, mean float32, invStd float32)
+// func scaledDeviationGradAVX512(dst []float32, dy []float32, x []float32, scale []float32, mean float32, a float32, b float32, c float32)
+// Requires: AVX, AVX512F, BMI2
+TEXT ·scaledDeviationGradAVX512(SB), NOSPLIT, $0-112
+	MOVQ         dy_len+32(FP), AX
+	MOVQ         dy_base+24(FP), CX
+	MOVQ         x_base+48(FP), DX
+	MOVQ         scale_base+72(FP), BX
+	MOVQ         dst_base+0(FP), SI
+	VBROADCASTSS mean+96(FP), Z0
+	VBROADCASTSS a+100(FP), Z1
+	VBROADCASTSS b+104(FP), Z2
+	VBROADCASTSS c+108(FP), Z3
+	SUBQ         $+16, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (CX), Z4
+	VMOVUPS     (DX), Z5
+	VMOVUPS     (BX), Z6
+	VSUBPS      Z0, Z5, Z5
+	VMULPS      Z6, Z4, Z4
+	VMOVUPS     Z3, Z6
+	VFMADD231PS Z1, Z4, Z6
+	VMOVUPS     Z6, Z4
+	VFMADD231PS Z2, Z5, Z4
+	VMOVUPS     Z4, (SI)
+	ADDQ        $+64, SI
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	ADDQ        $+64, BX
+	SUBQ        $+16, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+16, AX
+	JZ          done
+	MOVQ        $0x00000001, DI
+	SHLXQ       AX, DI, DI
+	DECQ        DI
+	KMOVW       DI, K1
+	VMOVUPS.Z   (CX), K1, Z4
+	VMOVUPS.Z   (DX), K1, Z5
+	VMOVUPS.Z   (BX), K1, Z6
+	VSUBPS      Z0, Z5, Z0
+	VMULPS      Z6, Z4, Z4
+	VMOVUPS     Z3, Z3
+	VFMADD231PS Z1, Z4, Z3
+	VMOVUPS     Z3, Z1
+	VFMADD231PS Z2, Z0, Z1
+	VMOVUPS     Z1, K1, (SI)
+
+done:
+	VZEROUPPER
+	RET
+
+// func normalizeAVX512(dst []float32, x []float32, scale []float32, bias []float32, mean float32, inv float32)
 // Requires: AVX, AVX512F, BMI2
 TEXT ·normalizeAVX512(SB), NOSPLIT, $0-104
 	MOVQ         x_len+32(FP), AX
@@ -3080,7 +3135,7 @@ TEXT ·normalizeAVX512(SB), NOSPLIT, $0-104
 	MOVQ         bias_base+72(FP), BX
 	MOVQ         dst_base+0(FP), SI
 	VBROADCASTSS mean+96(FP), Z0
-	VBROADCASTSS invStd+100(FP), Z1
+	VBROADCASTSS inv+100(FP), Z1
 	SUBQ         $+16, AX
 	JL           tail
 
@@ -4188,6 +4243,92 @@ tail:
 	VMOVUPS     Z0, K1, (CX)
 
 done:
+	VZEROUPPER
+	RET
+
+// func normalizedSumsAVX512(dscale []float32, dbias []float32, dy []float32, x []float32, scale []float32, mean float32, inv float32, sums *float32)
+// Requires: AVX, AVX512DQ, AVX512F, BMI2
+TEXT ·normalizedSumsAVX512(SB), NOSPLIT, $0-136
+	MOVQ         dy_len+56(FP), AX
+	MOVQ         dscale_base+0(FP), CX
+	MOVQ         dbias_base+24(FP), DX
+	MOVQ         dy_base+48(FP), BX
+	MOVQ         x_base+72(FP), SI
+	MOVQ         scale_base+96(FP), DI
+	VBROADCASTSS mean+120(FP), Z0
+	VBROADCASTSS inv+124(FP), Z1
+	MOVQ         sums+128(FP), R8
+	VMOVUPS      const_00000000<>+0(SB), Z2
+	VMOVUPS      const_00000000<>+0(SB), Z3
+	SUBQ         $+16, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (BX), Z4
+	VMOVUPS     (SI), Z5
+	VSUBPS      Z0, Z5, Z5
+	VMULPS      Z1, Z5, Z5
+	VMOVUPS     (CX), Z6
+	VMOVUPS     Z6, Z6
+	VFMADD231PS Z5, Z4, Z6
+	VMOVUPS     Z6, (CX)
+	VMOVUPS     (DX), Z6
+	VADDPS      Z6, Z4, Z6
+	VMOVUPS     Z6, (DX)
+	VMOVUPS     (DI), Z6
+	VMULPS      Z6, Z4, Z4
+	VFMADD231PS Z5, Z4, Z2
+	VADDPS      Z4, Z3, Z3
+	ADDQ        $+64, CX
+	ADDQ        $+64, DX
+	ADDQ        $+64, BX
+	ADDQ        $+64, SI
+	ADDQ        $+64, DI
+	SUBQ        $+16, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+16, AX
+	JZ          done
+	MOVQ        $0x00000001, R9
+	SHLXQ       AX, R9, R9
+	DECQ        R9
+	KMOVW       R9, K1
+	VMOVUPS.Z   (BX), K1, Z4
+	VMOVUPS.Z   (SI), K1, Z5
+	VSUBPS      Z0, Z5, Z0
+	VMULPS      Z1, Z0, Z0
+	VMOVUPS.Z   (CX), K1, Z1
+	VMOVUPS     Z1, Z1
+	VFMADD231PS Z0, Z4, Z1
+	VMOVUPS     Z1, K1, (CX)
+	VMOVUPS.Z   (DX), K1, Z1
+	VADDPS      Z1, Z4, Z1
+	VMOVUPS     Z1, K1, (DX)
+	VMOVUPS.Z   (DI), K1, Z1
+	VMULPS      Z1, Z4, Z1
+	VFMADD231PS Z0, Z1, Z2
+	VADDPS      Z1, Z3, Z3
+
+done:
+	VEXTRACTF32X8 $0x01, Z2, Y0
+	VADDPS        Y0, Y2, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VADDPS        X1, X0, X0
+	VMOVSS        X0, (R8)
+	VEXTRACTF32X8 $0x01, Z3, Y0
+	VADDPS        Y0, Y3, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VADDPS        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VADDPS        X1, X0, X0
+	VMOVSS        X0, 4(R8)
 	VZEROUPPER
 	RET
 
@@ -7611,7 +7752,62 @@ done:
 	VZEROUPPER
 	RET
 
-// func normalizeAVX2(dst []float32, x []float32, scale []float32, bias []float32, mean float32, invStd float32)
+// func scaledDeviationGradAVX2(dst []float32, dy []float32, x []float32, scale []float32, mean float32, a float32, b float32, c float32)
+// Requires: AVX, FMA3
+TEXT ·scaledDeviationGradAVX2(SB), NOSPLIT, $0-112
+	MOVQ         dy_len+32(FP), AX
+	MOVQ         dy_base+24(FP), CX
+	MOVQ         x_base+48(FP), DX
+	MOVQ         scale_base+72(FP), BX
+	MOVQ         dst_base+0(FP), SI
+	VBROADCASTSS mean+96(FP), Y0
+	VBROADCASTSS a+100(FP), Y1
+	VBROADCASTSS b+104(FP), Y2
+	VBROADCASTSS c+108(FP), Y3
+	SUBQ         $+8, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (CX), Y4
+	VMOVUPS     (DX), Y5
+	VMOVUPS     (BX), Y6
+	VSUBPS      Y0, Y5, Y5
+	VMULPS      Y6, Y4, Y4
+	VMOVUPS     Y3, Y6
+	VFMADD231PS Y1, Y4, Y6
+	VMOVUPS     Y6, Y4
+	VFMADD231PS Y2, Y5, Y4
+	VMOVUPS     Y4, (SI)
+	ADDQ        $+32, SI
+	ADDQ        $+32, CX
+	ADDQ        $+32, DX
+	ADDQ        $+32, BX
+	SUBQ        $+8, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+8, AX
+	JZ          done
+	LEAQ        tailMask<>+32(SB), DI
+	SHLQ        $0x02, AX
+	SUBQ        AX, DI
+	VMOVUPS     (DI), Y4
+	VMASKMOVPS  (CX), Y4, Y5
+	VMASKMOVPS  (DX), Y4, Y6
+	VMASKMOVPS  (BX), Y4, Y7
+	VSUBPS      Y0, Y6, Y0
+	VMULPS      Y7, Y5, Y5
+	VMOVUPS     Y3, Y3
+	VFMADD231PS Y1, Y5, Y3
+	VMOVUPS     Y3, Y1
+	VFMADD231PS Y2, Y0, Y1
+	VMASKMOVPS  Y1, Y4, (SI)
+
+done:
+	VZEROUPPER
+	RET
+
+// func normalizeAVX2(dst []float32, x []float32, scale []float32, bias []float32, mean float32, inv float32)
 // Requires: AVX, FMA3
 TEXT ·normalizeAVX2(SB), NOSPLIT, $0-104
 	MOVQ         x_len+32(FP), AX
@@ -7620,7 +7816,7 @@ TEXT ·normalizeAVX2(SB), NOSPLIT, $0-104
 	MOVQ         bias_base+72(FP), BX
 	MOVQ         dst_base+0(FP), SI
 	VBROADCASTSS mean+96(FP), Y0
-	VBROADCASTSS invStd+100(FP), Y1
+	VBROADCASTSS inv+100(FP), Y1
 	SUBQ         $+8, AX
 	JL           tail
 
@@ -8734,6 +8930,88 @@ tail:
 	VMASKMOVPS  Y0, Y8, (CX)
 
 done:
+	VZEROUPPER
+	RET
+
+// func normalizedSumsAVX2(dscale []float32, dbias []float32, dy []float32, x []float32, scale []float32, mean float32, inv float32, sums *float32)
+// Requires: AVX, FMA3
+TEXT ·normalizedSumsAVX2(SB), NOSPLIT, $0-136
+	MOVQ         dy_len+56(FP), AX
+	MOVQ         dscale_base+0(FP), CX
+	MOVQ         dbias_base+24(FP), DX
+	MOVQ         dy_base+48(FP), BX
+	MOVQ         x_base+72(FP), SI
+	MOVQ         scale_base+96(FP), DI
+	VBROADCASTSS mean+120(FP), Y0
+	VBROADCASTSS inv+124(FP), Y1
+	MOVQ         sums+128(FP), R8
+	VMOVUPS      const_00000000<>+0(SB), Y2
+	VMOVUPS      const_00000000<>+0(SB), Y3
+	SUBQ         $+8, AX
+	JL           tail
+
+loop:
+	VMOVUPS     (BX), Y4
+	VMOVUPS     (SI), Y5
+	VSUBPS      Y0, Y5, Y5
+	VMULPS      Y1, Y5, Y5
+	VMOVUPS     (CX), Y6
+	VMOVUPS     Y6, Y6
+	VFMADD231PS Y5, Y4, Y6
+	VMOVUPS     Y6, (CX)
+	VMOVUPS     (DX), Y6
+	VADDPS      Y6, Y4, Y6
+	VMOVUPS     Y6, (DX)
+	VMOVUPS     (DI), Y6
+	VMULPS      Y6, Y4, Y4
+	VFMADD231PS Y5, Y4, Y2
+	VADDPS      Y4, Y3, Y3
+	ADDQ        $+32, CX
+	ADDQ        $+32, DX
+	ADDQ        $+32, BX
+	ADDQ        $+32, SI
+	ADDQ        $+32, DI
+	SUBQ        $+8, AX
+	JGE         loop
+
+tail:
+	ADDQ        $+8, AX
+	JZ          done
+	LEAQ        tailMask<>+32(SB), R9
+	SHLQ        $0x02, AX
+	SUBQ        AX, R9
+	VMOVUPS     (R9), Y4
+	VMASKMOVPS  (BX), Y4, Y5
+	VMASKMOVPS  (SI), Y4, Y6
+	VSUBPS      Y0, Y6, Y0
+	VMULPS      Y1, Y0, Y0
+	VMASKMOVPS  (CX), Y4, Y1
+	VMOVUPS     Y1, Y1
+	VFMADD231PS Y0, Y5, Y1
+	VMASKMOVPS  Y1, Y4, (CX)
+	VMASKMOVPS  (DX), Y4, Y1
+	VADDPS      Y1, Y5, Y1
+	VMASKMOVPS  Y1, Y4, (DX)
+	VMASKMOVPS  (DI), Y4, Y1
+	VMULPS      Y1, Y5, Y1
+	VFMADD231PS Y0, Y1, Y2
+	VADDPS      Y1, Y3, Y3
+
+done:
+	VEXTRACTF128 $0x01, Y2, X0
+	VADDPS       X0, X2, X1
+	VPERMILPS    $0x4e, X1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VADDPS       X0, X1, X1
+	VMOVSS       X1, (R8)
+	VEXTRACTF128 $0x01, Y3, X0
+	VADDPS       X0, X3, X1
+	VPERMILPS    $0x4e, X1, X0
+	VADDPS       X0, X1, X1
+	VPERMILPS    $0xb1, X1, X0
+	VADDPS       X0, X1, X1
+	VMOVSS       X1, 4(R8)
 	VZEROUPPER
 	RET
 

@@ -179,10 +179,15 @@ func geluGradAVX512(dst, dy, x []float32)
 //go:noescape
 func deviationGradAVX512(dst, dy, x []float32, mean, a, b, c float32)
 
+// scaledDeviationGradAVX512 sets dst[i] for i < len(dy).
+//
+//go:noescape
+func scaledDeviationGradAVX512(dst, dy, x, scale []float32, mean, a, b, c float32)
+
 // normalizeAVX512 sets dst[i] for i < len(x).
 //
 //go:noescape
-func normalizeAVX512(dst, x, scale, bias []float32, mean, invStd float32)
+func normalizeAVX512(dst, x, scale, bias []float32, mean, inv float32)
 
 // mulDeviationAVX512 sets dst[i] for i < len(x).
 //
@@ -253,6 +258,11 @@ func gruCellGradAVX512(h int, gates, rec, prev, dh, dGates, dRec, dPrev *float32
 //
 //go:noescape
 func adamAVX512(w, g, m, s []float32, beta1, rest1, beta2, rest2, keep, step, root, eps float32)
+
+// normalizedSumsAVX512 is NormalizedSums; the sums are two.
+//
+//go:noescape
+func normalizedSumsAVX512(dscale, dbias, dy, x, scale []float32, mean, inv float32, sums *float32)
 
 // lstmCellAVX512 activates gates of n units in place, and sets next = f·c + i·a, tanhC = tanh next and hidden = o·tanhC.
 //
@@ -369,47 +379,49 @@ var vectorAVX512 = vectorKernels{
 		opMax: scalarMaxAVX512,
 		opMin: scalarMinAVX512,
 	},
-	divScalar:         divScalarAVX512,
-	leakyRelu:         leakyReluAVX512,
-	clip:              clipAVX512,
-	affine:            affineAVX512,
-	reluGrad:          reluGradAVX512,
-	geluGrad:          geluGradAVX512,
-	deviationGrad:     deviationGradAVX512,
-	normalize:         normalizeAVX512,
-	mulDeviation:      mulDeviationAVX512,
-	mulAdd:            mulAddAVX512,
-	axpy:              axpyAVX512,
-	sum:               sumAVX512,
-	dot:               dotAVX512,
-	squaredDeviations: squaredDeviationsAVX512,
-	dotDeviations:     dotDeviationsAVX512,
-	maxReduce:         maxReduceAVX512,
-	minReduce:         minReduceAVX512,
-	expSum:            expSumAVX512,
-	dot4:              dot4AVX512,
-	lstmCellGrad:      lstmCellGradAVX512,
-	gruCellGrad:       gruCellGradAVX512,
-	adam:              adamAVX512,
-	lstmCell:          lstmCellAVX512,
-	gruCell:           gruCellAVX512,
-	fromFloat16:       fromFloat16AVX512,
-	toFloat16:         toFloat16AVX512,
-	fromBFloat16:      fromBFloat16AVX512,
-	toBFloat16:        toBFloat16AVX512,
-	quantize:          quantizeAVX512,
-	dequantizeU8:      dequantizeU8AVX512,
-	dequantizeS8:      dequantizeS8AVX512,
-	addU8:             addU8AVX512,
-	addS8:             addS8AVX512,
-	mulU8:             mulU8AVX512,
-	mulS8:             mulS8AVX512,
-	maxU8:             maxU8AVX512,
-	maxS8:             maxS8AVX512,
-	mapBytes:          mapBytesAVX512,
-	gather:            gatherAVX512,
-	taps:              tapsAVX512,
-	deinterleave:      deinterleaveAVX2,
+	divScalar:           divScalarAVX512,
+	leakyRelu:           leakyReluAVX512,
+	clip:                clipAVX512,
+	affine:              affineAVX512,
+	reluGrad:            reluGradAVX512,
+	geluGrad:            geluGradAVX512,
+	deviationGrad:       deviationGradAVX512,
+	scaledDeviationGrad: scaledDeviationGradAVX512,
+	normalize:           normalizeAVX512,
+	mulDeviation:        mulDeviationAVX512,
+	mulAdd:              mulAddAVX512,
+	axpy:                axpyAVX512,
+	sum:                 sumAVX512,
+	dot:                 dotAVX512,
+	squaredDeviations:   squaredDeviationsAVX512,
+	dotDeviations:       dotDeviationsAVX512,
+	maxReduce:           maxReduceAVX512,
+	minReduce:           minReduceAVX512,
+	expSum:              expSumAVX512,
+	dot4:                dot4AVX512,
+	lstmCellGrad:        lstmCellGradAVX512,
+	gruCellGrad:         gruCellGradAVX512,
+	adam:                adamAVX512,
+	normalizedSums:      normalizedSumsAVX512,
+	lstmCell:            lstmCellAVX512,
+	gruCell:             gruCellAVX512,
+	fromFloat16:         fromFloat16AVX512,
+	toFloat16:           toFloat16AVX512,
+	fromBFloat16:        fromBFloat16AVX512,
+	toBFloat16:          toBFloat16AVX512,
+	quantize:            quantizeAVX512,
+	dequantizeU8:        dequantizeU8AVX512,
+	dequantizeS8:        dequantizeS8AVX512,
+	addU8:               addU8AVX512,
+	addS8:               addS8AVX512,
+	mulU8:               mulU8AVX512,
+	mulS8:               mulS8AVX512,
+	maxU8:               maxU8AVX512,
+	maxS8:               maxS8AVX512,
+	mapBytes:            mapBytesAVX512,
+	gather:              gatherAVX512,
+	taps:                tapsAVX512,
+	deinterleave:        deinterleaveAVX2,
 }
 
 // expAVX2 sets dst[i] for i < len(x).
@@ -587,10 +599,15 @@ func geluGradAVX2(dst, dy, x []float32)
 //go:noescape
 func deviationGradAVX2(dst, dy, x []float32, mean, a, b, c float32)
 
+// scaledDeviationGradAVX2 sets dst[i] for i < len(dy).
+//
+//go:noescape
+func scaledDeviationGradAVX2(dst, dy, x, scale []float32, mean, a, b, c float32)
+
 // normalizeAVX2 sets dst[i] for i < len(x).
 //
 //go:noescape
-func normalizeAVX2(dst, x, scale, bias []float32, mean, invStd float32)
+func normalizeAVX2(dst, x, scale, bias []float32, mean, inv float32)
 
 // mulDeviationAVX2 sets dst[i] for i < len(x).
 //
@@ -661,6 +678,11 @@ func gruCellGradAVX2(h int, gates, rec, prev, dh, dGates, dRec, dPrev *float32)
 //
 //go:noescape
 func adamAVX2(w, g, m, s []float32, beta1, rest1, beta2, rest2, keep, step, root, eps float32)
+
+// normalizedSumsAVX2 is NormalizedSums; the sums are two.
+//
+//go:noescape
+func normalizedSumsAVX2(dscale, dbias, dy, x, scale []float32, mean, inv float32, sums *float32)
 
 // lstmCellAVX2 activates gates of n units in place, and sets next = f·c + i·a, tanhC = tanh next and hidden = o·tanhC.
 //
@@ -772,44 +794,46 @@ var vectorAVX2 = vectorKernels{
 		opMax: scalarMaxAVX2,
 		opMin: scalarMinAVX2,
 	},
-	divScalar:         divScalarAVX2,
-	leakyRelu:         leakyReluAVX2,
-	clip:              clipAVX2,
-	affine:            affineAVX2,
-	reluGrad:          reluGradAVX2,
-	geluGrad:          geluGradAVX2,
-	deviationGrad:     deviationGradAVX2,
-	normalize:         normalizeAVX2,
-	mulDeviation:      mulDeviationAVX2,
-	mulAdd:            mulAddAVX2,
-	axpy:              axpyAVX2,
-	sum:               sumAVX2,
-	dot:               dotAVX2,
-	squaredDeviations: squaredDeviationsAVX2,
-	dotDeviations:     dotDeviationsAVX2,
-	maxReduce:         maxReduceAVX2,
-	minReduce:         minReduceAVX2,
-	expSum:            expSumAVX2,
-	dot4:              dot4AVX2,
-	lstmCellGrad:      lstmCellGradAVX2,
-	gruCellGrad:       gruCellGradAVX2,
-	adam:              adamAVX2,
-	lstmCell:          lstmCellAVX2,
-	gruCell:           gruCellAVX2,
-	fromFloat16:       fromFloat16AVX2,
-	toFloat16:         toFloat16AVX2,
-	fromBFloat16:      fromBFloat16AVX2,
-	toBFloat16:        toBFloat16AVX2,
-	quantize:          quantizeAVX2,
-	dequantizeU8:      dequantizeU8AVX2,
-	dequantizeS8:      dequantizeS8AVX2,
-	addU8:             addU8AVX2,
-	addS8:             addS8AVX2,
-	mulU8:             mulU8AVX2,
-	mulS8:             mulS8AVX2,
-	maxU8:             maxU8AVX2,
-	maxS8:             maxS8AVX2,
-	gather:            gatherAVX2,
-	taps:              tapsAVX2,
-	deinterleave:      deinterleaveAVX2,
+	divScalar:           divScalarAVX2,
+	leakyRelu:           leakyReluAVX2,
+	clip:                clipAVX2,
+	affine:              affineAVX2,
+	reluGrad:            reluGradAVX2,
+	geluGrad:            geluGradAVX2,
+	deviationGrad:       deviationGradAVX2,
+	scaledDeviationGrad: scaledDeviationGradAVX2,
+	normalize:           normalizeAVX2,
+	mulDeviation:        mulDeviationAVX2,
+	mulAdd:              mulAddAVX2,
+	axpy:                axpyAVX2,
+	sum:                 sumAVX2,
+	dot:                 dotAVX2,
+	squaredDeviations:   squaredDeviationsAVX2,
+	dotDeviations:       dotDeviationsAVX2,
+	maxReduce:           maxReduceAVX2,
+	minReduce:           minReduceAVX2,
+	expSum:              expSumAVX2,
+	dot4:                dot4AVX2,
+	lstmCellGrad:        lstmCellGradAVX2,
+	gruCellGrad:         gruCellGradAVX2,
+	adam:                adamAVX2,
+	normalizedSums:      normalizedSumsAVX2,
+	lstmCell:            lstmCellAVX2,
+	gruCell:             gruCellAVX2,
+	fromFloat16:         fromFloat16AVX2,
+	toFloat16:           toFloat16AVX2,
+	fromBFloat16:        fromBFloat16AVX2,
+	toBFloat16:          toBFloat16AVX2,
+	quantize:            quantizeAVX2,
+	dequantizeU8:        dequantizeU8AVX2,
+	dequantizeS8:        dequantizeS8AVX2,
+	addU8:               addU8AVX2,
+	addS8:               addS8AVX2,
+	mulU8:               mulU8AVX2,
+	mulS8:               mulS8AVX2,
+	maxU8:               maxU8AVX2,
+	maxS8:               maxS8AVX2,
+	gather:              gatherAVX2,
+	taps:                tapsAVX2,
+	deinterleave:        deinterleaveAVX2,
 }

@@ -231,6 +231,7 @@ var reductions = []struct {
 	{"lstmCellGrad", vec.lstmCellGrad},
 	{"gruCellGrad", vec.gruCellGrad},
 	{"adam", vec.adam},
+	{"normalizedSums", vec.normalizedSums},
 }
 
 // sum writes a sum over vectors, in four sets of lanes.
@@ -466,6 +467,27 @@ func (v vec) adam(name string) {
 		den = v.add(v.div(den, root), eps)
 		v.storeTo(v.sub(v.mul(v.loadAt(w, t), keep), v.div(v.mul(first, step), den)), operand.Mem{Base: w}, t)
 	})
+	v.VZEROUPPER()
+	v.RET()
+}
+
+// normalizedSums writes what the gradients of a normalization's scale and bias get of a row, and the sums that its own gradient hangs on.
+func (v vec) normalizedSums(name string) {
+	v.fn(name, "(dscale, dbias, dy, x, scale []float32, mean, inv float32, sums *float32)", name+" is NormalizedSums; the sums are two.")
+	n, dscale, dbias, dy, x, scale := v.length("dy"), v.ptr("dscale"), v.ptr("dbias"), v.ptr("dy"), v.ptr("x"), v.ptr("scale")
+	mean, inv, sums := v.param("mean"), v.param("inv"), v.gp("sums")
+	dot, sum := v.load(v.c(0)), v.load(v.c(0))
+	v.each(n, []reg.GPVirtual{dscale, dbias, dy, x, scale}, func(t *tail) {
+		d := v.loadAt(dy, t) // 0 past the end
+		normal := v.mul(v.sub(v.loadAt(x, t), mean), inv)
+		v.storeTo(v.fma(d, normal, v.loadAt(dscale, t)), operand.Mem{Base: dscale}, t)
+		v.storeTo(v.add(d, v.loadAt(dbias, t)), operand.Mem{Base: dbias}, t)
+		d = v.mul(d, v.loadAt(scale, t))
+		v.VFMADD231PS(normal, d, dot)
+		v.VADDPS(d, sum, sum)
+	})
+	v.VMOVSS(v.fold(v.VADDPS, dot), operand.Mem{Base: sums})
+	v.VMOVSS(v.fold(v.VADDPS, sum), operand.Mem{Base: sums, Disp: 4})
 	v.VZEROUPPER()
 	v.RET()
 }

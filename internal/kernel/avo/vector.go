@@ -489,7 +489,10 @@ var parametric = []struct {
 	{"deviationGrad", "dst", []string{"dy", "x"}, []string{"mean", "a", "b", "c"}, func(v vec, in, p []V) V {
 		return v.fma(v.sub(in[1], p[0]), p[2], v.fma(in[0], p[1], p[3]))
 	}},
-	{"normalize", "dst", []string{"x", "scale", "bias"}, []string{"mean", "invStd"}, func(v vec, in, p []V) V {
+	{"scaledDeviationGrad", "dst", []string{"dy", "x", "scale"}, []string{"mean", "a", "b", "c"}, func(v vec, in, p []V) V {
+		return v.fma(v.sub(in[1], p[0]), p[2], v.fma(v.mul(in[0], in[2]), p[1], p[3]))
+	}},
+	{"normalize", "dst", []string{"x", "scale", "bias"}, []string{"mean", "inv"}, func(v vec, in, p []V) V {
 		return v.fma(v.mul(v.sub(in[0], p[0]), p[1]), in[1], in[2])
 	}},
 	{"mulDeviation", "dst", []string{"x", "y"}, []string{"mean"}, func(v vec, in, p []V) V { return v.mul(in[0], v.sub(in[1], p[0])) }},
