@@ -5,6 +5,7 @@ import (
 	"context"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -156,7 +157,123 @@ func TestOutputGradients(t *testing.T) {
 	}
 }
 
-// A state dict put back gives the initializers that it came from, transposed weights and gates included.
+// Roots of sums of squares are how exporters write norms, deviations and distances: where one is zero its gradient is zero, as that of
+// what PyTorch had, not the root's infinite slope times nothing. A root of anything else keeps its slope.
+func TestNormsOfNothing(t *testing.T) {
+	number := func(b *onnx.Builder, v float64) *onnx.Value { return b.Const(tensor.Scalar(v)) }
+	last := onnx.IntsAttr("axes", -1)
+	for name, c := range map[string]struct {
+		y    func(b *onnx.Builder, w *onnx.Value) *onnx.Value
+		want []float64 // the gradient of the sum for rows 0 0 and 3 4
+	}{
+		"norm": {func(b *onnx.Builder, w *onnx.Value) *onnx.Value {
+			return b.Op("Sqrt", b.Node("ReduceSumSquare", []*onnx.Value{w}, last))
+		}, []float64{0, 0, 0.6, 0.8}},
+		"norm of products": {func(b *onnx.Builder, w *onnx.Value) *onnx.Value {
+			return b.Op("Sqrt", b.Op("ReduceSum", b.Op("Mul", w, w), b.Const(tensor.New([]int64{-1}))))
+		}, []float64{0, 0, 0.6, 0.8}},
+		"deviation": {func(b *onnx.Builder, w *onnx.Value) *onnx.Value {
+			d := b.Op("Sub", w, b.Node("ReduceMean", []*onnx.Value{w}, last))
+			mean := b.Node("ReduceMean", []*onnx.Value{b.Op("Mul", d, d)}, last)
+			return b.Op("Sqrt", b.Op("Div", b.Op("Mul", mean, number(b, 2)), number(b, 1)))
+		}, []float64{0, 0, -math.Sqrt2 / 2, math.Sqrt2 / 2}},
+		"distance": {func(b *onnx.Builder, w *onnx.Value) *onnx.Value {
+			return b.Op("Pow", b.Op("ReduceSum", b.Op("Pow", w, number(b, 2)), b.Const(tensor.New([]int64{-1}))), number(b, 0.5))
+		}, []float64{0, 0, 0.6, 0.8}},
+		"root": {func(b *onnx.Builder, w *onnx.Value) *onnx.Value { return b.Op("Sqrt", w) },
+			[]float64{math.Inf(1), math.Inf(1), 0.5 / math.Sqrt(3), 0.25}},
+	} {
+		b := onnx.NewBuilder("norms", 17)
+		x, w := b.Input("x", tensor.Float64, 2, 2), b.Init("w", tensor.New([]float64{0, 0, 3, 4}, 2, 2))
+		b.Output("y", b.Op("Add", c.y(b, w), b.Op("Mul", x, number(b, 0))), tensor.Float64, 2, 2)
+		m, err := b.Model()
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := OutputGradients(context.Background(), m, map[string]tensor.Value{"x": tensor.New(make([]float64, 4), 2, 2)}, "y", false, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, v := range tensor.Float64s(g["w"]) {
+			want := c.want[i]
+			if name != "root" {
+				want *= 2 // each row's is added to two elements
+			}
+			if d := v - want; !(math.Abs(d) < 1e-12) && v != want {
+				t.Errorf("%s: the gradient of element %d is %v, want %v", name, i, v, want)
+			}
+		}
+	}
+}
+
+// What is known of a tensor is known of the pieces that SplitToSequence cuts it into, so that a gradient passes what is joined of them.
+func TestGradientPassesPieces(t *testing.T) {
+	for name, c := range map[string]struct {
+		split []int64
+		attrs []*onnx.Attribute
+		fresh int64 // whether joining makes a new axis
+	}{
+		"single":       {nil, []*onnx.Attribute{onnx.IntAttr("keepdims", 0)}, 1},
+		"kept":         {nil, []*onnx.Attribute{onnx.IntAttr("axis", -2)}, 0},
+		"of that many": {[]int64{1, 2}, nil, 0},
+	} {
+		b := onnx.NewBuilder("pieces", 13)
+		x, w := b.Input("x", tensor.Float32, "n", 2), b.Init("w", tensor.New([]float32{1, 2, 3, 4, 5, 6}, 2, 3))
+		in := []*onnx.Value{b.Op("Mul", x, b.Init("scale", tensor.New([]float32{1, 1})))}
+		if c.split != nil {
+			in = append(in, b.Const(tensor.New(c.split)))
+		}
+		pieces := b.Node("SplitToSequence", in, c.attrs...)
+		joined := b.Node("ConcatFromSequence", []*onnx.Value{pieces}, onnx.IntAttr("axis", 0), onnx.IntAttr("new_axis", c.fresh))
+		b.Output("y", b.Op("MatMul", joined, w), tensor.Float32, "n", 3)
+		m, err := b.Model()
+		if err != nil {
+			t.Fatal(err)
+		}
+		g, err := OutputGradients(context.Background(), m, map[string]tensor.Value{"x": tensor.New([]float32{1, 2, 3, 4, 5, 6}, 3, 2)}, "y", false, false)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for k, want := range map[string][]float64{"w": {9, 9, 9, 12, 12, 12}, "scale": {9 * 6, 12 * 15}} {
+			if got := tensor.Float64s(g[k]); !slices.Equal(got, want) {
+				t.Errorf("%s: the gradient of %s is %v, want %v", name, k, got, want)
+			}
+		}
+	}
+}
+
+// asFunction is m as the call of a function that takes all of its inputs and initializers, as export_modules_as_functions writes modules.
+func asFunction(m *onnx.Model) *onnx.Model {
+	m = m.Clone()
+	body, top := m.Graph, &onnx.Graph{Name: m.Graph.Name}
+	var in []*onnx.Value
+	for _, v := range body.Inputs {
+		top.Inputs = append(top.Inputs, &onnx.Value{Name: v.Name, Type: v.Type})
+	}
+	for _, v := range body.Inits {
+		top.Inits = append(top.Inits, &onnx.Value{Name: v.Name, Type: v.Type, Const: v.Const})
+		v.Const = nil
+	}
+	in = append(slices.Clone(top.Inputs), top.Inits...)
+	var outs []string
+	for _, v := range body.Outputs {
+		outs = append(outs, v.Name)
+	}
+	call := onnx.NewNode("Net", in, outs...)
+	call.Domain = "modules"
+	for i, v := range call.Outputs {
+		v.Type = body.Outputs[i].Type
+	}
+	top.Nodes, top.Outputs = []*onnx.Node{call}, call.Outputs
+	body.Inputs, body.Inits = append(slices.Clone(body.Inputs), body.Inits...), nil
+	m.Functions = append(m.Functions, &onnx.Function{Name: "Net", Domain: "modules", Opsets: m.Opsets, Body: body})
+	m.Opsets = append(slices.Clone(m.Opsets), onnx.Opset{Domain: "modules", Version: 1})
+	m.Graph = top
+	return m
+}
+
+// A state dict put back gives the initializers that it came from, transposed weights and gates included, within functions too.
 func TestNamesBackAndForth(t *testing.T) {
 	for _, dir := range []string{"char_lstm", "gru_classifier", "transformer", "lstm_classifier", "round_trip/ties"} {
 		m, err := onnx.Load("../models/" + dir + "/model.onnx")
@@ -189,6 +306,15 @@ func TestNamesBackAndForth(t *testing.T) {
 		for name, w := range back {
 			if !bytes.Equal(w.Bytes(), m.Graph.Init(name).Const.Bytes()) {
 				t.Errorf("%s: initializer %s came back otherwise", dir, name)
+			}
+		}
+		inside, _, err := names.StateDict(asFunction(m))
+		if err != nil {
+			t.Fatalf("%s as a function: %v", dir, err)
+		}
+		for name, w := range dict {
+			if !same(inside[name], w) {
+				t.Errorf("%s: as a function it holds another %s", dir, name)
 			}
 		}
 	}

@@ -51,24 +51,44 @@ func ParseNames(text []byte) (Names, error) {
 	return n, nil
 }
 
-// gateOrder is where a recurrent operator that v is a weight of has PyTorch's gates: PyTorch has
+// gateOrder is where a recurrent operator of m that v is a weight of has PyTorch's gates: PyTorch has
 // i f g o and r z n, ONNX i o f c and z r h.
-func gateOrder(v *onnx.Value) ([]int, error) {
-	for _, n := range v.Users() {
-		switch n.Op {
-		case "LSTM":
-			return []int{0, 2, 3, 1}, nil
-		case "GRU":
-			return []int{1, 0, 2}, nil
-		case "RNN":
-			return []int{0}, nil
-		}
+func gateOrder(m *onnx.Model, v *onnx.Value) ([]int, error) {
+	if order := gatesOfReader(m, v, nil); order != nil {
+		return order, nil
 	}
 	return nil, fmt.Errorf("initializer %q is no weight of an RNN, LSTM or GRU", v.Name)
 }
 
-// take is PyTorch's tensor out of t, which is the value of initializer v or of its shape.
-func (o Origin) take(v *onnx.Value, t *tensor.Tensor) (*tensor.Tensor, error) {
+// gatesOfReader is the order of gates of the recurrent operator that reads v, itself or in a function that v is handed to from within those
+// of calls; nil if there is none.
+func gatesOfReader(m *onnx.Model, v *onnx.Value, calls []*onnx.Function) []int {
+	for _, n := range v.Users() {
+		if fn := m.Function(n.Domain, n.Op, n.Overload); fn != nil {
+			for i, in := range n.Inputs {
+				if in != v || i >= len(fn.Body.Inputs) || slices.Contains(calls, fn) {
+					continue
+				}
+				if order := gatesOfReader(m, fn.Body.Inputs[i], append(slices.Clip(calls), fn)); order != nil {
+					return order
+				}
+			}
+			continue
+		}
+		switch n.Op {
+		case "LSTM":
+			return []int{0, 2, 3, 1}
+		case "GRU":
+			return []int{1, 0, 2}
+		case "RNN":
+			return []int{0}
+		}
+	}
+	return nil
+}
+
+// take is PyTorch's tensor out of t, which is the value of initializer v of m or of its shape.
+func (o Origin) take(m *onnx.Model, v *onnx.Value, t *tensor.Tensor) (*tensor.Tensor, error) {
 	s := t.Shape()
 	unlike := fmt.Errorf("initializer %q of %v does not hold a tensor of %v (%s)", v.Name, s, o.Shape, o.Form)
 	switch o.Form {
@@ -90,7 +110,7 @@ func (o Origin) take(v *onnx.Value, t *tensor.Tensor) (*tensor.Tensor, error) {
 		}
 		return transpose(t)
 	case Gates:
-		order, err := gateOrder(v)
+		order, err := gateOrder(m, v)
 		if err != nil {
 			return nil, err
 		}
@@ -123,14 +143,14 @@ func (o Origin) places() []Origin {
 // lost reports whether the file no longer holds the tensor.
 func (o Origin) lost() bool { return o.Initializer == "" && len(o.Parts) == 0 }
 
-// read is PyTorch's tensor out of the initializers that get gives by name, each with a tensor of its shape.
-func (o Origin) read(get func(string) (*onnx.Value, *tensor.Tensor)) (*tensor.Tensor, error) {
+// read is PyTorch's tensor out of what value gives for initializers of m: tensors of their shapes.
+func (o Origin) read(m *onnx.Model, value func(*onnx.Value) *tensor.Tensor) (*tensor.Tensor, error) {
 	if o.Form != Joined {
-		v, t := get(o.Initializer)
+		v := m.Graph.Init(o.Initializer)
 		if v == nil {
 			return nil, fmt.Errorf("it should be in initializer %q, which the model has not", o.Initializer)
 		}
-		return o.take(v, t)
+		return o.take(m, v, value(v))
 	}
 	var joined []byte
 	var dtype tensor.DType
@@ -138,7 +158,7 @@ func (o Origin) read(get func(string) (*onnx.Value, *tensor.Tensor)) (*tensor.Te
 		if part.Form == Joined || len(part.Shape) == 0 || len(o.Shape) == 0 || !slices.Equal(part.Shape[1:], o.Shape[1:]) {
 			return nil, fmt.Errorf("part %d, of %v (%s), is no part of %v", i, part.Shape, part.Form, o.Shape)
 		}
-		t, err := part.read(get)
+		t, err := part.read(m, value)
 		if err != nil {
 			return nil, err
 		}
@@ -181,12 +201,7 @@ func (n Names) StateDict(m *onnx.Model) (dict map[string]*tensor.Tensor, lost []
 			lost = append(lost, name)
 			continue
 		}
-		dict[name], err = n[name].read(func(initializer string) (*onnx.Value, *tensor.Tensor) {
-			if v := m.Graph.Init(initializer); v != nil {
-				return v, v.Const
-			}
-			return nil, nil
-		})
+		dict[name], err = n[name].read(m, func(v *onnx.Value) *tensor.Tensor { return v.Const })
 		if err != nil {
 			return nil, nil, fmt.Errorf("names: %q: %w", name, err)
 		}
@@ -252,16 +267,16 @@ func (o Origin) write(m *onnx.Model, out map[string]*tensor.Tensor, w *tensor.Te
 				form.Form = Transposed
 			}
 		}
-		if err := form.put(v, out[initializer], w); err != nil {
+		if err := form.put(m, v, out[initializer], w); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// put is the reverse of take: it puts PyTorch's tensor w into t, a copy of the value of initializer v.
-func (o Origin) put(v *onnx.Value, t, w *tensor.Tensor) error {
-	old, err := o.take(v, t)
+// put is the reverse of take: it puts PyTorch's tensor w into t, a copy of the value of initializer v of m.
+func (o Origin) put(m *onnx.Model, v *onnx.Value, t, w *tensor.Tensor) error {
+	old, err := o.take(m, v, t)
 	if err != nil {
 		return err
 	}
@@ -278,7 +293,7 @@ func (o Origin) put(v *onnx.Value, t, w *tensor.Tensor) error {
 		}
 		copy(t.Bytes(), turned.Bytes())
 	case Gates:
-		order, err := gateOrder(v)
+		order, err := gateOrder(m, v)
 		if err != nil {
 			return err
 		}

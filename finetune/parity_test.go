@@ -242,16 +242,15 @@ func (c *parityCase) gradients(t *testing.T, dir string, m *onnx.Model, names Na
 			t.Errorf("%s is nowhere in the file", name)
 			continue
 		}
-		p, err := o.read(func(initializer string) (*onnx.Value, *tensor.Tensor) {
-			v := tr.model.Graph.Init(initializer)
-			if v == nil || grads[initializer] != nil {
-				return v, grads[initializer]
+		p, err := o.read(tr.model, func(v *onnx.Value) *tensor.Tensor {
+			if grads[v.Name] != nil {
+				return grads[v.Name]
 			}
 			zeros, err := tensor.Zeros(v.Const.DType(), v.Const.Shape()...) // the loss does not hang on it
 			if err != nil {
 				t.Fatal(err)
 			}
-			return v, zeros
+			return zeros
 		})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)

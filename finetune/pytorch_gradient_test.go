@@ -136,7 +136,7 @@ func readNames(t *testing.T, dir string) Names {
 
 func part(t *testing.T, m *onnx.Model, o Origin, whole *tensor.Tensor) []float64 {
 	t.Helper()
-	p, err := o.take(m.Graph.Init(o.Initializer), whole)
+	p, err := o.take(m, m.Graph.Init(o.Initializer), whole)
 	if err != nil {
 		t.Fatal(err)
 	}

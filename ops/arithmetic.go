@@ -654,8 +654,12 @@ func powOp() Op {
 		if mixed {
 			e = g.Op("CastLike", b, a)
 		}
-		da = g.Mul(dy, g.Mul(e, g.Op("Pow", a, g.Sub(e, g.Like(e, 1)))))
-		if c := g.Info(b).Const; c == nil || c.Len() != 1 || tensor.Float64At(c, 0) == 0 {
+		base, c := a, g.Info(b).Const
+		if c != nil && c.Len() == 1 && tensor.Float64At(c, 0) > 0 && tensor.Float64At(c, 0) < 1 && g.sumsSquares(a) {
+			base = g.orOne(a)
+		}
+		da = g.Mul(dy, g.Mul(e, g.Op("Pow", base, g.Sub(e, g.Like(e, 1)))))
+		if c == nil || c.Len() != 1 || tensor.Float64At(c, 0) == 0 {
 			da = g.Op("Where", g.Op("Equal", e, g.Like(e, 0)), g.Like(da, 0), da) // 0⁰ does not move
 		}
 		if !g.DType(b).IsFloat() {

@@ -195,7 +195,12 @@ func init() {
 		unaryOp("Floor", old, Floats, scalar(math.Floor), nil),
 		letThrough(unaryOp("Round", []int{11, 22}, Floats, scalar(math.RoundToEven), nil)),
 		unaryOp("Sqrt", old, Floats, vector(kernel.Sqrt[float32], kernel.Sqrt[float64]),
-			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Div(dy, g.Mul(y, g.Like(y, 2))) }),
+			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value {
+				if g.sumsSquares(x) {
+					y = g.orOne(y)
+				}
+				return g.Div(dy, g.Mul(y, g.Like(y, 2)))
+			}),
 		unaryOp("Reciprocal", old, Floats, vector(kernel.Recip[float32], kernel.Recip[float64]),
 			func(g *Grad, n *Node, x, y, dy *onnx.Value) *onnx.Value { return g.Neg(g.Mul(dy, sq(g, y))) }),
 		unaryOp("Exp", old, Floats, vector(kernel.Exp[float32], kernel.Exp[float64]),

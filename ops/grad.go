@@ -333,3 +333,45 @@ func FloatAttr(name string, v float32) *onnx.Attribute {
 func StringAttr(name, v string) *onnx.Attribute {
 	return &onnx.Attribute{Name: name, Type: onnx.AttrString, S: []byte(v)}
 }
+
+// sumsSquares reports whether v is a sum or a mean of squares, perhaps scaled: a root of it is a norm, a distance or a deviation as exporters write
+// them, and the gradient of one that is zero is PyTorch's, zero, not the infinite slope of the root times that of the squares.
+func (g *Grad) sumsSquares(v *onnx.Value) bool {
+	for range 8 {
+		n := v.Def()
+		if n == nil || onnx.CanonicalDomain(n.Domain) != "" || n.Input(0) == nil {
+			return false
+		}
+		switch n.Op {
+		case "ReduceSumSquare":
+			return true
+		case "ReduceSum", "ReduceMean":
+			return g.squares(n.Inputs[0])
+		case "Mul", "Div", "Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Expand":
+			v = n.Inputs[0]
+		default:
+			return false
+		}
+	}
+	return false
+}
+
+// squares reports whether v is the squares of something.
+func (g *Grad) squares(v *onnx.Value) bool {
+	n := v.Def()
+	if n == nil || onnx.CanonicalDomain(n.Domain) != "" || n.Input(1) == nil {
+		return false
+	}
+	switch c := g.Info(n.Inputs[1]).Const; n.Op {
+	case "Mul":
+		return n.Inputs[0] == n.Inputs[1]
+	case "Pow":
+		return c != nil && c.Len() == 1 && tensor.Float64At(c, 0) == 2
+	}
+	return false
+}
+
+// orOne is v with ones for its zeros.
+func (g *Grad) orOne(v *onnx.Value) *onnx.Value {
+	return g.Op("Where", g.Op("Equal", v, g.Like(v, 0)), g.Like(v, 1), v)
+}

@@ -546,8 +546,7 @@ func gradReduce(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 	case "ReduceL1":
 		out[0] = g.Mul(d, g.Op("Sign", x))
 	case "ReduceL2":
-		yw := wide(y)
-		out[0] = g.Mul(d, g.Div(x, g.Op("Where", g.Op("Equal", yw, g.Like(x, 0)), g.Like(x, 1), yw)))
+		out[0] = g.Mul(d, g.Div(x, g.orOne(wide(y))))
 	case "ReduceLogSum":
 		out[0] = g.ExpandTo(g.Div(d, g.Op("Exp", wide(y))), x)
 	case "ReduceLogSumExp":

@@ -12,9 +12,6 @@ import (
 // sequence of the gradients of its elements, in which nil stands for one that is zero; that of an optional is
 // that of its element.
 func init() {
-	seq := func(n *Node) ([]Info, error) {
-		return []Info{{Kind: onnx.SequenceType, DType: n.Info(0).DType}}, nil
-	}
 	same := func(n *Node) ([]Info, error) { return withoutValues([]Info{n.In[0]}), nil }
 	scalar := func(d tensor.DType) func(*Node) ([]Info, error) {
 		return func(n *Node) ([]Info, error) { return []Info{Tensor(d)}, nil }
@@ -59,7 +56,7 @@ func init() {
 				if s := n.In[0]; s.Elem != nil {
 					return []Info{SequenceOf(join(*s.Elem, n.In[1]))}, nil
 				}
-				return seq(n)
+				return []Info{{Kind: onnx.SequenceType, DType: n.In[0].DType}}, nil
 			},
 			Compile: run(func(c *Ctx) error {
 				s, err := sequence(c, 0)
@@ -565,6 +562,27 @@ func concatFromSequence(c *Ctx) error {
 	}
 	c.SetOut(0, out)
 	return nil
+}
+
+func inferSplitToSequence(n *Node) ([]Info, error) {
+	x := n.In[0]
+	if !x.Ranked {
+		return []Info{SequenceOf(x)}, nil
+	}
+	axis, err := NormAxis(n.Int("axis", 0), len(x.Shape))
+	if err != nil {
+		return nil, err
+	}
+	shape := slices.Clone(x.Shape)
+	switch {
+	case n.Has(1):
+		shape[axis] = Unknown
+	case n.Int("keepdims", 1) == 0:
+		shape = slices.Delete(shape, axis, axis+1)
+	default:
+		shape[axis] = D(1)
+	}
+	return []Info{SequenceOf(Tensor(x.DType, shape...))}, nil
 }
 
 // splitToSequence cuts a tensor along an axis into pieces of a size, of given sizes, or of one.

@@ -132,8 +132,12 @@ def names(model, graph):
     ones that hold the same values, as they are or transposed, with axes of one or without.
     """
     held = constants(graph)
-    found, buffers = {}, {n for n, b in model.named_buffers()}
+    found, buffers, first = {}, {n for n, b in model.named_buffers()}, {}
     for name, value in model.state_dict().items():
+        of = first.setdefault((value.data_ptr(), value.shape), name)
+        if of != name and value.numel() > 0:  # the module has it under two names
+            found[name] = dict(found[of])
+            continue
         w = value.numpy()
         found[name] = {"shape": list(w.shape), "initializer": None}
         found[name].update(locate(name, w, held))
@@ -168,7 +172,7 @@ def locate(name, w, held):
         if w.size > 1 and h.size == w.size and [d for d in h.shape if d != 1] == [d for d in w.shape if d != 1] and same(h.reshape(w.shape), w):
             return {"initializer": n, "form": "verbatim"}
     for n, h in held.items():
-        if h.ndim not in (2, 3) or h.dtype != w.dtype:
+        if h.ndim not in (2, 3) or h.dtype != w.dtype or w.size == 1:
             continue
         for order in ([0], [0, 3, 1, 2], [1, 0, 2]):
             if w.shape[0] % len(order):
@@ -184,7 +188,7 @@ def locate(name, w, held):
         found = [{"shape": [int(b - a), *w.shape[1:]], **whole(w[a:b], held)} for a, b in zip(at, at[1:])]
         if found and all("form" in f for f in found):
             return {"form": "joined", "parts": found}
-    single = [n for n, h in held.items() if w.size == 1 and h.size == 1 and h.dtype == w.dtype and h.flat[0] == w.flat[0]]
+    single = [n for n, h in held.items() if w.size == 1 and w.dtype.kind == "f" and h.size == 1 and h.dtype == w.dtype and h.flat[0] == w.flat[0]]
     if len(single) == 1 and held[single[0]].ndim > 0:
         return {"initializer": single[0], "form": "verbatim"}
     return {}
