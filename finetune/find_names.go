@@ -23,7 +23,7 @@ func FindNames(m *onnx.Model, dict map[string]*tensor.Tensor, buffers []string) 
 			return nil, nil, fmt.Errorf("buffers %q: %w", glob, err)
 		}
 	}
-	f := &finder{dict: dict, found: Names{}, held: map[content][]place{}, merged: map[string]string{}}
+	f := &finder{model: m, dict: dict, found: Names{}, held: map[content][]place{}, merged: map[string]string{}}
 	m.Graph.Walk(f.graph)
 	alike := map[content][]string{}
 	names := slices.SortedFunc(maps.Keys(dict), func(a, b string) int { return strings.Compare(inOrder(a), inOrder(b)) })
@@ -79,6 +79,7 @@ type place struct {
 }
 
 type finder struct {
+	model  *onnx.Model
 	dict   map[string]*tensor.Tensor
 	held   map[content][]place // in the file's order; Shape is not set
 	merged map[string]string   // what is an Identity of an initializer, and of which
@@ -124,7 +125,7 @@ func (f *finder) hold(v *onnx.Value, t *tensor.Tensor) {
 			add(Origin{Form: Transposed}, turned)
 		}
 	}
-	order, err := gateOrder(v)
+	order, err := gateOrder(f.model, v)
 	if err != nil || t.Rank() < 2 {
 		return
 	}
@@ -138,7 +139,7 @@ func (f *finder) hold(v *onnx.Value, t *tensor.Tensor) {
 	for d := range s[0] {
 		for at := 0; at+rows <= s[1]; at += rows {
 			o := Origin{Form: Gates, Direction: d, Offset: at, Shape: append([]int{rows}, s[2:]...)}
-			if part, err := o.take(v, t); err == nil {
+			if part, err := o.take(f.model, v, t); err == nil {
 				o.Shape = nil
 				add(o, pressed(part))
 			}
@@ -186,6 +187,7 @@ func (f *finder) locate(names []string) {
 		}
 		for _, name := range names {
 			f.found[name] = o
+			o.SameAs = names[0]
 		}
 	}
 }

@@ -26,6 +26,8 @@ type Origin struct {
 	// Further initializers that hold the same tensor, as it is or transposed, perhaps with further axes of one.
 	Also   []string `json:"also,omitempty"`
 	Buffer bool     `json:"buffer,omitempty"` // a buffer, which is not trained: a mask, a table, running statistics
+	// The tensor that this is another name of: one parameter that the module has twice, not two that the exporter merged.
+	SameAs string `json:"same_as,omitempty"`
 	// Of an embedding: the row that gets no gradient where it is looked up, if there is one. See [Config.PaddingIdx].
 	PaddingIdx *int `json:"padding_idx,omitempty"`
 	// Of [Joined]: where its rows are, one part after another. Initializer is then none.
@@ -319,7 +321,7 @@ func (n Names) untie(g *onnx.Graph) Names {
 			continue
 		}
 		out := node.Outputs[0]
-		if o, ok := n[out.Name]; ok && o.Initializer == node.Inputs[0].Name {
+		if o, ok := n[out.Name]; ok && o.SameAs == "" && o.Initializer == node.Inputs[0].Name {
 			ownInitializer(g, node)
 			o.Initializer, o.Also = out.Name, nil
 			n[out.Name] = o

@@ -72,6 +72,38 @@ func TestTiesAreTrainedAsInPyTorch(t *testing.T) {
 	}
 }
 
+// An Identity stands for a parameter that the exporter merged into an equal one, or for the very same under another name: only the module
+// knows, and Names say it.
+func TestNamesTellMergedFromSame(t *testing.T) {
+	b := onnx.NewBuilder("tied", 17)
+	x, embed := b.Input("x", tensor.Float32, 1, 2), b.Init("embed.weight", tensor.New([]float32{1, 2}))
+	head := onnx.NewNode("Identity", []*onnx.Value{embed}, "head.weight")
+	b.Output("y", b.Op("Add", b.Op("Mul", x, embed), b.Op("Mul", b.Op("Mul", x, x), b.Add(head)[0])), tensor.Float32, 1, 2)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for sameAs, want := range map[string][]float32{"": {-1, -70}, "embed.weight": {-3, -286}} {
+		names := Names{"embed.weight": {Shape: []int{2}, Initializer: "embed.weight", Form: Verbatim}, "head.weight": {Shape: []int{2}, Initializer: "embed.weight", Form: Verbatim, SameAs: sameAs}}
+		tr, err := New(m, Config{Loss: MSE{Output: "y", Target: "target"}, Optimizer: SGD{LR: 1}, Names: names})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		// y is x·embed + x²·head = 2, 24, which is the loss's gradient; embed's is 2, 72 and head's 2, 216.
+		if _, err := tr.Step(context.Background(), Batch{"x": tensor.New([]float32{1, 3}, 1, 2), "target": tensor.New([]float32{0, 0}, 1, 2)}); err != nil {
+			t.Fatal(err)
+		}
+		dict, _, err := tr.StateDict()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tensor.Data[float32](dict["embed.weight"]); !slices.Equal(got, want) || same(dict["embed.weight"], dict["head.weight"]) != (sameAs != "") {
+			t.Errorf("same as %q: embed.weight is %v, want %v, and head.weight %v", sameAs, got, want, tensor.Data[float32](dict["head.weight"]))
+		}
+	}
+}
+
 func TestTrainableByPyTorchsNames(t *testing.T) {
 	dir := "../models/lstm_classifier"
 	m, err := onnx.Load(filepath.Join(dir, "model.onnx"))

@@ -564,27 +564,6 @@ func concatFromSequence(c *Ctx) error {
 	return nil
 }
 
-func inferSplitToSequence(n *Node) ([]Info, error) {
-	x := n.In[0]
-	if !x.Ranked {
-		return []Info{SequenceOf(x)}, nil
-	}
-	axis, err := NormAxis(n.Int("axis", 0), len(x.Shape))
-	if err != nil {
-		return nil, err
-	}
-	shape := slices.Clone(x.Shape)
-	switch {
-	case n.Has(1):
-		shape[axis] = Unknown
-	case n.Int("keepdims", 1) == 0:
-		shape = slices.Delete(shape, axis, axis+1)
-	default:
-		shape[axis] = D(1)
-	}
-	return []Info{SequenceOf(Tensor(x.DType, shape...))}, nil
-}
-
 // splitToSequence cuts a tensor along an axis into pieces of a size, of given sizes, or of one.
 func splitToSequence(c *Ctx) error {
 	x := c.In(0)

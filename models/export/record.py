@@ -129,14 +129,15 @@ def names(model, graph):
     direction is the first index into the initializer and offset where its rows begin.
     joined is for what is in several initializers, parts, one after another along the first axis.
     buffer is there, and true, for what is no parameter; padding_idx for an embedding's row that is not trained. initializer is null when the file does not hold the values, as after folding; also names further
-    ones that hold the same values, as they are or transposed, with axes of one or without.
+    ones that hold the same values, as they are or transposed, with axes of one or without. same_as is the name under which the module has the
+    very same tensor before.
     """
     held = constants(graph)
     found, buffers, first = {}, {n for n, b in model.named_buffers()}, {}
     for name, value in model.state_dict().items():
         of = first.setdefault((value.data_ptr(), value.shape), name)
         if of != name and value.numel() > 0:  # the module has it under two names
-            found[name] = dict(found[of])
+            found[name] = {**found[of], "same_as": of}
             continue
         w = value.numpy()
         found[name] = {"shape": list(w.shape), "initializer": None}
