@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -28,7 +29,7 @@ func Retune() *cobra.Command {
 // Main runs a command and ends the program: 0 done, 1 the work failed or something did not match,
 // 2 wrong usage. Errors go to stderr, a sentence each.
 func Main(root *cobra.Command) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(Execute(ctx, root))
 }

@@ -335,7 +335,7 @@ func checkWhole(key string, v any, t reflect.Type) error {
 	}
 	switch v := v.(type) {
 	case float64:
-		if k := t.Kind(); k >= reflect.Int && k <= reflect.Uint64 && v != math.Trunc(v) {
+		if k := t.Kind(); k >= reflect.Int && k <= reflect.Uint64 && (v != math.Trunc(v) || math.IsInf(v, 0)) {
 			return fmt.Errorf("%s: %v cannot be read as %v", key, v, t)
 		}
 	case []any:
