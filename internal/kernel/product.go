@@ -19,6 +19,7 @@ const (
 	blockA    = 432 << 10 // bytes of A in a block, about
 	blockRows = 288       // of C in one, at most
 	blockCols = 256       // and columns
+	fewRows   = 16 << 10  // bytes of A that need no steps
 	groupB    = 128 << 10 // bytes of B that are packed before they are used
 	line      = 64        // bytes of a line of the caches
 	// cacheWay is the bytes of a way of the first-level cache: addresses so far apart compete for the same few lines.
@@ -136,11 +137,12 @@ func (pr *product[T]) plan(p *Pool) {
 	}
 	kern, threads := pr.kern, p.Threads()
 	pr.panelsM, pr.panelsN = ceilDiv(pr.m, kern.rows), ceilDiv(pr.n, kern.cols)
+	size := int(unsafe.Sizeof(T(0)))
 	pr.depth = max(pr.k, 1)
-	if steps := ceilDiv(pr.k, depth); steps > 1 {
+	// Few rows of A stay in the first-level cache, and B, which is read once, comes best from end to end.
+	if steps := ceilDiv(pr.k, depth); steps > 1 && pr.m*pr.k*size > fewRows {
 		pr.depth = ceilDiv(ceilDiv(pr.k, steps), 4) * 4
 	}
-	size := int(unsafe.Sizeof(T(0)))
 	pr.stepM = max(1, min(blockRows, blockA/(pr.depth*size))/kern.rows)
 	pr.stepM = ceilDiv(pr.panelsM, ceilDiv(pr.panelsM, pr.stepM))
 	blockN, sizeB := max(1, blockCols/kern.cols), pr.panelsN*kern.cols*size // sizeB for each step of k

@@ -130,7 +130,6 @@ func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 			u.SHRQ(operand.Imm(uint64(s.bytes/t.size)), bits)
 		}
 	}
-	ahead := load(tileAhead)
 	u.Label("tile")
 	a, b, k, ldb := load(tileA), load(tileB), load(tileK), load(tileLDB)
 
@@ -210,38 +209,55 @@ func gemmTile(u *unit, s isa, t elem, rows int, inRows bool) {
 			t.fma(u, b1, x, sums[1])
 		}
 	}
-	// What is wanted later comes a little at each chunk of steps, since what the steps read must not wait behind it: rows of C, for the end
-	// of the tile, and the next tile's rows of A.
-	row, unasked, n := load(tileC), u.AllocLocal(8), u.GP64()
-	u.MOVQ(operand.U32(rows+rows%2), unasked)
-	u.Label("chunk")
+	row := load(tileC)
+	askC := func(n int) {
+		for range n {
+			u.PREFETCHT0(operand.Mem{Base: row})
+			u.PREFETCHT0(operand.Mem{Base: row, Disp: 64})
+			u.ADDQ(field(tileLDC), row)
+		}
+	}
+	steps := func() {
+		for j := range unroll {
+			step(j)
+		}
+		onA(unroll)
+		u.LEAQ(operand.Mem{Base: b, Index: ldb, Scale: unroll}, b)
+		u.SUBQ(operand.Imm(unroll), k)
+		u.CMPQ(k, operand.Imm(unroll))
+	}
 	u.CMPQ(k, operand.Imm(unroll))
 	u.JL(operand.LabelRef("tail"))
-	u.SUBQ(operand.Imm(2), unasked)
-	u.JL(operand.LabelRef("asked"))
-	for range min(2, rows) {
-		u.PREFETCHT0(operand.Mem{Base: row})
-		u.PREFETCHT0(operand.Mem{Base: row, Disp: 64})
-		u.ADDQ(field(tileLDC), row)
+	if sets > 1 {
+		// Few rows wait for B alone, which the processor fetches best if nothing else is asked for.
+		askC(rows)
+		u.Label("loop")
+		steps()
+		u.JGE(operand.LabelRef("loop"))
+	} else {
+		// What is wanted later comes a little at each chunk of steps, since what the steps read must not wait behind it: rows of C, for the end
+		// of the tile, and the next tile's rows of A; and what is ahead, in between.
+		unasked, n, ahead := u.AllocLocal(8), u.GP64(), load(tileAhead)
+		u.MOVQ(operand.U32(rows+rows%2), unasked)
+		u.Label("chunk")
+		u.SUBQ(operand.Imm(2), unasked)
+		u.JL(operand.LabelRef("asked"))
+		askC(2)
+		u.Label("asked")
+		askA()
+		u.MOVQ(operand.U32(chunk), n)
+		u.Label("loop")
+		u.PREFETCHT1(operand.Mem{Base: ahead})
+		u.PREFETCHT1(operand.Mem{Base: ahead, Disp: 64})
+		u.ADDQ(field(tileAheadBy), ahead)
+		steps()
+		u.JL(operand.LabelRef("fetched"))
+		u.DECQ(n)
+		u.JNZ(operand.LabelRef("loop"))
+		u.JMP(operand.LabelRef("chunk"))
+		u.Label("fetched")
+		u.MOVQ(ahead, field(tileAhead))
 	}
-	u.Label("asked")
-	askA()
-	u.MOVQ(operand.U32(chunk), n)
-	u.Label("loop")
-	for j := range unroll {
-		step(j)
-	}
-	onA(unroll)
-	u.LEAQ(operand.Mem{Base: b, Index: ldb, Scale: unroll}, b)
-	u.PREFETCHT1(operand.Mem{Base: ahead})
-	u.PREFETCHT1(operand.Mem{Base: ahead, Disp: 64})
-	u.ADDQ(field(tileAheadBy), ahead)
-	u.SUBQ(operand.Imm(unroll), k)
-	u.CMPQ(k, operand.Imm(unroll))
-	u.JL(operand.LabelRef("tail"))
-	u.DECQ(n)
-	u.JNZ(operand.LabelRef("loop"))
-	u.JMP(operand.LabelRef("chunk"))
 	u.Label("tail")
 	u.TESTQ(k, k)
 	u.JZ(operand.LabelRef("sum"))
