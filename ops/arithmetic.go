@@ -1040,7 +1040,7 @@ func sumToT[T kernel.Float](c *Ctx) error {
 			k := i - len(from) + len(to)
 			mask[i] = k < 0 || to[k] == 1
 		}
-		return reduceInto(c, floatReduction[T]("ReduceSum"), out, c.In(0), from, mask)
+		return reduceInto(c, floatReduction[T]("ReduceSum"), out, c.In(0), planReduction(from, mask, true))
 	}
 	x, y := tensor.Data[T](c.In(0)), tensor.Data[T](out)
 	clear(y)

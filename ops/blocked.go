@@ -287,18 +287,20 @@ func blockedPool(pool func(p *kernel.Pool, cv kernel.Conv2D, y, x []float32)) Ke
 
 func blockedMean(c *Ctx) error {
 	x := c.In(0)
-	shape := slices.Clone(x.Shape())
-	if len(shape) < 4 || shape[len(shape)-1] != kernel.Block() {
-		return fmt.Errorf("an input of %v is not in blocks", shape)
+	xs := x.Shape()
+	if len(xs) < 4 || xs[len(xs)-1] != kernel.Block() {
+		return fmt.Errorf("an input of %v is not in blocks", xs)
 	}
-	pix := product(shape[2 : len(shape)-1])
+	pix := product(xs[2 : len(xs)-1])
 	if pix == 0 {
-		return fmt.Errorf("an image of %v has no mean", shape)
+		return fmt.Errorf("an image of %v has no mean", xs)
 	}
-	for i := 2; i < len(shape)-1; i++ {
-		shape[i] = 1
+	shape := Scratch[[]int](c)
+	*shape = append((*shape)[:0], xs...)
+	for i := 2; i < len(xs)-1; i++ {
+		(*shape)[i] = 1
 	}
-	y, err := c.Alloc(0, tensor.Float32, shape...)
+	y, err := c.Alloc(0, tensor.Float32, *shape...)
 	if err != nil {
 		return err
 	}

@@ -84,6 +84,10 @@ func init() {
 						return fmt.Errorf("a table of %v has not 256 entries", t.Shape())
 					}
 					y, table := tensor.View[uint8](c.Out(0)), (*[256]uint8)(tensor.View[uint8](t))
+					if c.Pool.Alone(len(x), 4*unaryGrain) {
+						kernel.MapBytes(y, x, table)
+						return nil
+					}
 					c.Pool.For(len(x), 4*unaryGrain, func(lo, hi int) { kernel.MapBytes(y[lo:hi], x[lo:hi], table) })
 					return nil
 				}, nil
@@ -182,8 +186,22 @@ func (k byteBinary) run(c *Ctx) error {
 	lo, hi, _ := bounds(y.DType())
 	va, vb, vy := tensor.View[uint8](x[0]), tensor.View[uint8](x[1]), tensor.View[uint8](y)
 	signed := y.DType() == tensor.Int8
-	c.Pool.For(len(vy), unaryGrain, func(i, j int) { k(vy[i:j], va[i:j], vb[i:j], scale, zero, lo, hi, signed) })
+	kernel.InParts(c.Pool, len(vy), unaryGrain, byteParts{k, vy, va, vb, scale, zero, lo, hi, signed})
 	return nil
+}
+
+// byteParts is one call of a byteBinary.
+type byteParts struct {
+	k           byteBinary
+	y, a, b     []uint8
+	scale, zero [3]float32
+	lo, hi      float32
+	signed      bool
+}
+
+// Part computes the bytes [i, j).
+func (p byteParts) Part(i, j int) {
+	p.k(p.y[i:j], p.a[i:j], p.b[i:j], p.scale, p.zero, p.lo, p.hi, p.signed)
 }
 
 // byteMean is a mean over the spatial axes as a convolution with weights of 1.

@@ -271,41 +271,53 @@ func compileSplit(*Node) (Kernel, error) {
 		if err != nil {
 			return err
 		}
-		axis, err := c.Node.Axis("axis", 0, x.Rank())
+		parts, err := Keep(c, func() (*[]*arrangement, error) { return splitParts(c, x.Shape()) }, 1)
 		if err != nil {
 			return err
 		}
-		before := 13
-		if c.Node.Since == 1 && c.In(1) != nil {
-			before = 1
-		}
-		split, given, err := runInts(c, "split", 1, before)
-		if err != nil {
-			return err
-		}
-		sizes, err := splitSizes(c.Node, x.Shape()[axis], split, given)
-		if err != nil {
-			return err
-		}
-		ss, at := rowMajor(x.Shape()), 0
-		for i, s := range sizes {
-			from := at
-			at += s
+		for i, part := range *parts {
 			if i > 0 && !c.Wants(i) {
 				continue
 			}
-			shape := slices.Clone(x.Shape())
-			shape[axis] = s
-			y, err := c.Alloc(i, x.DType(), shape...)
+			y, err := c.Alloc(i, x.DType(), part.shape...)
 			if err != nil {
 				return err
 			}
-			if err := strided(c.Pool, y, x, shape, rowMajor(shape), 0, ss, from*ss[axis]); err != nil {
+			if err := part.run(c.Pool, y, x); err != nil {
 				return err
 			}
 		}
 		return nil
 	}, nil
+}
+
+// splitParts is how each part of a tensor of shape xs comes out of it.
+func splitParts(c *Ctx, xs []int) (*[]*arrangement, error) {
+	axis, err := c.Node.Axis("axis", 0, len(xs))
+	if err != nil {
+		return nil, err
+	}
+	before := 13
+	if c.Node.Since == 1 && c.In(1) != nil {
+		before = 1
+	}
+	split, given, err := runInts(c, "split", 1, before)
+	if err != nil {
+		return nil, err
+	}
+	sizes, err := splitSizes(c.Node, xs[axis], split, given)
+	if err != nil {
+		return nil, err
+	}
+	parts := make([]*arrangement, len(sizes))
+	ss, at := rowMajor(xs), 0
+	for i, s := range sizes {
+		shape := slices.Clone(xs)
+		shape[axis] = s
+		parts[i] = arrange(shape, ss, at*ss[axis])
+		at += s
+	}
+	return &parts, nil
 }
 
 func gradSplit(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {

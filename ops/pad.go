@@ -254,62 +254,84 @@ func compilePad(n *Node) (Kernel, error) {
 		if err != nil {
 			return err
 		}
-		begin, end, err := padArgs(c, x.Rank(), 1, 3, 11)
+		p, err := Keep(c, func() (*padding, error) { return paddingOf(c, x, mode) }, 1, 3)
 		if err != nil {
 			return err
 		}
-		shape := make([]int, x.Rank())
-		for i, d := range x.Shape() {
-			shape[i] = d + begin[i] + end[i]
-			if shape[i] < 0 {
-				return fmt.Errorf("pads %d and %d leave less than nothing of dimension %d of %d", begin[i], end[i], i, d)
-			}
-		}
-		y, err := c.Alloc(0, x.DType(), shape...)
+		y, err := c.Alloc(0, x.DType(), p.shape...)
 		if err != nil {
 			return err
 		}
-		if y.Len() == 0 {
+		value := p.value
+		switch {
+		case y.Len() == 0:
 			return nil
-		}
-		if len(shape) == 0 {
-			return copyTensor(y, x)
-		}
-		if mode != "constant" {
-			tables, err := padTables(mode, x.Shape(), begin, end)
-			if err != nil {
-				return err
-			}
-			return gatherRuns(c.Pool, y, x, tableRuns(tables, x.Shape()[len(shape)-1]))
-		}
-		var value *tensor.Tensor
-		if c.Node.Since < 11 {
-			if v := c.Node.Float("value", 0); v != 0 {
-				value, err = tensor.Convert(tensor.Scalar(v), x.DType(), true)
-			}
-		} else {
+		case p.runs != nil:
+			return gatherRuns(c.Pool, y, x, *p.runs)
+		case c.Node.Since >= 11:
 			value = c.In(2)
-		}
-		if err != nil {
-			return err
 		}
 		if value == nil {
 			clearTensor(y)
 		} else if value.Len() != 1 {
 			return fmt.Errorf("constant_value holds %d elements, not 1", value.Len())
-		} else if err := strided(c.Pool, y, value, shape, rowMajor(shape), 0, make([]int, len(shape)), 0); err != nil {
+		} else if err := p.fill.run(c.Pool, y, value); err != nil {
 			return err
 		}
-		ds, ss := rowMajor(shape), rowMajor(x.Shape())
-		part, do, so := make([]int, len(shape)), 0, 0
-		for i, d := range x.Shape() {
-			lo, hi := max(0, -begin[i]), d-max(0, -end[i])
-			part[i] = max(0, hi-lo)
-			do += max(0, begin[i]) * ds[i]
-			so += lo * ss[i]
-		}
-		return strided(c.Pool, y, x, part, ds, do, ss, so)
+		return p.move.run(c.Pool, y, x)
 	}, nil
+}
+
+// padding is how a tensor is padded.
+type padding struct {
+	shape      []int
+	runs       *runs     // the output as runs of the input, or nil
+	fill, move *movement // else: of the value to all of the output, and then of the input to its place
+	value      *tensor.Tensor
+}
+
+func paddingOf(c *Ctx, x *tensor.Tensor, mode string) (*padding, error) {
+	begin, end, err := padArgs(c, x.Rank(), 1, 3, 11)
+	if err != nil {
+		return nil, err
+	}
+	shape := make([]int, x.Rank())
+	for i, d := range x.Shape() {
+		shape[i] = d + begin[i] + end[i]
+		if shape[i] < 0 {
+			return nil, fmt.Errorf("pads %d and %d leave less than nothing of dimension %d of %d", begin[i], end[i], i, d)
+		}
+	}
+	p := &padding{shape: shape}
+	if slices.Contains(shape, 0) {
+		return p, nil
+	}
+	if mode != "constant" && len(shape) > 0 {
+		tables, err := padTables(mode, x.Shape(), begin, end)
+		if err != nil {
+			return nil, err
+		}
+		r := tableRuns(tables, x.Shape()[len(shape)-1])
+		p.runs = &r
+		return p, nil
+	}
+	if c.Node.Since < 11 {
+		if v := c.Node.Float("value", 0); v != 0 {
+			if p.value, err = tensor.Convert(tensor.Scalar(v), x.DType(), true); err != nil {
+				return nil, err
+			}
+		}
+	}
+	ds, ss := rowMajor(shape), rowMajor(x.Shape())
+	part, do, so := make([]int, len(shape)), 0, 0
+	for i, d := range x.Shape() {
+		lo, hi := max(0, -begin[i]), d-max(0, -end[i])
+		part[i] = max(0, hi-lo)
+		do += max(0, begin[i]) * ds[i]
+		so += lo * ss[i]
+	}
+	p.fill, p.move = planMovement(shape, ds, 0, make([]int, len(shape)), 0), planMovement(part, ds, do, ss, so)
+	return p, nil
 }
 
 // gradPad: padding by the negative amounts cuts off what was added and puts zeros where it was cut.

@@ -31,8 +31,9 @@ func init() {
 				return Table{tensor.Float32: maxPoolGrad[float32], tensor.Float64: maxPoolGrad[float64]}.By(0), nil
 			}, Portable: portableMaxPoolGrad},
 		Op{Name: "AveragePool", Since: []int{1, 7, 10, 11, 19, 22}, MinIn: 1, Types: []TypeSet{Floats},
-			Infer: inferPool, Compile: func(*Node) (Kernel, error) {
-				return Table{tensor.Float32: averagePool[float32], tensor.Float64: averagePool[float64]}.By(0), nil
+			Infer: inferPool, Compile: func(n *Node) (Kernel, error) {
+				pad := n.Int("count_include_pad", 0) != 0
+				return Table{tensor.Float32: averagePool[float32](pad), tensor.Float64: averagePool[float64](pad)}.By(0), nil
 			},
 			Grad: func(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {
 				return g.Internal("AveragePoolGrad", 1, []*onnx.Value{dy[0], g.Shape(n.Inputs[0])}, n.Attrs...), nil
@@ -604,9 +605,9 @@ func share[T kernel.Float](pad bool, d, h, w span3) T {
 	return 1 / T(n)
 }
 
-func averagePool[T kernel.Float](c *Ctx) error {
-	pad := c.Node.Int("count_include_pad", 0) != 0
-	return sumPool(c, func(s *poolShape, x []T, d, h, w span3) T {
+// averagePool is the means of windows, of which padding is a part or not.
+func averagePool[T kernel.Float](pad bool) Kernel {
+	mean := func(s *poolShape, x []T, d, h, w span3) T {
 		n := d.count * h.count * w.count
 		if pad {
 			n = d.size * h.size * w.size
@@ -625,7 +626,8 @@ func averagePool[T kernel.Float](c *Ctx) error {
 			}
 		}
 		return sum / T(n)
-	})
+	}
+	return func(c *Ctx) error { return sumPool(c, mean) }
 }
 
 func lpPool[T kernel.Float](p float64) Kernel {
@@ -644,7 +646,7 @@ func lpPool[T kernel.Float](p float64) Kernel {
 
 // sumPool pools each window by f.
 func sumPool[T kernel.Float](c *Ctx, f func(s *poolShape, x []T, d, h, w span3) T) error {
-	s, err := poolOf(c.Node, c.In(0).Shape())
+	s, err := Keep(c, func() (*poolShape, error) { return poolOf(c.Node, c.In(0).Shape()) })
 	if err != nil {
 		return err
 	}
@@ -652,13 +654,26 @@ func sumPool[T kernel.Float](c *Ctx, f func(s *poolShape, x []T, d, h, w span3) 
 	if err != nil {
 		return err
 	}
-	x, y := tensor.Data[T](c.In(0)), tensor.Data[T](t)
-	ni, no := s.inSize(), s.outSize()
-	s.parallel(c.Pool, func(plane int) {
-		in, out := x[plane*ni:(plane+1)*ni], y[plane*no:(plane+1)*no]
-		s.windows(func(o int, d, h, w span3) { out[o] = f(s, in, d, h, w) })
-	})
+	if t.Len() > 0 {
+		kernel.InParts(c.Pool, s.planes, 1+2048/max(1, s.inSize()), sumPlanes[T]{f, s, tensor.Data[T](t), tensor.Data[T](c.In(0))})
+	}
 	return nil
+}
+
+// sumPlanes is the work of [sumPool].
+type sumPlanes[T kernel.Float] struct {
+	f    func(s *poolShape, x []T, d, h, w span3) T
+	s    *poolShape
+	y, x []T
+}
+
+// Part pools the planes [lo, hi).
+func (p sumPlanes[T]) Part(lo, hi int) {
+	ni, no := p.s.inSize(), p.s.outSize()
+	for plane := lo; plane < hi; plane++ {
+		in, out := p.x[plane*ni:(plane+1)*ni], p.y[plane*no:(plane+1)*no]
+		p.s.windows(func(o int, d, h, w span3) { out[o] = p.f(p.s, in, d, h, w) })
+	}
 }
 
 // whole is a share that is all of it.
@@ -722,21 +737,31 @@ func globalPool[T kernel.Float](f func([]T) T) Kernel {
 		if err != nil {
 			return err
 		}
-		shape := []int{xs[0], xs[1]}
+		shape := Scratch[[]int](c)
+		*shape = append((*shape)[:0], xs[:2]...)
 		for range xs[2:] {
-			shape = append(shape, 1)
+			*shape = append(*shape, 1)
 		}
-		t, err := c.Alloc(0, tensor.TypeOf[T](), shape...)
+		t, err := c.Alloc(0, tensor.TypeOf[T](), *shape...)
 		if err != nil {
 			return err
 		}
-		x, y := tensor.Data[T](c.In(0)), tensor.Data[T](t)
-		c.Pool.For(planes, 1+8192/max(1, size), func(lo, hi int) {
-			for i := lo; i < hi; i++ {
-				y[i] = f(x[i*size : (i+1)*size])
-			}
-		})
+		kernel.InParts(c.Pool, planes, 1+8192/max(1, size), planeFold[T]{f, tensor.Data[T](t), tensor.Data[T](c.In(0)), size})
 		return nil
+	}
+}
+
+// planeFold makes one number of each plane.
+type planeFold[T kernel.Float] struct {
+	f    func([]T) T
+	y, x []T
+	size int
+}
+
+// Part folds the planes [lo, hi).
+func (p planeFold[T]) Part(lo, hi int) {
+	for i := lo; i < hi; i++ {
+		p.y[i] = p.f(p.x[i*p.size : (i+1)*p.size])
 	}
 }
 

@@ -339,57 +339,30 @@ func compileReduce(n *Node) (Kernel, error) {
 // fewColumns is from how many on it gains to take one row of them after the other; of fewer floats, each is made a row, up to longColumn elements.
 const fewColumns, longColumn = 8, 1024
 
-func reduceFewColumns[T arith](p *kernel.Pool, r reduction[T], dst, src []T, n, cols int) {
-	p.For(len(dst), max(1, moveGrain/n), func(lo, hi int) {
-		var buf [longColumn]T
-		row := buf[:n]
-		for i := lo; i < hi; i++ {
-			for j, at := 0, i/cols*n*cols+i%cols; j < n; j, at = j+1, at+cols {
-				row[j] = src[at]
-			}
-			dst[i] = r.row(row)
-		}
-	})
+// A reducing is how the axes of a tensor are reduced.
+type reducing struct {
+	shape  []int // of the output
+	per    int   // elements to each of its elements
+	cols   int   // 1: the elements of each lie side by side; else cols of them do
+	turned *arrangement
 }
 
-func reduceKernel[T arith](r reduction[T]) Kernel {
-	return func(c *Ctx) error {
-		x, err := tensorIn(c, 0)
-		if err != nil {
-			return err
-		}
-		axes, _, err := runInts(c, "axes", 1, axesBefore(c.Node))
-		if err != nil {
-			return err
-		}
-		mask, err := reduceMask(c.Node, axes, x.Rank())
-		if err != nil {
-			return err
-		}
-		keep, shape := c.Node.Int("keepdims", 1) != 0, []int{}
-		for i, d := range x.Shape() {
-			if !mask[i] {
-				shape = append(shape, d)
-			} else if keep {
-				shape = append(shape, 1)
-			}
-		}
-		y, err := c.Alloc(0, x.DType(), shape...)
-		if err != nil {
-			return err
-		}
-		return reduceInto(c, r, y, x, x.Shape(), mask)
-	}
-}
-
-// reduceInto reduces the axes of x, which is of that shape, that mask tells.
-func reduceInto[T arith](c *Ctx, r reduction[T], y, x *tensor.Tensor, shape []int, mask []bool) error {
+func planReduction(shape []int, mask []bool, keepdims bool) *reducing {
 	type group struct {
 		n      int
 		reduce bool
 	}
+	r := &reducing{shape: []int{}, per: 1, cols: 1}
 	var gs []group // neighbours of one kind merged, dimensions of 1 dropped
 	for i, d := range shape {
+		if !mask[i] {
+			r.shape = append(r.shape, d)
+		} else {
+			r.per *= d
+			if keepdims {
+				r.shape = append(r.shape, 1)
+			}
+		}
 		if d == 1 {
 			continue
 		}
@@ -399,6 +372,57 @@ func reduceInto[T arith](c *Ctx, r reduction[T], y, x *tensor.Tensor, shape []in
 			gs = append(gs, group{d, mask[i]})
 		}
 	}
+	last := len(gs) - 1
+	if last <= 0 || last == 1 && gs[last].reduce { // rows
+		return r
+	}
+	if last <= 2 && gs[last-1].reduce {
+		r.cols = gs[last].n
+	}
+	// If columns do not suit, the reduced axes are brought last.
+	var kept, reduced, ks, rs []int
+	st := rowMajor(shape)
+	for i, d := range shape {
+		if mask[i] {
+			reduced, rs = append(reduced, d), append(rs, st[i])
+		} else {
+			kept, ks = append(kept, d), append(ks, st[i])
+		}
+	}
+	r.turned = arrange(append(kept, reduced...), append(ks, rs...), 0)
+	return r
+}
+
+func reduceKernel[T arith](r reduction[T]) Kernel {
+	return func(c *Ctx) error {
+		x, err := tensorIn(c, 0)
+		if err != nil {
+			return err
+		}
+		how, err := Keep(c, func() (*reducing, error) {
+			axes, _, err := runInts(c, "axes", 1, axesBefore(c.Node))
+			if err != nil {
+				return nil, err
+			}
+			mask, err := reduceMask(c.Node, axes, x.Rank())
+			if err != nil {
+				return nil, err
+			}
+			return planReduction(x.Shape(), mask, c.Node.Int("keepdims", 1) != 0), nil
+		}, 1)
+		if err != nil {
+			return err
+		}
+		y, err := c.Alloc(0, x.DType(), how.shape...)
+		if err != nil {
+			return err
+		}
+		return reduceInto(c, r, y, x, how)
+	}
+}
+
+// reduceInto reduces the axes of x that how tells.
+func reduceInto[T arith](c *Ctx, r reduction[T], y, x *tensor.Tensor, how *reducing) error {
 	src, dst := tensor.View[T](x), tensor.View[T](y)
 	if len(dst) == 0 {
 		return nil
@@ -407,75 +431,95 @@ func reduceInto[T arith](c *Ctx, r reduction[T], y, x *tensor.Tensor, shape []in
 		fill(dst, r.row(nil))
 		return nil
 	}
-	per := len(src) / len(dst)
-	last := len(gs) - 1
+	n, cols := how.per, how.cols
 	switch {
-	case last < 0 || last <= 1 && gs[last].reduce || last == 0: // rows
-	case r.step != nil && last <= 2 && gs[last-1].reduce && (gs[last].n >= fewColumns || !x.DType().IsFloat()):
-		reduceColumns(c.Pool, r, dst, src, per, gs[last].n)
+	case how.turned == nil:
+	case cols > 1 && r.step != nil && (cols >= fewColumns || !x.DType().IsFloat()):
+		parts := (cols + columnsWidth - 1) / columnsWidth
+		kernel.InParts(c.Pool, len(dst)/cols*parts, max(1, moveGrain/(n*min(cols, columnsWidth))), reducedColumns[T]{r, dst, src, n, cols})
 		return nil
-	case last <= 2 && gs[last-1].reduce && per <= longColumn:
-		reduceFewColumns(c.Pool, r, dst, src, per, gs[last].n)
+	case cols > 1 && n <= longColumn:
+		kernel.InParts(c.Pool, len(dst), max(1, moveGrain/n), reducedFewColumns[T]{r, dst, src, n, cols})
 		return nil
-	default: // bring the reduced axes last
-		var kept, reduced, ks, rs []int
-		st := rowMajor(shape)
-		for i, d := range shape {
-			if mask[i] {
-				reduced, rs = append(reduced, d), append(rs, st[i])
-			} else {
-				kept, ks = append(kept, d), append(ks, st[i])
-			}
-		}
-		tshape := append(kept, reduced...)
-		t, err := c.New(x.DType(), tshape...)
+	default:
+		t, err := c.New(x.DType(), how.turned.shape...)
 		if err != nil {
 			return err
 		}
-		if err := strided(c.Pool, t, x, tshape, rowMajor(tshape), 0, append(ks, rs...), 0); err != nil {
+		if err := how.turned.run(c.Pool, t, x); err != nil {
 			return err
 		}
 		src = tensor.View[T](t)
 	}
-	c.Pool.For(len(dst), max(1, moveGrain/per), func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			dst[i] = r.row(src[i*per : (i+1)*per])
-		}
-	})
+	kernel.InParts(c.Pool, len(dst), max(1, moveGrain/n), reducedRows[T]{r, dst, src, n, 1})
 	return nil
 }
 
-// reduceColumns reduces the middle of [outer, n, cols]. Rows are accumulated in blocks, so that
-// errors grow with the number of blocks and not of rows.
-func reduceColumns[T arith](p *kernel.Pool, r reduction[T], dst, src []T, n, cols int) {
-	const width, block = 1024, 128
-	parts := (cols + width - 1) / width
-	p.For(len(dst)/cols*parts, max(1, moveGrain/(n*min(cols, width))), func(lo, hi int) {
-		var buf [width]T
-		for i := lo; i < hi; i++ {
-			o, from := i/parts, i%parts*width
-			w := min(width, cols-from)
-			acc, part := dst[o*cols+from:][:w], buf[:w]
-			fill(acc, r.init)
-			for j0 := 0; j0 < n; j0 += block {
-				to := part
-				if n <= block {
-					to = acc
-				} else {
-					fill(part, r.init)
-				}
-				for j := j0; j < min(j0+block, n); j++ {
-					r.step(to, src[(o*n+j)*cols+from:][:w])
-				}
-				if n > block {
-					r.merge(acc, part)
-				}
+// reductionPart is the reduction of the middle of [outer, n, cols].
+type reductionPart[T arith] struct {
+	r        reduction[T]
+	dst, src []T
+	n, cols  int
+}
+
+type (
+	reducedRows[T arith]       reductionPart[T]
+	reducedColumns[T arith]    reductionPart[T]
+	reducedFewColumns[T arith] reductionPart[T]
+)
+
+// Part computes the elements [lo, hi), of one column.
+func (a reducedRows[T]) Part(lo, hi int) {
+	for i := lo; i < hi; i++ {
+		a.dst[i] = a.r.row(a.src[i*a.n : (i+1)*a.n])
+	}
+}
+
+// Part computes the elements [lo, hi), each by way of a row of its own.
+func (a reducedFewColumns[T]) Part(lo, hi int) {
+	var buf [longColumn]T
+	row := buf[:a.n]
+	for i := lo; i < hi; i++ {
+		for j, at := 0, i/a.cols*a.n*a.cols+i%a.cols; j < a.n; j, at = j+1, at+a.cols {
+			row[j] = a.src[at]
+		}
+		a.dst[i] = a.r.row(row)
+	}
+}
+
+const columnsWidth = 1024 // of a piece of a row of columns
+
+// Part computes the pieces [lo, hi) of rows. Rows are accumulated in blocks, so that errors grow with the number of blocks and not of rows.
+func (a reducedColumns[T]) Part(lo, hi int) {
+	const block = 128
+	r, n, cols := a.r, a.n, a.cols
+	parts := (cols + columnsWidth - 1) / columnsWidth
+	var buf []T
+	if n > block {
+		buf = make([]T, min(columnsWidth, cols))
+	}
+	for i := lo; i < hi; i++ {
+		o, from := i/parts, i%parts*columnsWidth
+		w := min(columnsWidth, cols-from)
+		acc := a.dst[o*cols+from:][:w]
+		fill(acc, r.init)
+		for j0 := 0; j0 < n; j0 += block {
+			to := acc
+			if n > block {
+				to = buf[:w]
+				fill(to, r.init)
 			}
-			if r.finish != nil {
-				r.finish(acc, n)
+			for j := j0; j < min(j0+block, n); j++ {
+				r.step(to, a.src[(o*n+j)*cols+from:][:w])
+			}
+			if n > block {
+				r.merge(acc, to)
 			}
 		}
-	})
+		if r.finish != nil {
+			r.finish(acc, n)
+		}
+	}
 }
 
 func gradReduce(g *Grad, n *Node, dy []*onnx.Value) ([]*onnx.Value, error) {

@@ -292,7 +292,15 @@ type axisTaps struct {
 	in, out, width int
 	at             []int
 	w              []float64
+	w32            []float32 // the same
 	outside        []bool
+}
+
+func tapWeights[T kernel.Float](t *axisTaps) []T {
+	if w, ok := any(&t.w32).(*[]T); ok { // a pointer, since a slice in an interface is memory
+		return *w
+	}
+	return *any(&t.w).(*[]T)
 }
 
 // resizePlace is where the input has the i-th output of an axis, NaN if the transformation is not known.
@@ -421,6 +429,10 @@ func resizeTaps(n *Node, d axisResize) (*axisTaps, error) {
 			}
 		}
 	}
+	t.w32 = make([]float32, len(t.w))
+	for k, w := range t.w {
+		t.w32[k] = float32(w)
+	}
 	return t, nil
 }
 
@@ -450,15 +462,18 @@ func resizeAll(n *Node, axes []axisResize) ([]*axisTaps, error) {
 	return taps, nil
 }
 
-// resizing is how each axis changes and, where it does, its taps.
+// resizing is how each axis changes.
 type resizing struct {
-	axes []axisResize
-	taps []*axisTaps
+	axes  []axisResize
+	taps  []*axisTaps // nil for axes that do not change
+	shape []int       // of the output
+	order []int       // in which the axes that change are worked
 }
 
-func resizeOf(c *Ctx, xs []int) ([]axisResize, []*axisTaps, error) {
-	n := c.Node
-	r, err := Keep(c, func() (*resizing, error) {
+// resizeOf is that of a tensor of shape xs.
+func resizeOf(c *Ctx, xs []int) (*resizing, error) {
+	return Keep(c, func() (*resizing, error) {
+		n := c.Node
 		a, err := resizeInputs(n, func(i int) *tensor.Tensor {
 			if k := resizeInput(n, i); k >= 0 {
 				return c.In(k)
@@ -468,119 +483,147 @@ func resizeOf(c *Ctx, xs []int) ([]axisResize, []*axisTaps, error) {
 		if err != nil {
 			return nil, err
 		}
-		axes, err := resizeShape(n, xs, a)
-		if err != nil {
+		r := &resizing{shape: make([]int, len(xs))}
+		if r.axes, err = resizeShape(n, xs, a); err != nil {
 			return nil, err
 		}
-		taps, err := resizeAll(n, axes)
-		return &resizing{axes, taps}, err
+		if r.taps, err = resizeAll(n, r.axes); err != nil {
+			return nil, err
+		}
+		// Along which axes the tensor grows they come last to first, so that whole rows are what is written most.
+		grows := 1.0
+		for i, d := range r.axes {
+			if r.shape[i] = d.out; r.taps[i] != nil {
+				r.order = append(r.order, i)
+				grows *= float64(d.out) / float64(max(d.in, 1))
+			}
+		}
+		if grows > 1 {
+			slices.Reverse(r.order)
+		}
+		return r, nil
 	}, 1, 2, 3, 4)
-	if err != nil {
-		return nil, nil, err
-	}
-	return r.axes, r.taps, nil
 }
 
-// pickAxis is a pass in mode nearest.
-func pickAxis[T any](p *kernel.Pool, y, x []T, t *axisTaps, outer, inner int) {
-	if inner == 1 {
-		p.For(outer, 1+4096/max(1, t.out), func(lo, hi int) {
-			for i := lo; i < hi; i++ {
-				src, dst := x[i*t.in:(i+1)*t.in], y[i*t.out:(i+1)*t.out]
-				for o, at := range t.at[:len(dst)] {
-					dst[o] = src[at]
-				}
-			}
-		})
+// axisPass is a pass along one axis of a tensor of outer such axes, each of inner elements a step.
+type axisPass[T any] struct {
+	y, x         []T
+	t            *axisTaps
+	outer, inner int
+}
+
+// picked is a pass in mode nearest.
+type picked[T any] axisPass[T]
+
+func pickAxis[T any](p *kernel.Pool, a axisPass[T]) {
+	if a.inner == 1 {
+		kernel.InParts(p, a.outer, 1+4096/max(1, a.t.out), picked[T](a))
 		return
 	}
-	p.For(outer*t.out, 1+4096/max(1, inner), func(lo, hi int) {
-		block, o := lo/t.out, lo%t.out
-		for i := lo; i < hi; i++ {
-			at := (block*t.in + t.at[o]) * inner
-			copy(y[i*inner:(i+1)*inner], x[at:at+inner])
+	kernel.InParts(p, a.outer*a.t.out, 1+4096/max(1, a.inner), picked[T](a))
+}
+
+// Part computes the rows [lo, hi) of the output, which are the axes themselves where a step is one element.
+func (a picked[T]) Part(lo, hi int) {
+	t := a.t
+	block, o := lo/t.out, lo%t.out
+	for i := lo; i < hi; i++ {
+		if a.inner > 1 {
+			at := (block*t.in + t.at[o]) * a.inner
+			copy(a.y[i*a.inner:(i+1)*a.inner], a.x[at:at+a.inner])
 			if o++; o == t.out {
 				block, o = block+1, 0
 			}
+			continue
 		}
-	})
+		src, dst := a.x[i*t.in:(i+1)*t.in], a.y[i*t.out:(i+1)*t.out]
+		for o, at := range t.at[:len(dst)] {
+			dst[o] = src[at]
+		}
+	}
 }
 
-// sumAxis is a pass in the other modes.
-func sumAxis[T kernel.Float](p *kernel.Pool, y, x []T, t *axisTaps, outer, inner int) {
-	if inner == 1 {
-		weights := make([]T, len(t.w))
-		for k, w := range t.w {
-			weights[k] = T(w)
-		}
-		p.For(outer, 1+4096/max(1, t.out*t.width), func(lo, hi int) {
-			for i := lo; i < hi; i++ {
-				src, dst := x[i*t.in:(i+1)*t.in], y[i*t.out:(i+1)*t.out]
-				for o := range dst {
-					var sum T
-					for k := o * t.width; k < (o+1)*t.width; k++ {
-						if w := weights[k]; w != 0 {
-							sum += w * src[t.at[k]]
-						}
-					}
-					dst[o] = sum
-				}
-			}
-		})
+// summed is a pass in the other modes.
+type summed[T kernel.Float] axisPass[T]
+
+func sumAxis[T kernel.Float](p *kernel.Pool, a axisPass[T]) {
+	if a.inner == 1 {
+		kernel.InParts(p, a.outer, 1+4096/max(1, a.t.out*a.t.width), summed[T](a))
 		return
 	}
-	p.For(outer*t.out, 1+4096/max(1, inner*t.width), func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			row, o := y[i*inner:(i+1)*inner], i%t.out
-			clear(row)
-			for k := o * t.width; k < (o+1)*t.width; k++ {
-				if w := T(t.w[k]); w != 0 {
-					at := (i/t.out*t.in + t.at[k]) * inner
-					kernel.Axpy(row, w, x[at:at+inner])
-				}
-			}
-		}
-	})
+	kernel.InParts(p, a.outer*a.t.out, 1+4096/max(1, a.inner*a.t.width), summed[T](a))
 }
 
-// passes runs pass for each axis that changes; the last writes y. Along which axes the tensor grows they come last to first, so
-// that whole rows are what is written most.
-func passes[T any](c *Ctx, y, x []T, axes []axisResize, taps []*axisTaps, pass func(p *kernel.Pool, y, x []T, t *axisTaps, outer, inner int)) error {
-	shape, grows := make([]int, len(axes)), 1.0
-	var order []int
-	for i, d := range axes {
-		shape[i] = d.in
-		if taps[i] != nil {
-			order = append(order, i)
-			grows *= float64(d.out) / float64(max(d.in, 1))
+// Part computes the rows [lo, hi) of the output, which are the axes themselves where a step is one element.
+func (a summed[T]) Part(lo, hi int) {
+	t, weights := a.t, tapWeights[T](a.t)
+	for i := lo; i < hi; i++ {
+		if a.inner > 1 {
+			row, o := a.y[i*a.inner:(i+1)*a.inner], i%t.out
+			clear(row)
+			for k := o * t.width; k < (o+1)*t.width; k++ {
+				if w := weights[k]; w != 0 {
+					at := (i/t.out*t.in + t.at[k]) * a.inner
+					kernel.Axpy(row, w, a.x[at:at+a.inner])
+				}
+			}
+			continue
+		}
+		src, dst := a.x[i*t.in:(i+1)*t.in], a.y[i*t.out:(i+1)*t.out]
+		for o := range dst {
+			var sum T
+			for k := o * t.width; k < (o+1)*t.width; k++ {
+				if w := weights[k]; w != 0 {
+					sum += w * src[t.at[k]]
+				}
+			}
+			dst[o] = sum
 		}
 	}
-	if grows > 1 {
-		slices.Reverse(order)
-	}
-	if len(order) == 0 {
+}
+
+// resizeRoom is memory for what passes leave for the next, and the shape that it has.
+type resizeRoom[T any] struct {
+	rooms [][]T
+	shape []int
+}
+
+// passes runs pass for each axis that changes; the last writes y.
+func passes[T any](c *Ctx, y, x []T, r *resizing, pass func(p *kernel.Pool, a axisPass[T])) error {
+	if len(r.order) == 0 {
 		copy(y, x)
 		return nil
 	}
 	if len(y) == 0 {
 		return nil
 	}
-	for k, i := range order {
-		t := taps[i]
-		shape[i] = t.out
+	s := Scratch[resizeRoom[T]](c)
+	s.shape = s.shape[:0]
+	for _, d := range r.axes {
+		s.shape = append(s.shape, d.in)
+	}
+	taken := int64(0)
+	defer func() { c.Mem.Give(taken) }()
+	for k, i := range r.order {
+		t := r.taps[i]
+		s.shape[i] = t.out
 		dst := y
-		if k < len(order)-1 {
-			size, err := tensor.ByteSize(tensor.Complex128, shape)
+		if k < len(r.order)-1 {
+			size, err := tensor.ByteSize(tensor.Complex128, s.shape)
 			if err != nil {
 				return err
 			}
 			if err := c.Mem.Take(int64(size)); err != nil {
 				return err
 			}
-			defer c.Mem.Give(int64(size))
-			dst = make([]T, product(shape))
+			taken += int64(size)
+			n := product(s.shape)
+			if len(s.rooms) == k {
+				s.rooms = append(s.rooms, make([]T, n))
+			}
+			dst = s.rooms[k][:n]
 		}
-		pass(c.Pool, dst, x, t, product(shape[:i]), product(shape[i+1:]))
+		pass(c.Pool, axisPass[T]{dst, x, t, product(s.shape[:i]), product(s.shape[i+1:])})
 		x = dst
 	}
 	return nil
@@ -625,44 +668,36 @@ func compileResize(n *Node) (Kernel, error) {
 	}, nil
 }
 
-func resizeOut(c *Ctx, axes []axisResize) (*tensor.Tensor, error) {
-	shape := make([]int, len(axes))
-	for i, d := range axes {
-		shape[i] = d.out
-	}
-	return c.Alloc(0, c.In(0).DType(), shape...)
-}
-
 func resizeNearest(c *Ctx) error {
 	x := c.In(0)
 	if x == nil {
 		return fmt.Errorf("input 0 is not a tensor")
 	}
-	axes, taps, err := resizeOf(c, x.Shape())
+	r, err := resizeOf(c, x.Shape())
 	if err != nil {
 		return err
 	}
-	y, err := resizeOut(c, axes)
+	y, err := c.Alloc(0, x.DType(), r.shape...)
 	if err != nil {
 		return err
 	}
 	var failed error
 	err = bySize(x.DType(),
-		func() { failed = passes(c, tensor.View[uint8](y), tensor.View[uint8](x), axes, taps, pickAxis[uint8]) },
+		func() { failed = passes(c, tensor.View[uint8](y), tensor.View[uint8](x), r, pickAxis[uint8]) },
 		func() {
-			failed = passes(c, tensor.View[tensor.F16](y), tensor.View[tensor.F16](x), axes, taps, pickAxis[tensor.F16])
+			failed = passes(c, tensor.View[tensor.F16](y), tensor.View[tensor.F16](x), r, pickAxis[tensor.F16])
 		},
 		func() {
-			failed = passes(c, tensor.View[uint32](y), tensor.View[uint32](x), axes, taps, pickAxis[uint32])
+			failed = passes(c, tensor.View[uint32](y), tensor.View[uint32](x), r, pickAxis[uint32])
 		},
 		func() {
-			failed = passes(c, tensor.View[uint64](y), tensor.View[uint64](x), axes, taps, pickAxis[uint64])
+			failed = passes(c, tensor.View[uint64](y), tensor.View[uint64](x), r, pickAxis[uint64])
 		},
 		func() {
-			failed = passes(c, tensor.View[complex128](y), tensor.View[complex128](x), axes, taps, pickAxis[complex128])
+			failed = passes(c, tensor.View[complex128](y), tensor.View[complex128](x), r, pickAxis[complex128])
 		},
 		func() {
-			failed = passes(c, tensor.View[string](y), tensor.View[string](x), axes, taps, pickAxis[string])
+			failed = passes(c, tensor.View[string](y), tensor.View[string](x), r, pickAxis[string])
 		})
 	if err == nil {
 		err = failed
@@ -671,26 +706,26 @@ func resizeNearest(c *Ctx) error {
 		return err
 	}
 	extra := float64(c.Node.Float("extrapolation_value", 0))
-	eachOutside(axes, taps, y.Len(), func(i int) { tensor.SetFloat64At(y, i, extra) })
+	eachOutside(r.axes, r.taps, y.Len(), func(i int) { tensor.SetFloat64At(y, i, extra) })
 	return nil
 }
 
 func resizeSum[T kernel.Float](c *Ctx) error {
 	x := c.In(0)
-	axes, taps, err := resizeOf(c, x.Shape())
+	r, err := resizeOf(c, x.Shape())
 	if err != nil {
 		return err
 	}
-	t, err := resizeOut(c, axes)
+	t, err := c.Alloc(0, x.DType(), r.shape...)
 	if err != nil {
 		return err
 	}
 	y := tensor.Data[T](t)
-	if err := passes(c, y, tensor.Data[T](x), axes, taps, sumAxis[T]); err != nil {
+	if err := passes(c, y, tensor.Data[T](x), r, sumAxis[T]); err != nil {
 		return err
 	}
 	extra := T(c.Node.Float("extrapolation_value", 0))
-	eachOutside(axes, taps, len(y), func(i int) { y[i] = extra })
+	eachOutside(r.axes, r.taps, len(y), func(i int) { y[i] = extra })
 	return nil
 }
 
@@ -700,14 +735,11 @@ func resizeGrad[T kernel.Float](c *Ctx) error {
 	if err != nil {
 		return err
 	}
-	axes, taps, err := resizeOf(c, xs)
+	r, err := resizeOf(c, xs)
 	if err != nil {
 		return err
 	}
-	shape := make([]int, len(axes))
-	for i, d := range axes {
-		shape[i] = d.out
-	}
+	axes, taps, shape := r.axes, r.taps, slices.Clone(r.shape)
 	if !slices.Equal(shape, c.In(0).Shape()) {
 		return fmt.Errorf("a gradient of %v where %v is wanted", c.In(0).Shape(), shape)
 	}

@@ -163,19 +163,21 @@ func compileDepthToSpace(n *Node) (Kernel, error) {
 		if err != nil {
 			return err
 		}
-		node := *c.Node
-		node.In = []Info{InfoOf(x, false)}
-		if _, err := inferDepthToSpace(&node); err != nil {
-			return err
-		}
-		b, _ := blockSize(c.Node)
-		s := x.Shape()
-		shape, space, depth := blockStrides(s[0], s[1]/(b*b), s[2], s[3], b, mode == "CRD")
-		y, err := c.Alloc(0, x.DType(), s[0], s[1]/(b*b), s[2]*b, s[3]*b)
+		a, err := Keep(c, func() (*arrangement, error) {
+			node := *c.Node
+			node.In = []Info{InfoOf(x, false)}
+			if _, err := inferDepthToSpace(&node); err != nil {
+				return nil, err
+			}
+			b, _ := blockSize(c.Node)
+			s := x.Shape()
+			shape, space, depth := blockStrides(s[0], s[1]/(b*b), s[2], s[3], b, mode == "CRD")
+			return &arrangement{[]int{s[0], s[1] / (b * b), s[2] * b, s[3] * b}, planMovement(shape, space, 0, depth, 0)}, nil
+		})
 		if err != nil {
 			return err
 		}
-		return strided(c.Pool, y, x, shape, space, 0, depth, 0)
+		return a.into(c, x)
 	}, nil
 }
 
@@ -186,19 +188,21 @@ func compileSpaceToDepth(n *Node) (Kernel, error) {
 		if err != nil {
 			return err
 		}
-		node := *c.Node
-		node.In = []Info{InfoOf(x, false)}
-		if _, err := inferSpaceToDepth(&node); err != nil {
-			return err
-		}
-		b, _ := blockSize(c.Node)
-		s := x.Shape()
-		shape, space, depth := blockStrides(s[0], s[1], s[2]/b, s[3]/b, b, crd)
-		y, err := c.Alloc(0, x.DType(), s[0], s[1]*b*b, s[2]/b, s[3]/b)
+		a, err := Keep(c, func() (*arrangement, error) {
+			node := *c.Node
+			node.In = []Info{InfoOf(x, false)}
+			if _, err := inferSpaceToDepth(&node); err != nil {
+				return nil, err
+			}
+			b, _ := blockSize(c.Node)
+			s := x.Shape()
+			shape, space, depth := blockStrides(s[0], s[1], s[2]/b, s[3]/b, b, crd)
+			return &arrangement{[]int{s[0], s[1] * b * b, s[2] / b, s[3] / b}, planMovement(shape, depth, 0, space, 0)}, nil
+		})
 		if err != nil {
 			return err
 		}
-		return strided(c.Pool, y, x, shape, depth, 0, space, 0)
+		return a.into(c, x)
 	}, nil
 }
 

@@ -194,7 +194,9 @@ func (r *rewriter) scalar(v *onnx.Value) (float64, bool) {
 func (r *rewriter) once(v *onnx.Value) bool { return len(v.Users()) == 1 && !r.outputs[v] }
 
 // unread reports whether nobody reads v, if there is such a value.
-func (r *rewriter) unread(v *onnx.Value) bool { return v == nil || len(v.Users()) == 0 && !r.outputs[v] }
+func (r *rewriter) unread(v *onnx.Value) bool {
+	return v == nil || len(v.Users()) == 0 && !r.outputs[v]
+}
 
 // next is the node that alone reads v, nil if there is no such.
 func (r *rewriter) next(v *onnx.Value) *onnx.Node {
