@@ -183,13 +183,13 @@ func init() {
 				return same(n)
 			},
 			Compile: run(func(c *Ctx) error {
-			z, err := zerosLike(c, c.Value(0))
-			if err != nil {
-				return err
-			}
-			c.SetOut(0, z)
-			return nil
-		})},
+				z, err := zerosLike(c, c.Value(0))
+				if err != nil {
+					return err
+				}
+				c.SetOut(0, z)
+				return nil
+			})},
 		Op{Domain: Internal, Name: "SequenceAdd", Since: []int{1}, AnyKind: true, NoGrad: noSecond, Portable: portableSequenceAdd, MinIn: 2, Infer: same, Compile: func(n *Node) (Kernel, error) {
 			add, _ := Lookup("", "Add", GradOpset)
 			k, err := add.Compile(n)
