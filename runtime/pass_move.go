@@ -331,6 +331,59 @@ func states(r *rewriter) {
 	}
 }
 
+// lastSteps takes the state that a recurrent layer ends in rather than the last of all the states that it gives, which nobody may want then.
+func lastSteps(r *rewriter) {
+	for _, n := range slices.Clone(r.graph.Nodes) {
+		if !is(n, "Gather") {
+			continue
+		}
+		axis, x := n.Int("axis", 0), n.Inputs[0]
+		if turned := x.Def(); turned != nil {
+			if perm := r.permOf(turned); perm != nil {
+				at, err := ops.NormAxis(axis, len(perm))
+				if err != nil {
+					continue
+				}
+				axis = perm[at]
+				if perm = slices.Delete(slices.Clone(perm), at, at+1); !slices.IsSorted(perm) {
+					continue
+				}
+				x = turned.Inputs[0]
+			}
+		}
+		y := x
+		for d := y.Def(); d != nil && slices.Contains(views, d.Op) && onnx.CanonicalDomain(d.Domain) == ""; d = y.Def() {
+			y = d.Inputs[0]
+		}
+		layer := y.Def()
+		if axis != 0 || layer == nil || r.graphOf[layer] != r.graph || layer.Outputs[0] != y || len(layer.Outputs) < 2 || layer.Outputs[1] == nil ||
+			!is(layer, "LSTM") && !is(layer, "GRU") && !is(layer, "RNN") && layer.Op != "DynamicQuantizeLSTM" || layer.Input(4) != nil || layer.Int("layout", 0) != 0 {
+			continue
+		}
+		// Of steps and rows, and of one direction. Without a step there is no last one, but a state.
+		all, seen := r.infos[y].Shape, r.infos[x].Shape
+		if len(all) != 4 || len(seen) != 3 || !slices.EqualFunc(seen, []ops.Dim{all[0], all[2], all[3]}, ops.Dim.Same) || !all[1].Same(ops.D(1)) || !all[0].Known() || all[0].N == 0 {
+			continue
+		}
+		last := int64(-1)
+		if layer.Str("direction", "forward") == "reverse" {
+			last = 0
+		}
+		index := r.constant(n.Inputs[1])
+		if index == nil || index.Rank() != 0 {
+			continue
+		}
+		// The number is good for the one direction of the state, too.
+		if i, err := index.Int64s(); err != nil || i[0] != last {
+			continue
+		}
+		r.put(node(13, "Gather", []*onnx.Value{layer.Outputs[1], n.Inputs[1]}, onnx.IntAttr("axis", 0)), n, n)
+		if len(y.Users()) == 0 && !r.outputs[y] {
+			layer.SetOutput(0, nil)
+		}
+	}
+}
+
 // zeros reports whether every element of v is sure to be 0, whatever its shape.
 func (r *rewriter) zeros(v *onnx.Value) bool {
 	if r.all(v, 0) {

@@ -12,6 +12,18 @@ func TestMovesAreFound(t *testing.T) {
 	perm := func(b *onnx.Builder, x *onnx.Value, p ...int64) *onnx.Value {
 		return b.Node("Transpose", []*onnx.Value{x}, onnx.IntsAttr("perm", p...))
 	}
+	// layer is all states of a layer of 4 units, beside which there is the last one.
+	layer := func(b *onnx.Builder, kind, direction string, x, lens *onnx.Value) *onnx.Value {
+		dirs, gates := 1, map[string]int{"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+		if direction == "bidirectional" {
+			dirs = 2
+		}
+		in := []*onnx.Value{x, b.Const(random(dirs, 4*gates, 3)), b.Const(random(dirs, 4*gates, 4)), nil, lens}
+		return b.Multi(kind, 2, in, onnx.IntAttr("hidden_size", 4), onnx.StringAttr("direction", direction))[0]
+	}
+	at := func(b *onnx.Builder, x *onnx.Value, axis, i int64) *onnx.Value {
+		return b.Node("Gather", []*onnx.Value{x, b.Const(tensor.Scalar(i))}, onnx.IntAttr("axis", axis))
+	}
 	for name, p := range map[string]pattern{
 		"there and back": {13, []int{2, 3, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			return b.Op("Sin", perm(b, perm(b, x, 1, 2, 0), 2, 0, 1))
@@ -68,9 +80,7 @@ func TestMovesAreFound(t *testing.T) {
 			return b.Op("Slice", x, ints(b, -1), ints(b, -1<<31), ints(b, 1), ints(b, -1))
 		}, "Slice"},
 		"parts of what is stacked twice, stacked again": {13, []int{3, 2, 4, 5}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
-			at := func(v *onnx.Value, i int64) *onnx.Value {
-				return b.Node("Gather", []*onnx.Value{v, b.Const(tensor.Scalar(i))}, onnx.IntAttr("axis", 0))
-			}
+			at := func(v *onnx.Value, i int64) *onnx.Value { return at(b, v, 0, i) }
 			stack := func(vs ...*onnx.Value) *onnx.Value {
 				for i, v := range vs {
 					vs[i] = b.Op("Unsqueeze", v, ints(b, 0))
@@ -100,6 +110,25 @@ func TestMovesAreFound(t *testing.T) {
 			in := []*onnx.Value{x, b.Const(random(1, 16, 3)), b.Const(random(1, 16, 4)), nil, nil, h, c}
 			return b.Node("LSTM", in, onnx.IntAttr("hidden_size", 4))
 		}, "LSTM"},
+		"the last state, as PyTorch's layers give it": {13, []int{5, 2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return at(b, perm(b, b.Op("Squeeze", layer(b, "GRU", "forward", x, nil), ints(b, 1)), 1, 0, 2), 1, -1)
+		}, "GRU Gather"},
+		"the last state backwards": {13, []int{5, 2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return at(b, b.Op("Squeeze", layer(b, "LSTM", "reverse", x, nil), ints(b, 1)), 0, 0)
+		}, "Gather LSTM"},
+		"the last time backwards stays": {13, []int{5, 2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return at(b, b.Op("Squeeze", layer(b, "LSTM", "reverse", x, nil), ints(b, 1)), 0, -1)
+		}, "Gather LSTM Squeeze"},
+		"the last time of rows that end before stays": {13, []int{5, 2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return at(b, b.Op("Squeeze", layer(b, "RNN", "forward", x, b.Const(tensor.New([]int32{5, 3}, 2))), ints(b, 1)), 0, -1)
+		}, "Gather RNN Squeeze"},
+		"the last row stays": {13, []int{5, 2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			return at(b, b.Op("Squeeze", layer(b, "RNN", "forward", x, nil), ints(b, 1)), 1, -1)
+		}, "Gather RNN Squeeze"},
+		"the last of both directions stays": {13, []int{5, 2, 3}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := perm(b, layer(b, "GRU", "bidirectional", x, nil), 0, 2, 1, 3)
+			return at(b, b.Op("Reshape", y, b.Const(tensor.New([]int64{0, 0, -1}, 3))), 0, -1)
+		}, "GRU Gather Reshape Transpose"},
 	} {
 		t.Run(name, func(t *testing.T) { p.find(t, alone) })
 	}

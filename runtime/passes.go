@@ -26,6 +26,7 @@ var passes = []pass{
 	{"common", common},
 	{"states", states},
 	{"moves", moves},
+	{"last-steps", lastSteps},
 	{"stacks", stacks},
 	{"embeddings", embeddings},
 	{"one-hot", oneHot},
@@ -83,7 +84,8 @@ func optimize(m *onnx.Model, set *settings) (*onnx.Model, error) {
 	return m, nil
 }
 
-// Fuse puts, in m itself, one operator in the place of nodes that spell it out where its gradient takes less time and memory than theirs.
+// Fuse rewrites, in m itself, what has a gradient that takes less time and memory than that of the nodes as they are: one operator for what they spell
+// out, no more of a recurrent layer's states than are wanted.
 // What hangs on the initializers that are trained is taken for no constant.
 func Fuse(m *onnx.Model, trained []*onnx.Value) error {
 	inputs := m.Graph.Inputs
@@ -102,6 +104,8 @@ func Fuse(m *onnx.Model, trained []*onnx.Value) error {
 	}
 	m.Graph.Walk(func(g *onnx.Graph) {
 		r.graph = g
+		states(r)
+		lastSteps(r)
 		gelu(r)
 		attentionsToTrain(r, trained)
 	})
