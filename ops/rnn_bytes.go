@@ -63,8 +63,12 @@ func byteFactors(c *Ctx, q *rnnProblem[float32], u rnnUnits) (f rnnFactors[float
 	if f.w, err = newByteFactor(c, q, u, 1, 8, q.I); err != nil {
 		return f, err
 	}
-	f.r, err = newByteFactor(c, q, u, 2, 10, q.hidden)
-	return f, err
+	r, err := newByteFactor(c, q, u, 2, 10, q.hidden)
+	if err != nil {
+		return f, err
+	}
+	f.r, f.finite = r, finite(r.scale)
+	return f, nil
 }
 
 // newByteFactor packs the columns of u of input i, k×4·hidden for each direction, whose scales are input at and whose zero points are the

@@ -58,6 +58,7 @@ func gather[E any](dst, src []E, u rnnUnits, gates, hidden, row int) []E {
 type rnnFactors[T kernel.Float] struct {
 	w, r, late rnnFactor[T]
 	rows       []T
+	finite     bool // r and late, of which nothing comes with a state of zeros then
 }
 
 // rnnFactor is the right side F of a product: times sets y = x·F + beta·y of that many rows. back tells that it is every second
@@ -120,6 +121,7 @@ func packed[T kernel.Float](k, n int, b []T, keep bool) rnnFactor[T] {
 func packRecurrent[T kernel.Float](q *rnnProblem[T], u rnnUnits, keep bool) (f rnnFactors[T]) {
 	H := q.hidden
 	r := gather[T](nil, q.r, u, q.gates, H, H)
+	f.finite = finite(r)
 	if q.kind == "GRU" && !q.linearReset {
 		f.r, f.late = packed(H, 2*u.n, r, keep), packed(H, u.n, r[2*u.n*H:], keep)
 	} else {
@@ -324,6 +326,7 @@ func (u *rnnTurn[T]) step(s, phase int) {
 		t = q.T - 1 - s
 	}
 	back := s%2 == 1
+	zeros := s == 0 && q.h0 == nil && u.by.finite
 	if phase == 0 {
 		// Row b's gates, and where its state goes: into Y, or one of two buffers by turns.
 		switch {
@@ -344,9 +347,13 @@ func (u *rnnTurn[T]) step(s, phase int) {
 				u.nextLD = q.T * q.dirs * H
 			}
 		}
-		if q.kind == "GRU" && q.linearReset {
+		switch linear := q.kind == "GRU" && q.linearReset; {
+		case zeros && linear:
+			clear(u.rec)
+		case zeros:
+		case linear:
 			u.by.r.times(u.pool, back, B, u.prev, u.prevLD, 0, u.rec, gh, nil)
-		} else {
+		default:
 			u.by.r.times(u.pool, back, B, u.prev, u.prevLD, 1, u.gates, u.gatesLD, nil)
 		}
 		if grain := 1 + 16384/gh; u.pool.Alone(B, grain) {
@@ -358,7 +365,9 @@ func (u *rnnTurn[T]) step(s, phase int) {
 			return
 		}
 	} else {
-		u.by.late.times(u.pool, back, B, u.hc, H, 1, u.gates[2*u.n:], u.gatesLD, nil)
+		if !zeros {
+			u.by.late.times(u.pool, back, B, u.hc, H, 1, u.gates[2*u.n:], u.gatesLD, nil)
+		}
 		for b := range B {
 			q.gruOutput(u.gates[b*u.gatesLD:][:gh], u.of(u.prev, b, u.prevLD), u.of(u.next, b, u.nextLD), u.acts)
 		}
@@ -448,7 +457,5 @@ func (u *rnnTurn[T]) cells(lo, hi int) {
 func (q *rnnProblem[T]) gruOutput(g, prev, next []T, acts []activation) {
 	n := g[2*len(next):]
 	apply(acts[1], n, q.clip)
-	for j := range next {
-		next[j] = (1-g[j])*n[j] + g[j]*prev[j]
-	}
+	kernel.GRUBlend(g[:len(next)], n, prev, next)
 }

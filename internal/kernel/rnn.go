@@ -80,35 +80,11 @@ func GRUCell[T Float](h int, gates, rec, prev, hidden []T) {
 	Sigmoid(gates[:2*h], gates[:2*h])
 	MulAdd(n, r, rec[:h], n)
 	Tanh(n, n)
-	gruBlend(z, n, prev[:h], hidden[:h])
+	GRUBlend(z, n, prev[:h], hidden[:h])
 }
 
-// GRUReset is the first half of a unit whose reset gate is applied before the product
-// (linear_before_reset = 0): it activates z and r, the first 2h of gates, and
-// sets reset = r ⊙ prev, which the caller multiplies by the recurrent weights
-// of the third gate.
-func GRUReset[T Float](h int, gates, prev, reset []T) {
-	if len(gates) < 2*h || len(prev) < h || len(reset) < h {
-		panic("kernel: GRUReset: operand too short")
-	}
-	Sigmoid(gates[:2*h], gates[:2*h])
-	Mul(reset[:h], gates[h:2*h], prev[:h])
-}
-
-// GRUOutput is the second half: gates holds z and r from [GRUReset] and the complete
-// pre-activation of the third gate, which it replaces by n = tanh of it;
-// hidden = (1-z) ⊙ n + z ⊙ prev. hidden may be prev.
-func GRUOutput[T Float](h int, gates, prev, hidden []T) {
-	if len(gates) < 3*h || len(prev) < h || len(hidden) < h {
-		panic("kernel: GRUOutput: operand too short")
-	}
-	n := gates[2*h : 3*h]
-	Tanh(n, n)
-	gruBlend(gates[:h], n, prev[:h], hidden[:h])
-}
-
-// gruBlend sets hidden = z ⊙ (prev - n) + n.
-func gruBlend[T Float](z, n, prev, hidden []T) {
+// GRUBlend ends a step of a gated recurrent unit: hidden = (1-z) ⊙ n + z ⊙ prev. hidden may be prev.
+func GRUBlend[T Float](z, n, prev, hidden []T) {
 	Sub(hidden, prev, n)
 	MulAdd(hidden, z, hidden, n)
 }

@@ -62,11 +62,13 @@ func testGRUCell[T Float](t *testing.T, tolerance float64) {
 
 		gates = append([]T(nil), in...)
 		reset := make([]T, h)
-		GRUReset(h, gates, prev, reset)
+		Sigmoid(gates[:2*h], gates[:2*h])
+		Mul(reset, gates[h:2*h], prev)
 		for q := range h {
 			gates[2*h+q] += 2 * reset[q] // a recurrent weight of 2 on the diagonal
 		}
-		GRUOutput(h, gates, prev, before)
+		Tanh(gates[2*h:], gates[2*h:])
+		GRUBlend(gates[:h], gates[2*h:], prev, before)
 		for q := range h {
 			z, r, third, was := sigmoid(float64(in[q])), sigmoid(float64(in[h+q])), float64(in[2*h+q]), float64(prev[q])
 			for name, pair := range map[string][2]float64{
