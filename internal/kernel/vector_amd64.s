@@ -2804,76 +2804,58 @@ loop:
 	VMOVUPS      (DX), Z1
 	VMULPS       Z1, Z1, Z2
 	VMULPS       const_bf000000<>+0(SB), Z2, Z2
-	VMOVUPS      const_c2d00000<>+0(SB), Z5
-	VMAXPS       Z2, Z5, Z2
-	VMULPS       const_3fb8aa3b<>+0(SB), Z2, Z5
-	VRNDSCALEPS  $0x00, Z5, Z5
+	VMOVUPS      const_c2d00000<>+0(SB), Z3
+	VMAXPS       Z2, Z3, Z2
+	VMULPS       const_3fb8aa3b<>+0(SB), Z2, Z3
+	VRNDSCALEPS  $0x00, Z3, Z3
 	VMOVUPS      Z2, Z2
-	VFNMADD231PS const_3f318000<>+0(SB), Z5, Z2
+	VFNMADD231PS const_3f318000<>+0(SB), Z3, Z2
 	VMOVUPS      Z2, Z2
-	VFNMADD231PS const_b95e8083<>+0(SB), Z5, Z2
-	VMOVUPS      const_3ab56439<>+0(SB), Z6
-	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z6
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z6
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z6
-	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z6
-	VMULPS       Z2, Z2, Z7
+	VFNMADD231PS const_b95e8083<>+0(SB), Z3, Z2
+	VMOVUPS      const_3ab56439<>+0(SB), Z4
+	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z4
+	VMULPS       Z2, Z2, Z5
 	VMOVUPS      Z2, Z2
-	VFMADD231PS  Z6, Z7, Z2
+	VFMADD231PS  Z4, Z5, Z2
 	VADDPS       const_3f800000<>+0(SB), Z2, Z2
-	VSCALEFPS    Z5, Z2, Z2
+	VSCALEFPS    Z3, Z2, Z2
 	VMULPS       const_3ecc422a<>+0(SB), Z2, Z2
-	VMULPS       Z1, Z2, Z2
-	VMULPS       const_3f3504f3<>+0(SB), Z1, Z1
-	VANDPS       const_7fffffff<>+0(SB), Z1, Z5
-	VMOVUPS      const_40800000<>+0(SB), Z6
-	VMINPS       Z5, Z6, Z5
-	VMULPS       Z5, Z5, Z6
-	VMOVUPS      const_38a37ff6<>+0(SB), Z7
-	VFMADD213PS  const_ba51950a<>+0(SB), Z6, Z7
-	VFMADD213PS  const_3ba9f6b3<>+0(SB), Z6, Z7
-	VFMADD213PS  const_bcdbfb51<>+0(SB), Z6, Z7
-	VFMADD213PS  const_3de71671<>+0(SB), Z6, Z7
-	VFMADD213PS  const_bec0939f<>+0(SB), Z6, Z7
-	VFMADD213PS  const_3e0375d4<>+0(SB), Z6, Z7
-	VMOVUPS      Z5, Z6
-	VFMADD231PS  Z7, Z5, Z6
-	VMOVUPS      const_b9436f2c<>+0(SB), Z7
-	VFMADD213PS  const_3b412dfb<>+0(SB), Z5, Z7
-	VFMADD213PS  const_bcb2e5e8<>+0(SB), Z5, Z7
-	VFMADD213PS  const_3dd329ab<>+0(SB), Z5, Z7
-	VFMADD213PS  const_3f235d76<>+0(SB), Z5, Z7
-	VFMADD213PS  const_3f904475<>+0(SB), Z5, Z7
-	VFMADD213PS  const_39b310bc<>+0(SB), Z5, Z7
-	VXORPS       const_80000000<>+0(SB), Z7, Z7
-	VMOVUPS      const_c2d00000<>+0(SB), Z8
-	VMAXPS       Z7, Z8, Z7
-	VMULPS       const_3fb8aa3b<>+0(SB), Z7, Z8
-	VRNDSCALEPS  $0x00, Z8, Z8
-	VMOVUPS      Z7, Z7
-	VFNMADD231PS const_3f318000<>+0(SB), Z8, Z7
-	VMOVUPS      Z7, Z7
-	VFNMADD231PS const_b95e8083<>+0(SB), Z8, Z7
-	VMOVUPS      const_3ab56439<>+0(SB), Z9
-	VFMADD213PS  const_3c091609<>+0(SB), Z7, Z9
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Z7, Z9
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Z7, Z9
-	VFMADD213PS  const_3effffff<>+0(SB), Z7, Z9
-	VMULPS       Z7, Z7, Z10
-	VMOVUPS      Z7, Z7
-	VFMADD231PS  Z9, Z10, Z7
-	VADDPS       const_3f800000<>+0(SB), Z7, Z7
-	VSCALEFPS    Z8, Z7, Z7
-	VMOVUPS      const_3f800000<>+0(SB), Z8
-	VSUBPS       Z7, Z8, Z7
-	VCMPPS       $0x01, const_3f800000<>+0(SB), Z5, K1
-	VBLENDMPS    Z6, Z7, K1, Z3
-	VANDPS       const_80000000<>+0(SB), Z1, Z1
-	VORPS        Z1, Z3, Z1
-	VMULPS       const_3f000000<>+0(SB), Z1, Z1
-	VADDPS       const_3f000000<>+0(SB), Z1, Z1
-	VADDPS       Z2, Z1, Z1
-	VMULPS       Z1, Z0, Z0
+	VANDPS       const_7fffffff<>+0(SB), Z1, Z3
+	VMOVUPS      const_40b45d17<>+0(SB), Z4
+	VMINPS       Z3, Z4, Z3
+	VMOVUPS      const_4b400000<>+0(SB), Z4
+	VFMADD231PS  const_40b00000<>+0(SB), Z3, Z4
+	VSUBPS       const_4b400000<>+0(SB), Z4, Z5
+	VMOVUPS      Z5, Z5
+	VFNMADD231PS const_40b00000<>+0(SB), Z3, Z5
+	VMOVUPS      Z4, Z3
+	VMOVUPS      halfErf4<>+0(SB), Z6
+	VPERMI2PS    halfErf4<>+64(SB), Z6, Z3
+	VMOVUPS      Z4, Z6
+	VMOVUPS      halfErf3<>+0(SB), Z7
+	VPERMI2PS    halfErf3<>+64(SB), Z7, Z6
+	VFMADD213PS  Z6, Z5, Z3
+	VMOVUPS      Z4, Z6
+	VMOVUPS      halfErf2<>+0(SB), Z7
+	VPERMI2PS    halfErf2<>+64(SB), Z7, Z6
+	VFMADD213PS  Z6, Z5, Z3
+	VMOVUPS      Z4, Z6
+	VMOVUPS      halfErf1<>+0(SB), Z7
+	VPERMI2PS    halfErf1<>+64(SB), Z7, Z6
+	VFMADD213PS  Z6, Z5, Z3
+	VMOVUPS      Z4, Z4
+	VMOVUPS      halfErf0<>+0(SB), Z6
+	VPERMI2PS    halfErf0<>+64(SB), Z6, Z4
+	VFMADD213PS  Z4, Z5, Z3
+	VANDPS       const_80000000<>+0(SB), Z1, Z4
+	VORPS        Z4, Z3, Z3
+	VADDPS       const_3f000000<>+0(SB), Z3, Z3
+	VMOVUPS      Z3, Z3
+	VFMADD231PS  Z1, Z2, Z3
+	VMULPS       Z3, Z0, Z0
 	VMOVUPS      Z0, (BX)
 	ADDQ         $+64, BX
 	ADDQ         $+64, CX
@@ -2900,68 +2882,50 @@ tail:
 	VFNMADD231PS const_3f318000<>+0(SB), Z3, Z2
 	VMOVUPS      Z2, Z2
 	VFNMADD231PS const_b95e8083<>+0(SB), Z3, Z2
-	VMOVUPS      const_3ab56439<>+0(SB), Z5
-	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z5
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z5
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z5
-	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z5
-	VMULPS       Z2, Z2, Z6
+	VMOVUPS      const_3ab56439<>+0(SB), Z4
+	VFMADD213PS  const_3c091609<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Z2, Z4
+	VFMADD213PS  const_3effffff<>+0(SB), Z2, Z4
+	VMULPS       Z2, Z2, Z5
 	VMOVUPS      Z2, Z2
-	VFMADD231PS  Z5, Z6, Z2
+	VFMADD231PS  Z4, Z5, Z2
 	VADDPS       const_3f800000<>+0(SB), Z2, Z2
 	VSCALEFPS    Z3, Z2, Z2
 	VMULPS       const_3ecc422a<>+0(SB), Z2, Z2
-	VMULPS       Z1, Z2, Z2
-	VMULPS       const_3f3504f3<>+0(SB), Z1, Z1
 	VANDPS       const_7fffffff<>+0(SB), Z1, Z3
-	VMOVUPS      const_40800000<>+0(SB), Z5
-	VMINPS       Z3, Z5, Z3
-	VMULPS       Z3, Z3, Z5
-	VMOVUPS      const_38a37ff6<>+0(SB), Z6
-	VFMADD213PS  const_ba51950a<>+0(SB), Z5, Z6
-	VFMADD213PS  const_3ba9f6b3<>+0(SB), Z5, Z6
-	VFMADD213PS  const_bcdbfb51<>+0(SB), Z5, Z6
-	VFMADD213PS  const_3de71671<>+0(SB), Z5, Z6
-	VFMADD213PS  const_bec0939f<>+0(SB), Z5, Z6
-	VFMADD213PS  const_3e0375d4<>+0(SB), Z5, Z6
-	VMOVUPS      Z3, Z5
-	VFMADD231PS  Z6, Z3, Z5
-	VMOVUPS      const_b9436f2c<>+0(SB), Z6
-	VFMADD213PS  const_3b412dfb<>+0(SB), Z3, Z6
-	VFMADD213PS  const_bcb2e5e8<>+0(SB), Z3, Z6
-	VFMADD213PS  const_3dd329ab<>+0(SB), Z3, Z6
-	VFMADD213PS  const_3f235d76<>+0(SB), Z3, Z6
-	VFMADD213PS  const_3f904475<>+0(SB), Z3, Z6
-	VFMADD213PS  const_39b310bc<>+0(SB), Z3, Z6
-	VXORPS       const_80000000<>+0(SB), Z6, Z6
-	VMOVUPS      const_c2d00000<>+0(SB), Z7
-	VMAXPS       Z6, Z7, Z6
-	VMULPS       const_3fb8aa3b<>+0(SB), Z6, Z7
-	VRNDSCALEPS  $0x00, Z7, Z7
-	VMOVUPS      Z6, Z6
-	VFNMADD231PS const_3f318000<>+0(SB), Z7, Z6
-	VMOVUPS      Z6, Z6
-	VFNMADD231PS const_b95e8083<>+0(SB), Z7, Z6
-	VMOVUPS      const_3ab56439<>+0(SB), Z8
-	VFMADD213PS  const_3c091609<>+0(SB), Z6, Z8
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Z6, Z8
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Z6, Z8
-	VFMADD213PS  const_3effffff<>+0(SB), Z6, Z8
-	VMULPS       Z6, Z6, Z9
-	VMOVUPS      Z6, Z6
-	VFMADD231PS  Z8, Z9, Z6
-	VADDPS       const_3f800000<>+0(SB), Z6, Z6
-	VSCALEFPS    Z7, Z6, Z6
-	VMOVUPS      const_3f800000<>+0(SB), Z7
-	VSUBPS       Z6, Z7, Z6
-	VCMPPS       $0x01, const_3f800000<>+0(SB), Z3, K2
-	VBLENDMPS    Z5, Z6, K2, Z4
-	VANDPS       const_80000000<>+0(SB), Z1, Z1
-	VORPS        Z1, Z4, Z1
-	VMULPS       const_3f000000<>+0(SB), Z1, Z1
-	VADDPS       const_3f000000<>+0(SB), Z1, Z1
-	VADDPS       Z2, Z1, Z1
-	VMULPS       Z1, Z0, Z0
+	VMOVUPS      const_40b45d17<>+0(SB), Z4
+	VMINPS       Z3, Z4, Z3
+	VMOVUPS      const_4b400000<>+0(SB), Z4
+	VFMADD231PS  const_40b00000<>+0(SB), Z3, Z4
+	VSUBPS       const_4b400000<>+0(SB), Z4, Z5
+	VMOVUPS      Z5, Z5
+	VFNMADD231PS const_40b00000<>+0(SB), Z3, Z5
+	VMOVUPS      Z4, Z3
+	VMOVUPS      halfErf4<>+0(SB), Z6
+	VPERMI2PS    halfErf4<>+64(SB), Z6, Z3
+	VMOVUPS      Z4, Z6
+	VMOVUPS      halfErf3<>+0(SB), Z7
+	VPERMI2PS    halfErf3<>+64(SB), Z7, Z6
+	VFMADD213PS  Z6, Z5, Z3
+	VMOVUPS      Z4, Z6
+	VMOVUPS      halfErf2<>+0(SB), Z7
+	VPERMI2PS    halfErf2<>+64(SB), Z7, Z6
+	VFMADD213PS  Z6, Z5, Z3
+	VMOVUPS      Z4, Z6
+	VMOVUPS      halfErf1<>+0(SB), Z7
+	VPERMI2PS    halfErf1<>+64(SB), Z7, Z6
+	VFMADD213PS  Z6, Z5, Z3
+	VMOVUPS      Z4, Z4
+	VMOVUPS      halfErf0<>+0(SB), Z6
+	VPERMI2PS    halfErf0<>+64(SB), Z6, Z4
+	VFMADD213PS  Z4, Z5, Z3
+	VANDPS       const_80000000<>+0(SB), Z1, Z4
+	VORPS        Z4, Z3, Z3
+	VADDPS       const_3f000000<>+0(SB), Z3, Z3
+	VMOVUPS      Z3, Z3
+	VFMADD231PS  Z1, Z2, Z3
+	VMULPS       Z3, Z0, Z0
 	VMOVUPS      Z0, K1, (BX)
 
 done:
@@ -3003,24 +2967,6 @@ DATA const_3ecc422a<>+52(SB)/4, $0x3ecc422a
 DATA const_3ecc422a<>+56(SB)/4, $0x3ecc422a
 DATA const_3ecc422a<>+60(SB)/4, $0x3ecc422a
 GLOBL const_3ecc422a<>(SB), RODATA|NOPTR, $64
-
-DATA const_3f3504f3<>+0(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+4(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+8(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+12(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+16(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+20(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+24(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+28(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+32(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+36(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+40(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+44(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+48(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+52(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+56(SB)/4, $0x3f3504f3
-DATA const_3f3504f3<>+60(SB)/4, $0x3f3504f3
-GLOBL const_3f3504f3<>(SB), RODATA|NOPTR, $64
 
 // func deviationGradAVX512(dst []float32, dy []float32, x []float32, mean float32, a float32, b float32, c float32)
 // Requires: AVX, AVX512F, BMI2
@@ -7534,65 +7480,54 @@ loop:
 	VMULPS       Y4, Y2, Y2
 	VMULPS       Y3, Y2, Y2
 	VMULPS       const_3ecc422a<>+0(SB), Y2, Y2
-	VMULPS       Y1, Y2, Y2
-	VMULPS       const_3f3504f3<>+0(SB), Y1, Y1
-	VANDPS       const_7fffffff<>+0(SB), Y1, Y3
-	VMOVUPS      const_40800000<>+0(SB), Y4
+	VMULPS       Y1, Y1, Y3
+	VMOVUPS      const_41f20000<>+0(SB), Y4
 	VMINPS       Y3, Y4, Y3
-	VMULPS       Y3, Y3, Y4
-	VMOVUPS      const_38a37ff6<>+0(SB), Y5
-	VFMADD213PS  const_ba51950a<>+0(SB), Y4, Y5
-	VFMADD213PS  const_3ba9f6b3<>+0(SB), Y4, Y5
-	VFMADD213PS  const_bcdbfb51<>+0(SB), Y4, Y5
-	VFMADD213PS  const_3de71671<>+0(SB), Y4, Y5
-	VFMADD213PS  const_bec0939f<>+0(SB), Y4, Y5
-	VFMADD213PS  const_3e0375d4<>+0(SB), Y4, Y5
-	VMOVUPS      Y3, Y4
-	VFMADD231PS  Y5, Y3, Y4
-	VMOVUPS      const_b9436f2c<>+0(SB), Y5
-	VFMADD213PS  const_3b412dfb<>+0(SB), Y3, Y5
-	VFMADD213PS  const_bcb2e5e8<>+0(SB), Y3, Y5
-	VFMADD213PS  const_3dd329ab<>+0(SB), Y3, Y5
-	VFMADD213PS  const_3f235d76<>+0(SB), Y3, Y5
-	VFMADD213PS  const_3f904475<>+0(SB), Y3, Y5
-	VFMADD213PS  const_39b310bc<>+0(SB), Y3, Y5
-	VXORPS       const_80000000<>+0(SB), Y5, Y5
-	VMOVUPS      const_c2d00000<>+0(SB), Y6
-	VMAXPS       Y5, Y6, Y5
-	VMULPS       const_3fb8aa3b<>+0(SB), Y5, Y6
-	VROUNDPS     $0x00, Y6, Y6
-	VMOVUPS      Y5, Y5
-	VFNMADD231PS const_3f318000<>+0(SB), Y6, Y5
-	VMOVUPS      Y5, Y5
-	VFNMADD231PS const_b95e8083<>+0(SB), Y6, Y5
-	VMOVUPS      const_3ab56439<>+0(SB), Y7
-	VFMADD213PS  const_3c091609<>+0(SB), Y5, Y7
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Y5, Y7
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Y5, Y7
-	VFMADD213PS  const_3effffff<>+0(SB), Y5, Y7
-	VMULPS       Y5, Y5, Y8
-	VMOVUPS      Y5, Y5
-	VFMADD231PS  Y7, Y8, Y5
-	VADDPS       const_3f800000<>+0(SB), Y5, Y5
-	VCVTPS2DQ    Y6, Y6
-	VPSRAD       $0x01, Y6, Y7
-	VPSUBD       Y7, Y6, Y6
-	VPADDD       const_0000007f<>+0(SB), Y7, Y7
-	VPSLLD       $0x17, Y7, Y7
+	VMOVUPS      const_ad01e5f0<>+0(SB), Y4
+	VFMADD213PS  const_3003e351<>+0(SB), Y3, Y4
+	VFMADD213PS  const_b20e795f<>+0(SB), Y3, Y4
+	VFMADD213PS  const_b4042b93<>+0(SB), Y3, Y4
+	VFMADD213PS  const_36ec7683<>+0(SB), Y3, Y4
+	VFMADD213PS  const_b8e2037f<>+0(SB), Y3, Y4
+	VFMADD213PS  const_b891e7de<>+0(SB), Y3, Y4
+	VFMADD213PS  const_3d94d36e<>+0(SB), Y3, Y4
+	VFMADD213PS  const_3fcc422c<>+0(SB), Y3, Y4
+	VMULPS       Y4, Y1, Y3
+	VORPS        const_80000000<>+0(SB), Y3, Y4
+	VMOVUPS      const_c2d00000<>+0(SB), Y5
+	VMAXPS       Y4, Y5, Y4
+	VMULPS       const_3fb8aa3b<>+0(SB), Y4, Y5
+	VROUNDPS     $0x00, Y5, Y5
+	VMOVUPS      Y4, Y4
+	VFNMADD231PS const_3f318000<>+0(SB), Y5, Y4
+	VMOVUPS      Y4, Y4
+	VFNMADD231PS const_b95e8083<>+0(SB), Y5, Y4
+	VMOVUPS      const_3ab56439<>+0(SB), Y6
+	VFMADD213PS  const_3c091609<>+0(SB), Y4, Y6
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y4, Y6
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y4, Y6
+	VFMADD213PS  const_3effffff<>+0(SB), Y4, Y6
+	VMULPS       Y4, Y4, Y7
+	VMOVUPS      Y4, Y4
+	VFMADD231PS  Y6, Y7, Y4
+	VADDPS       const_3f800000<>+0(SB), Y4, Y4
+	VCVTPS2DQ    Y5, Y5
+	VPSRAD       $0x01, Y5, Y6
+	VPSUBD       Y6, Y5, Y5
 	VPADDD       const_0000007f<>+0(SB), Y6, Y6
 	VPSLLD       $0x17, Y6, Y6
-	VMULPS       Y7, Y5, Y5
-	VMULPS       Y6, Y5, Y5
-	VMOVUPS      const_3f800000<>+0(SB), Y6
-	VSUBPS       Y5, Y6, Y5
-	VCMPPS       $0x01, const_3f800000<>+0(SB), Y3, Y3
+	VPADDD       const_0000007f<>+0(SB), Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VMULPS       Y6, Y4, Y4
+	VMULPS       Y5, Y4, Y4
+	VMOVUPS      const_3f800000<>+0(SB), Y5
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y3, Y3
 	VBLENDVPS    Y3, Y4, Y5, Y3
-	VANDPS       const_80000000<>+0(SB), Y1, Y1
-	VORPS        Y1, Y3, Y1
-	VMULPS       const_3f000000<>+0(SB), Y1, Y1
-	VADDPS       const_3f000000<>+0(SB), Y1, Y1
-	VADDPS       Y2, Y1, Y1
-	VMULPS       Y1, Y0, Y0
+	VADDPS       Y5, Y4, Y4
+	VDIVPS       Y4, Y3, Y3
+	VMOVUPS      Y3, Y3
+	VFMADD231PS  Y1, Y2, Y3
+	VMULPS       Y3, Y0, Y0
 	VMOVUPS      Y0, (BX)
 	ADDQ         $+32, BX
 	ADDQ         $+32, CX
@@ -7638,65 +7573,54 @@ tail:
 	VMULPS       Y5, Y3, Y3
 	VMULPS       Y4, Y3, Y3
 	VMULPS       const_3ecc422a<>+0(SB), Y3, Y3
-	VMULPS       Y2, Y3, Y3
-	VMULPS       const_3f3504f3<>+0(SB), Y2, Y2
-	VANDPS       const_7fffffff<>+0(SB), Y2, Y4
-	VMOVUPS      const_40800000<>+0(SB), Y5
+	VMULPS       Y2, Y2, Y4
+	VMOVUPS      const_41f20000<>+0(SB), Y5
 	VMINPS       Y4, Y5, Y4
-	VMULPS       Y4, Y4, Y5
-	VMOVUPS      const_38a37ff6<>+0(SB), Y6
-	VFMADD213PS  const_ba51950a<>+0(SB), Y5, Y6
-	VFMADD213PS  const_3ba9f6b3<>+0(SB), Y5, Y6
-	VFMADD213PS  const_bcdbfb51<>+0(SB), Y5, Y6
-	VFMADD213PS  const_3de71671<>+0(SB), Y5, Y6
-	VFMADD213PS  const_bec0939f<>+0(SB), Y5, Y6
-	VFMADD213PS  const_3e0375d4<>+0(SB), Y5, Y6
-	VMOVUPS      Y4, Y5
-	VFMADD231PS  Y6, Y4, Y5
-	VMOVUPS      const_b9436f2c<>+0(SB), Y6
-	VFMADD213PS  const_3b412dfb<>+0(SB), Y4, Y6
-	VFMADD213PS  const_bcb2e5e8<>+0(SB), Y4, Y6
-	VFMADD213PS  const_3dd329ab<>+0(SB), Y4, Y6
-	VFMADD213PS  const_3f235d76<>+0(SB), Y4, Y6
-	VFMADD213PS  const_3f904475<>+0(SB), Y4, Y6
-	VFMADD213PS  const_39b310bc<>+0(SB), Y4, Y6
-	VXORPS       const_80000000<>+0(SB), Y6, Y6
-	VMOVUPS      const_c2d00000<>+0(SB), Y7
-	VMAXPS       Y6, Y7, Y6
-	VMULPS       const_3fb8aa3b<>+0(SB), Y6, Y7
-	VROUNDPS     $0x00, Y7, Y7
-	VMOVUPS      Y6, Y6
-	VFNMADD231PS const_3f318000<>+0(SB), Y7, Y6
-	VMOVUPS      Y6, Y6
-	VFNMADD231PS const_b95e8083<>+0(SB), Y7, Y6
-	VMOVUPS      const_3ab56439<>+0(SB), Y8
-	VFMADD213PS  const_3c091609<>+0(SB), Y6, Y8
-	VFMADD213PS  const_3d2aabcc<>+0(SB), Y6, Y8
-	VFMADD213PS  const_3e2aaa55<>+0(SB), Y6, Y8
-	VFMADD213PS  const_3effffff<>+0(SB), Y6, Y8
-	VMULPS       Y6, Y6, Y9
-	VMOVUPS      Y6, Y6
-	VFMADD231PS  Y8, Y9, Y6
-	VADDPS       const_3f800000<>+0(SB), Y6, Y6
-	VCVTPS2DQ    Y7, Y7
-	VPSRAD       $0x01, Y7, Y8
-	VPSUBD       Y8, Y7, Y7
-	VPADDD       const_0000007f<>+0(SB), Y8, Y8
-	VPSLLD       $0x17, Y8, Y8
+	VMOVUPS      const_ad01e5f0<>+0(SB), Y5
+	VFMADD213PS  const_3003e351<>+0(SB), Y4, Y5
+	VFMADD213PS  const_b20e795f<>+0(SB), Y4, Y5
+	VFMADD213PS  const_b4042b93<>+0(SB), Y4, Y5
+	VFMADD213PS  const_36ec7683<>+0(SB), Y4, Y5
+	VFMADD213PS  const_b8e2037f<>+0(SB), Y4, Y5
+	VFMADD213PS  const_b891e7de<>+0(SB), Y4, Y5
+	VFMADD213PS  const_3d94d36e<>+0(SB), Y4, Y5
+	VFMADD213PS  const_3fcc422c<>+0(SB), Y4, Y5
+	VMULPS       Y5, Y2, Y4
+	VORPS        const_80000000<>+0(SB), Y4, Y5
+	VMOVUPS      const_c2d00000<>+0(SB), Y6
+	VMAXPS       Y5, Y6, Y5
+	VMULPS       const_3fb8aa3b<>+0(SB), Y5, Y6
+	VROUNDPS     $0x00, Y6, Y6
+	VMOVUPS      Y5, Y5
+	VFNMADD231PS const_3f318000<>+0(SB), Y6, Y5
+	VMOVUPS      Y5, Y5
+	VFNMADD231PS const_b95e8083<>+0(SB), Y6, Y5
+	VMOVUPS      const_3ab56439<>+0(SB), Y7
+	VFMADD213PS  const_3c091609<>+0(SB), Y5, Y7
+	VFMADD213PS  const_3d2aabcc<>+0(SB), Y5, Y7
+	VFMADD213PS  const_3e2aaa55<>+0(SB), Y5, Y7
+	VFMADD213PS  const_3effffff<>+0(SB), Y5, Y7
+	VMULPS       Y5, Y5, Y8
+	VMOVUPS      Y5, Y5
+	VFMADD231PS  Y7, Y8, Y5
+	VADDPS       const_3f800000<>+0(SB), Y5, Y5
+	VCVTPS2DQ    Y6, Y6
+	VPSRAD       $0x01, Y6, Y7
+	VPSUBD       Y7, Y6, Y6
 	VPADDD       const_0000007f<>+0(SB), Y7, Y7
 	VPSLLD       $0x17, Y7, Y7
-	VMULPS       Y8, Y6, Y6
-	VMULPS       Y7, Y6, Y6
-	VMOVUPS      const_3f800000<>+0(SB), Y7
-	VSUBPS       Y6, Y7, Y6
-	VCMPPS       $0x01, const_3f800000<>+0(SB), Y4, Y4
+	VPADDD       const_0000007f<>+0(SB), Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y7, Y5, Y5
+	VMULPS       Y6, Y5, Y5
+	VMOVUPS      const_3f800000<>+0(SB), Y6
+	VCMPPS       $0x01, const_00000000<>+0(SB), Y4, Y4
 	VBLENDVPS    Y4, Y5, Y6, Y4
-	VANDPS       const_80000000<>+0(SB), Y2, Y2
-	VORPS        Y2, Y4, Y2
-	VMULPS       const_3f000000<>+0(SB), Y2, Y2
-	VADDPS       const_3f000000<>+0(SB), Y2, Y2
-	VADDPS       Y3, Y2, Y2
-	VMULPS       Y2, Y1, Y1
+	VADDPS       Y6, Y5, Y5
+	VDIVPS       Y5, Y4, Y4
+	VMOVUPS      Y4, Y4
+	VFMADD231PS  Y2, Y3, Y4
+	VMULPS       Y4, Y1, Y1
 	VMASKMOVPS   Y1, Y0, (BX)
 
 done:

@@ -339,17 +339,25 @@ func (v vec) erf(x V) V {
 	return v.or(v.sel(v.cmp(t, less, v.c(1)), small, big), v.and(x, v.bits(signBit)))
 }
 
-// geluErf is x/2 + |x|·(Φ(|x|) - 1/2), where AVX-512 looks up polynomials for pieces of Φ. AVX2 makes x·σ(x·P(x²)) of it, where P is the polynomial
-// that is best for the absolute error of Φ = σ(x·P) to |x| = 5.5; beyond, σ is 0 or 1.
+// normalCDF is Φ, for which AVX-512 looks up polynomials of pieces. AVX2 makes σ(x·P(x²)) of it, where P is the polynomial that is best for the absolute
+// error of Φ = σ(x·P) to |x| = 5.5; beyond, σ is 0 or 1.
+func (v vec) normalCDF(x V) V {
+	if v.s.masked() {
+		return v.add(v.or(v.halfErf(v.abs(x)), v.and(x, v.bits(signBit))), v.c(0.5))
+	}
+	s := v.min(v.c(5.5*5.5), v.mul(x, x))
+	p := v.poly(s, 1.5957694453158133, 0.07266889146608765, -6.957327743000538e-05, -0.00010777171087726639, 7.047144445127189e-06,
+		-1.2309310167332623e-07, -8.293084454356125e-09, 4.798055765458298e-10, -7.383857435961483e-12)
+	return v.sigmoid(v.mul(x, p))
+}
+
+// geluErf is x·Φ(x), of which AVX-512 makes x/2 + |x|·(Φ(|x|) - 1/2).
 func (v vec) geluErf(x V) V {
 	if v.s.masked() {
 		abs := v.abs(x)
 		return v.fma(abs, v.halfErf(abs), v.mul(x, v.c(0.5)))
 	}
-	s := v.min(v.c(5.5*5.5), v.mul(x, x))
-	p := v.poly(s, 1.5957694453158133, 0.07266889146608765, -6.957327743000538e-05, -0.00010777171087726639, 7.047144445127189e-06,
-		-1.2309310167332623e-07, -8.293084454356125e-09, 4.798055765458298e-10, -7.383857435961483e-12)
-	return v.mul(x, v.sigmoid(v.mul(x, p)))
+	return v.mul(x, v.normalCDF(x))
 }
 
 // halfErf is Φ(x) - 1/2 for x ≥ 0, from AVX-512 on: round(5.5·x) says which of 32 polynomials is near, of what is left of 5.5·x. The last, from
@@ -482,9 +490,7 @@ var parametric = []struct {
 	{"geluGrad", "dst", []string{"dy", "x"}, nil, func(v vec, in, p []V) V {
 		x := in[1]
 		density := v.mul(v.expNoOverflow(v.mul(v.mul(x, x), v.c(-0.5))), v.c(0.3989422804014327))
-		density = v.mul(density, x)
-		half := v.mul(v.erf(v.mul(x, v.c(math.Sqrt2/2))), v.c(0.5))
-		return v.mul(in[0], v.add(v.add(half, v.c(0.5)), density))
+		return v.mul(in[0], v.fma(density, x, v.normalCDF(x)))
 	}},
 	{"deviationGrad", "dst", []string{"dy", "x"}, []string{"mean", "a", "b", "c"}, func(v vec, in, p []V) V {
 		return v.fma(v.sub(in[1], p[0]), p[2], v.fma(in[0], p[1], p[3]))
