@@ -49,6 +49,7 @@ type Adam struct {
 	Betas       [2]float64 // both 0: 0.9, 0.999
 	Eps         float64    // default 1e-8
 	WeightDecay float64
+	AMSGrad     bool // the greatest mean of squares so far, rather than the latest
 }
 
 // AdamW is torch.optim.AdamW: decoupled weight decay, 0.01 unless NoDecay.
@@ -58,6 +59,7 @@ type AdamW struct {
 	Eps         float64
 	WeightDecay float64 // default 1e-2
 	NoDecay     bool
+	AMSGrad     bool
 }
 
 // RMSprop is torch.optim.RMSprop.
@@ -117,7 +119,7 @@ func (o Adam) betas() (beta1, beta2 float64) {
 }
 
 func (o AdamW) check() error {
-	return Adam{LR: o.LR, Betas: o.Betas, Eps: o.Eps, WeightDecay: o.WeightDecay}.check()
+	return errors.Join(o.adam().check(), notNegative("weight decay", o.WeightDecay))
 }
 
 func (o RMSprop) check() error {
@@ -144,8 +146,14 @@ func (o SGD) slots() ([]string, float64) {
 	}
 	return []string{"momentum_buffer"}, 0
 }
-func (o Adam) slots() ([]string, float64)  { return []string{"exp_avg", "exp_avg_sq"}, 0 }
-func (o AdamW) slots() ([]string, float64) { return []string{"exp_avg", "exp_avg_sq"}, 0 }
+func (o Adam) slots() ([]string, float64) {
+	names := []string{"exp_avg", "exp_avg_sq"}
+	if o.AMSGrad {
+		names = append(names, "max_exp_avg_sq")
+	}
+	return names, 0
+}
+func (o AdamW) slots() ([]string, float64) { return o.adam().slots() }
 func (o RMSprop) slots() ([]string, float64) {
 	names := []string{"square_avg"}
 	if o.Momentum > 0 {
@@ -212,8 +220,11 @@ func (o Adam) rule(t int, lr float64) rule {
 	return rule{adam[float32](o, 1, t, lr), adam[float64](o, 1, t, lr)}
 }
 
+// adam is the rule without its decay.
+func (o AdamW) adam() Adam { return Adam{LR: o.LR, Betas: o.Betas, Eps: o.Eps, AMSGrad: o.AMSGrad} }
+
 func (o AdamW) rule(t int, lr float64) rule {
-	a := Adam{Betas: o.Betas, Eps: o.Eps}
+	a := o.adam()
 	keep := 1 - lr*or(o.WeightDecay, 1e-2)
 	if o.NoDecay {
 		keep = 1
@@ -230,22 +241,27 @@ func (o AdamW) emit(u *updates, w, d *onnx.Value, slots []*onnx.Value) (*onnx.Va
 	if !o.NoDecay {
 		keep = u.Sub(u.wide(1), u.Mul(u.lr, u.wide(or(o.WeightDecay, 1e-2))))
 	}
-	return u.adam(Adam{Betas: o.Betas, Eps: o.Eps}, keep, w, d, slots)
+	return u.adam(o.adam(), keep, w, d, slots)
 }
 
 // adam first multiplies the parameter by keep, if that is not nil.
-func (u *updates) adam(o Adam, keep, w, d *onnx.Value, slots []*onnx.Value) (*onnx.Value, []*onnx.Value) {
+func (u *updates) adam(o Adam, keep, w, d *onnx.Value, before []*onnx.Value) (*onnx.Value, []*onnx.Value) {
 	beta1, beta2 := o.betas()
 	rest := func(beta float64) *onnx.Value { return u.Sub(u.wide(1), u.Op("Pow", u.wide(beta), u.step)) }
 	d = u.decay(d, w, o.WeightDecay)
-	m := u.Add(u.times(slots[0], beta1), u.times(d, 1-beta1))
-	v := u.Add(u.times(slots[1], beta2), u.times(u.Mul(d, d), 1-beta2))
+	m := u.Add(u.times(before[0], beta1), u.times(d, 1-beta1))
+	v := u.Add(u.times(before[1], beta2), u.times(u.Mul(d, d), 1-beta2))
+	slots, top := []*onnx.Value{m, v}, v
+	if o.AMSGrad {
+		top = u.Op("Max", before[2], v)
+		slots = append(slots, top)
+	}
 	root := u.as(w, u.Op("Sqrt", rest(beta2)))
-	move := u.Mul(u.as(w, u.Div(u.lr, rest(beta1))), u.Div(m, u.Add(u.Div(u.Op("Sqrt", v), root), u.Like(w, or(o.Eps, 1e-8)))))
+	move := u.Mul(u.as(w, u.Div(u.lr, rest(beta1))), u.Div(m, u.Add(u.Div(u.Op("Sqrt", top), root), u.Like(w, or(o.Eps, 1e-8)))))
 	if keep != nil {
 		w = u.Mul(w, u.as(w, keep))
 	}
-	return u.Sub(w, move), []*onnx.Value{m, v}
+	return u.Sub(w, move), slots
 }
 
 // adam first multiplies the parameters by keep.
@@ -260,7 +276,17 @@ func adam[T kernel.Float](o Adam, keep float64, t int, lr float64) update[T] {
 		if decay != 0 {
 			kernel.Axpy(g, decay, w)
 		}
-		kernel.Adam(w, g, s[0], s[1], rates)
+		if !o.AMSGrad {
+			kernel.Adam(w, g, s[0], s[1], rates)
+			return
+		}
+		r, m, v, top := rates, s[0], s[1], s[2]
+		for i, d := range g {
+			m[i] = r.Beta1*m[i] + r.Rest1*d
+			v[i] = r.Beta2*v[i] + r.Rest2*d*d
+			top[i] = max(top[i], v[i])
+			w[i] = r.Keep*w[i] - r.Step*m[i]/(T(math.Sqrt(float64(top[i])))/r.Root+r.Eps)
+		}
 	}
 }
 

@@ -22,7 +22,7 @@ type optim struct {
 		LRDecay                             float64  `json:"lr_decay"`
 		Initial                             float64  `json:"initial_accumulator_value"`
 		Betas                               [2]float64
-		Nesterov, Centered                  bool
+		Nesterov, Centered, AMSGrad         bool
 		Steps                               [][]float64
 	}
 	Schedules []struct {
@@ -72,9 +72,9 @@ func TestOptimizersArePyTorchs(t *testing.T) {
 		case "SGD":
 			o = SGD{LR: c.LR, Momentum: c.Momentum, Dampening: c.Dampening, Nesterov: c.Nesterov, WeightDecay: decay}
 		case "Adam":
-			o = Adam{LR: c.LR, Betas: c.Betas, Eps: c.Eps, WeightDecay: decay}
+			o = Adam{LR: c.LR, Betas: c.Betas, Eps: c.Eps, WeightDecay: decay, AMSGrad: c.AMSGrad}
 		case "AdamW":
-			o = AdamW{LR: c.LR, Betas: c.Betas, Eps: c.Eps, WeightDecay: decay, NoDecay: c.WeightDecay != nil && decay == 0}
+			o = AdamW{LR: c.LR, Betas: c.Betas, Eps: c.Eps, WeightDecay: decay, NoDecay: c.WeightDecay != nil && decay == 0, AMSGrad: c.AMSGrad}
 		case "RMSprop":
 			o = RMSprop{LR: c.LR, Alpha: c.Alpha, Eps: c.Eps, WeightDecay: decay, Momentum: c.Momentum, Centered: c.Centered}
 		case "Adagrad":

@@ -142,6 +142,7 @@ func TestTrainingGraphsOfOptimizers(t *testing.T) {
 		"adam":              {Optimizer: Adam{LR: 1e-2, WeightDecay: 1e-2}},
 		"adam, betas":       {Optimizer: Adam{LR: 1e-2, Betas: [2]float64{0.8, 0.95}, Eps: 1e-4}},
 		"adamw":             {Optimizer: AdamW{LR: 1e-2}},
+		"adam, amsgrad":     {Optimizer: Adam{LR: 1e-2, Betas: [2]float64{0.5, 0.3}, AMSGrad: true}},
 		"adamw, no decay":   {Optimizer: AdamW{LR: 1e-2, NoDecay: true}},
 		"rmsprop":           {Optimizer: RMSprop{LR: 1e-3, WeightDecay: 1e-2}},
 		"rmsprop, all":      {Optimizer: RMSprop{LR: 1e-3, Momentum: 0.5, Centered: true}},

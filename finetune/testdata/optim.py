@@ -14,6 +14,7 @@ OPTIMIZERS = [
     ("SGD", dict(lr=0.1)), ("SGD", dict(lr=0.1, momentum=0.9, dampening=0.3)), ("SGD", dict(lr=0.1, momentum=0.8, nesterov=True, weight_decay=0.05)),
     ("Adam", dict(lr=0.05)), ("Adam", dict(lr=0.05, betas=[0.8, 0.95], eps=1e-3, weight_decay=0.1)),
     ("AdamW", dict(lr=0.05)), ("AdamW", dict(lr=0.05, weight_decay=0.2, betas=[0.7, 0.9])), ("AdamW", dict(lr=0.05, weight_decay=0.0)),
+    ("Adam", dict(lr=0.3, betas=[0.5, 0.3], amsgrad=True, weight_decay=0.1)), ("AdamW", dict(lr=0.3, betas=[0.5, 0.3], amsgrad=True)),
     ("RMSprop", dict(lr=0.02)), ("RMSprop", dict(lr=0.02, alpha=0.9, momentum=0.5, eps=1e-4)),
     ("RMSprop", dict(lr=0.02, centered=True)), ("RMSprop", dict(lr=0.02, centered=True, momentum=0.7, weight_decay=0.1)),
     ("Adagrad", dict(lr=0.1)), ("Adagrad", dict(lr=0.1, lr_decay=0.2, weight_decay=0.1, initial_accumulator_value=0.3, eps=1e-3)),

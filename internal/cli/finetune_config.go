@@ -41,6 +41,7 @@ type config struct {
 		WeightDecay *float64  `yaml:"weight_decay"`
 		Betas       []float64 `yaml:"betas"`
 		Eps         float64   `yaml:"eps"`
+		AMSGrad     bool      `yaml:"amsgrad"`
 		Alpha       float64   `yaml:"alpha"`
 		Centered    bool      `yaml:"centered"`
 		LRDecay     float64   `yaml:"lr_decay"`
@@ -209,7 +210,7 @@ var configKeys = map[string]string{
 	"optimizer.kind": "sgd, adam, adamw, rmsprop or adagrad", "optimizer.lr": "learning rate", "optimizer.momentum": "momentum",
 	"optimizer.dampening": "dampening", "optimizer.nesterov": "Nesterov momentum", "optimizer.weight_decay": "weight decay",
 	"optimizer.betas": "Adam's betas: [0.9, 0.999]", "optimizer.eps": "epsilon", "optimizer.alpha": "RMSprop's alpha",
-	"optimizer.centered": "centred RMSprop", "optimizer.lr_decay": "Adagrad's decay", "optimizer.initial_accumulator_value": "Adagrad's start",
+	"optimizer.amsgrad": "Adam by the greatest squares so far", "optimizer.centered": "centred RMSprop", "optimizer.lr_decay": "Adagrad's decay", "optimizer.initial_accumulator_value": "Adagrad's start",
 	"mode": "as_exported, train or eval: how batch norms and dropout behave", "names": "JSON that says which initializer holds which PyTorch parameter",
 	"dropout":             "ratios of dropout put in after values, by name, in mode train: {hidden: 0.1}",
 	"batch_norm_momentum": "share of a batch in the running statistics of batch norms that train, PyTorch's; what the file has unless given",
@@ -375,7 +376,7 @@ func checkWhole(key string, v any, t reflect.Type) error {
 // keysOf is the keys of a section that only some of its kinds know, by kind.
 var keysOf = map[string]map[string]string{
 	"loss": {"cross_entropy": "ignore_index weight label_smoothing", "nll": "ignore_index weight", "huber": "delta", "sum": "terms"},
-	"optimizer": {"sgd": "momentum dampening nesterov", "adam": "betas eps", "adamw": "betas eps", "rmsprop": "alpha eps momentum centered",
+	"optimizer": {"sgd": "momentum dampening nesterov", "adam": "betas eps amsgrad", "adamw": "betas eps amsgrad", "rmsprop": "alpha eps momentum centered",
 		"adagrad": "lr_decay eps initial_accumulator_value"},
 	"schedule": {"step": "step_size gamma", "multistep": "milestones gamma", "exponential": "gamma", "cosine": "t_max eta_min", "linear": "start_factor end_factor total_iters",
 		"one_cycle": "max_lr total_steps pct_start div_factor final_div_factor", "reduce_on_plateau": "factor patience threshold cooldown min_lr eps"},
@@ -563,9 +564,9 @@ func (c *config) optimizer() (finetune.Optimizer, error) {
 	case "sgd":
 		return finetune.SGD{LR: o.LR, Momentum: o.Momentum, Dampening: o.Dampening, Nesterov: o.Nesterov, WeightDecay: decay}, nil
 	case "adam":
-		return finetune.Adam{LR: o.LR, Betas: betas, Eps: o.Eps, WeightDecay: decay}, nil
+		return finetune.Adam{LR: o.LR, Betas: betas, Eps: o.Eps, WeightDecay: decay, AMSGrad: o.AMSGrad}, nil
 	case "adamw":
-		return finetune.AdamW{LR: o.LR, Betas: betas, Eps: o.Eps, WeightDecay: decay, NoDecay: o.WeightDecay != nil && decay == 0}, nil
+		return finetune.AdamW{LR: o.LR, Betas: betas, Eps: o.Eps, WeightDecay: decay, NoDecay: o.WeightDecay != nil && decay == 0, AMSGrad: o.AMSGrad}, nil
 	case "rmsprop":
 		return finetune.RMSprop{LR: o.LR, Alpha: o.Alpha, Eps: o.Eps, WeightDecay: decay, Momentum: o.Momentum, Centered: o.Centered}, nil
 	case "adagrad":
