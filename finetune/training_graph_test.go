@@ -45,6 +45,15 @@ func newGraphDriver(t *testing.T, tr *Trainer) *graphDriver {
 	if err := onnx.Check(m); err != nil {
 		t.Fatal(err)
 	}
+	m.Graph.Walk(func(g *onnx.Graph) {
+		names := map[string]bool{"": false}
+		for _, n := range g.Nodes {
+			if names[n.Name] {
+				t.Errorf("two nodes are named %q, which ONNX Runtime refuses", n.Name)
+			}
+			names[n.Name] = n.Name != ""
+		}
+	})
 	s, err := runtime.NewSession(m)
 	if err != nil {
 		t.Fatal(err)

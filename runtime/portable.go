@@ -154,6 +154,15 @@ func tidy(m *onnx.Model) (*onnx.Model, error) {
 		n = 0
 		m.Graph.Walk(func(g *onnx.Graph) { n += r.prune(g) })
 	}
+	m.Graph.Walk(func(g *onnx.Graph) {
+		names := map[string]bool{}
+		for _, n := range g.Nodes {
+			if names[n.Name] { // of nodes that stand for one: ONNX Runtime refuses a name that is there twice, but not none
+				n.Name = ""
+			}
+			names[n.Name] = true
+		}
+	})
 	return m, nil
 }
 
