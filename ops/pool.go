@@ -433,53 +433,65 @@ func maxPool[T float32 | float64 | int8 | uint8](lowest T) Kernel {
 // those that begin in one row and end in the next are not looked at; then, of the rows of a window, the largest at the places where windows
 // begin.
 func maxPoolRows[T kernel.Float](p *kernel.Pool, s *poolShape, y, x []T) {
+	kernel.InParts(p, s.planes, 1+2048/max(1, s.inSize()), maxRows[T]{s, y, x, newMaxRuns(s.spans[2], s.dil[2])})
+}
+
+// maxRows is the work of [maxPoolRows].
+type maxRows[T kernel.Float] struct {
+	s    *poolShape
+	y, x []T
+	r    maxRuns
+}
+
+// Part pools the planes [first, end).
+func (p maxRows[T]) Part(first, end int) {
+	s, y, x, r := p.s, p.y, p.x, &p.r
 	ni, no, width, spans := s.inSize(), s.outSize(), s.in[2], s.spans[2]
-	r := newMaxRuns(spans, width, s.dil[2])
-	p.For(s.planes, 1+2048/max(1, ni), func(lo, hi int) {
-		room := make([]T, ni+2*width)
-		tops, row, odd := room[:ni], room[ni:ni+width], room[ni+width:]
-		for plane := lo; plane < hi; plane++ {
-			in, out := x[plane*ni:(plane+1)*ni], y[plane*no:(plane+1)*no]
-			runs := in
-			if n := ni - (r.taps-1)*r.dil; r.taps > 1 && r.lo < r.hi {
-				runs = tops
-				kernel.Max(runs[:n], in[:n], in[r.dil:][:n])
-				for t := 2; t < r.taps; t++ {
-					kernel.Max(runs[:n], runs[:n], in[t*r.dil:][:n])
-				}
-			}
-			for _, d := range s.spans[0] {
-				for _, h := range s.spans[1] {
-					if r.lo < r.hi {
-						var top []T // the largest of the rows so far
-						for i := range d.count {
-							for j := range h.count {
-								next := runs[((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*width+r.from:][:r.reach]
-								if top == nil {
-									top = next
-									continue
-								}
-								kernel.Max(row[:r.reach], top, next)
-								top = row[:r.reach]
-							}
-						}
-						if top == nil { // the windows lie in the padding
-							fill(out[r.lo:r.hi], T(math.Inf(-1)))
-						} else {
-							everyStep(r, out[r.lo:r.hi], top, odd)
-						}
-					}
-					for o := range r.lo {
-						out[o] = maxOfWindow(s, in, d, h, spans[o])
-					}
-					for o := r.hi; o < len(spans); o++ {
-						out[o] = maxOfWindow(s, in, d, h, spans[o])
-					}
-					out = out[len(spans):]
-				}
+	own, pool := takeRoom[T](ni + 2*width)
+	defer pool.Put(own)
+	room := *own
+	tops, row, odd := room[:ni], room[ni:ni+width], room[ni+width:]
+	for plane := first; plane < end; plane++ {
+		in, out := x[plane*ni:(plane+1)*ni], y[plane*no:(plane+1)*no]
+		runs := in
+		if n := ni - (r.taps-1)*r.dil; r.taps > 1 && r.lo < r.hi {
+			runs = tops
+			kernel.Max(runs[:n], in[:n], in[r.dil:][:n])
+			for t := 2; t < r.taps; t++ {
+				kernel.Max(runs[:n], runs[:n], in[t*r.dil:][:n])
 			}
 		}
-	})
+		for _, d := range s.spans[0] {
+			for _, h := range s.spans[1] {
+				if r.lo < r.hi {
+					var top []T // the largest of the rows so far
+					for i := range d.count {
+						for j := range h.count {
+							next := runs[((d.lo+i*s.dil[0])*s.in[1]+h.lo+j*s.dil[1])*width+r.from:][:r.reach]
+							if top == nil {
+								top = next
+								continue
+							}
+							kernel.Max(row[:r.reach], top, next)
+							top = row[:r.reach]
+						}
+					}
+					if top == nil { // the windows lie in the padding
+						fill(out[r.lo:r.hi], T(math.Inf(-1)))
+					} else {
+						everyStep(r, out[r.lo:r.hi], top, odd)
+					}
+				}
+				for o := range r.lo {
+					out[o] = maxOfWindow(s, in, d, h, spans[o])
+				}
+				for o := r.hi; o < len(spans); o++ {
+					out[o] = maxOfWindow(s, in, d, h, spans[o])
+				}
+				out = out[len(spans):]
+			}
+		}
+	}
 }
 
 // maxRuns is the windows along a row: taps elements, dil apart, each, but for those before lo and from hi on, which the
@@ -488,8 +500,8 @@ type maxRuns struct {
 	taps, dil, lo, hi, from, reach, step int
 }
 
-func newMaxRuns(spans []span3, width, dil int) *maxRuns {
-	r := &maxRuns{dil: dil, hi: len(spans)}
+func newMaxRuns(spans []span3, dil int) maxRuns {
+	r := maxRuns{dil: dil, hi: len(spans)}
 	for _, sp := range spans {
 		r.taps = max(r.taps, sp.count)
 	}

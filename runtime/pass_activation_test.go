@@ -30,6 +30,10 @@ func TestActivationsAreFound(t *testing.T) {
 		"gelu, the half first": {13, "Gelu", func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			return b.Op("Mul", b.Op("Mul", number(b, 0.5), x), cdf(b, x))
 		}},
+		"gelu, constants cast alike": {18, "Gelu", func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			like := func(v float32) *onnx.Value { return b.Op("CastLike", number(b, v), x) }
+			return b.Op("Mul", like(0.5), b.Op("Mul", x, b.Op("Add", b.Op("Erf", b.Op("Div", x, like(math.Sqrt2))), like(1))))
+		}},
 		"gelu of halved sum": {13, "Gelu", func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			return b.Op("Mul", b.Op("Mul", number(b, 0.5), cdf(b, x)), x)
 		}},

@@ -107,6 +107,20 @@ func TestAttentionIsFound(t *testing.T) {
 			q, k := b.Op("Mul", x, root), b.Op("Mul", b.perm(b.Op("Sin", x), 0, 1, 3, 2), root)
 			return b.Op("MatMul", b.softmax(b.Op("MatMul", q, k)), b.Op("Cos", x))
 		}, "Attention Cos Sin"},
+		"scaled_dot_product_attention, keys transposed as one batch of matrices": {18, []int{1, 2, 5, 8}, func(b attending, x *onnx.Value) *onnx.Value {
+			keys := b.Op("Sin", x)
+			part := func(from, to int64) *onnx.Value {
+				at := func(i int64) *onnx.Value { return b.Const(tensor.New([]int64{i}, 1)) }
+				return b.Op("Slice", b.Op("Shape", keys), at(from), at(to), at(0))
+			}
+			cat := func(v ...*onnx.Value) *onnx.Value { return b.Node("Concat", v, onnx.IntAttr("axis", 0)) }
+			last, second := part(-1, math.MaxInt64), part(-2, -1)
+			k := b.perm(b.Op("Reshape", keys, cat(b.Const(tensor.New([]int64{-1}, 1)), second, last)), 0, 2, 1)
+			k = b.Op("Reshape", k, cat(part(0, -2), last, second))
+			root := b.Op("Sqrt", b.Op("Div", b.number(1), b.Op("Sqrt", b.Node("Cast", []*onnx.Value{last}, onnx.IntAttr("to", int64(tensor.Float32))))))
+			p := b.softmax(b.Op("MatMul", b.Op("Mul", x, root), b.Op("Mul", k, root)))
+			return b.Op("MatMul", b.Multi("Dropout", 2, []*onnx.Value{p, b.number(0)})[0], b.Op("Cos", x))
+		}, "Attention Cos Sin"},
 		"einsum": {13, []int{2, 5, 3, 8}, func(b attending, x *onnx.Value) *onnx.Value {
 			einsum := func(e string, in ...*onnx.Value) *onnx.Value {
 				return b.Node("Einsum", in, onnx.StringAttr("equation", e))

@@ -88,6 +88,7 @@ func moves(r *rewriter) {
 		if r.skip(n) || !r.moving(n) {
 			continue
 		}
+		r.turnMatrices(n)
 		if perm := r.permOf(n); perm != nil {
 			r.joinTransposes(n, perm)
 		}
@@ -115,6 +116,36 @@ func (r *rewriter) skip(n *onnx.Node) bool {
 	r.reuse(n.Outputs[0], from)
 	r.drop(n.Outputs)
 	return true
+}
+
+// turnMatrices makes one transposition of matrices that are made one batch of, transposed, and put in their places again, as PyTorch
+// transposes the keys of attention.
+func (r *rewriter) turnMatrices(n *onnx.Node) {
+	if !is(n, "Reshape") {
+		return
+	}
+	turned := n.Inputs[0].Def()
+	if !is(turned, "Transpose") || !slices.Equal(r.permOf(turned), []int64{0, 2, 1}) {
+		return
+	}
+	flat := turned.Inputs[0].Def()
+	if !is(flat, "Reshape") {
+		return
+	}
+	x := flat.Inputs[0]
+	from, mid, to := r.infos[x].Shape, r.infos[turned.Inputs[0]].Shape, r.infos[n.Outputs[0]].Shape
+	rank := len(from)
+	if rank < 3 || len(to) != rank || !slices.EqualFunc(from[:rank-2], to[:rank-2], ops.Dim.Same) {
+		return
+	}
+	rows, cols := from[rank-2], from[rank-1]
+	if !mid[1].Same(rows) || !mid[2].Same(cols) || !to[rank-2].Same(cols) || !to[rank-1].Same(rows) {
+		return
+	}
+	perm := identityPerm(rank)
+	perm[rank-2], perm[rank-1] = perm[rank-1], perm[rank-2]
+	fresh := node(13, "Transpose", []*onnx.Value{x}, onnx.IntsAttr("perm", perm...))
+	r.put(fresh, n, turned)
 }
 
 // pickFirst takes an element of an axis of x rather than of x transposed.

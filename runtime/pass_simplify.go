@@ -33,6 +33,7 @@ func identity(r *rewriter) {
 		switch {
 		case is(n, "Identity"):
 		case is(n, "Cast") && r.infos[n.Inputs[0]].DType == tensor.DType(n.Int("to", 0)):
+		case is(n, "CastLike") && r.infos[n.Inputs[0]].DType != tensor.Undefined && r.infos[n.Inputs[0]].DType == r.infos[n.Inputs[1]].DType:
 		case is(n, "Dropout") && r.unread(n.Output(1)) && r.keepsAll(n):
 		default:
 			continue
