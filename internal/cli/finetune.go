@@ -275,6 +275,11 @@ func (r *tuning) prepare() error {
 	if err != nil {
 		return err
 	}
+	if r.OutStateDict != "" {
+		if _, _, err := r.trainer.StateDict(); err != nil {
+			return fmt.Errorf("%s: %w", r.Names, err)
+		}
+	}
 	for i, d := range []*finetune.Dataset{r.train, r.valid} {
 		if d == nil {
 			continue
