@@ -209,7 +209,7 @@ func (t *Trainer) prepare() error {
 			}
 		}
 	}
-	wrt = slices.DeleteFunc(wrt, func(v *onnx.Value) bool { return grads[v] == nil }) // the loss does not hang on it
+	wrt = slices.DeleteFunc(slices.Clone(wrt), func(v *onnx.Value) bool { return grads[v] == nil }) // the loss does not hang on it
 	copies, err := t.ownCopies(wrt)
 	if err != nil {
 		return err
