@@ -15,13 +15,15 @@ import (
 // workers; or, if B is the smaller, that is, and A by block.
 
 const (
-	depth     = 768
-	blockA    = 432 << 10 // bytes of A in a block, about
-	blockRows = 288       // of C in one, at most
-	blockCols = 256       // and columns
-	fewRows   = 16 << 10  // bytes of A that need no steps
-	groupB    = 128 << 10 // bytes of B that are packed before they are used
-	line      = 64        // bytes of a line of the caches
+	depth = 768
+	// sourceDepth is that of a B which is made as it is wanted, by as many panels as a block has.
+	sourceDepth = 384
+	blockA      = 432 << 10 // bytes of A in a block, about
+	blockRows   = 288       // of C in one, at most
+	blockCols   = 256       // and columns
+	fewRows     = 16 << 10  // bytes of A that need no steps
+	groupB      = 128 << 10 // bytes of B that are packed before they are used
+	line        = 64        // bytes of a line of the caches
 	// cacheWay is the bytes of a way of the first-level cache: addresses so far apart compete for the same few lines.
 	cacheWay = 4 << 10
 	// serialWork is the number of multiplications below which waking another
@@ -139,8 +141,12 @@ func (pr *product[T]) plan(p *Pool) {
 	pr.panelsM, pr.panelsN = ceilDiv(pr.m, kern.rows), ceilDiv(pr.n, kern.cols)
 	size := int(unsafe.Sizeof(T(0)))
 	pr.depth = max(pr.k, 1)
+	deep := depth
+	if pr.panelsB != nil {
+		deep = sourceDepth
+	}
 	// Few rows of A stay in the first-level cache, and B, which is read once, comes best from end to end.
-	if steps := ceilDiv(pr.k, depth); steps > 1 && pr.m*pr.k*size > fewRows {
+	if steps := ceilDiv(pr.k, deep); steps > 1 && pr.m*pr.k*size > fewRows {
 		pr.depth = ceilDiv(ceilDiv(pr.k, steps), 4) * 4
 	}
 	pr.stepM = max(1, min(blockRows, blockA/(pr.depth*size))/kern.rows)
@@ -170,7 +176,10 @@ func (pr *product[T]) plan(p *Pool) {
 	case one:
 		pr.blocksM, pr.blocksN = 1, 1
 	case pr.packedB == nil && !pr.direct && pr.panelsN >= threads:
-		pr.blocksM, pr.blocksN = 1, ceilDiv(pr.panelsN, max(1, min(blockN, groupB/(kern.cols*pr.depth*size))))
+		pr.blocksM = 1
+		if pr.panelsB == nil {
+			pr.blocksN = ceilDiv(pr.panelsN, max(1, min(blockN, groupB/(kern.cols*pr.depth*size))))
+		}
 	case pr.packedB == nil && !pr.direct:
 		pr.packWholeB(p)
 	case pr.packedA == nil && !pr.inRows && pr.panelsM >= threads:
