@@ -18,6 +18,7 @@ func Portable(m *onnx.Model) (*onnx.Model, error) {
 	if err := m.Graph.Sort(); err != nil {
 		return nil, err
 	}
+	sweep(m) // what no output hangs on, of which nothing is inferred either
 	infos, err := Infer(m)
 	if err != nil {
 		return nil, err
@@ -150,10 +151,7 @@ func tidy(m *onnx.Model) (*onnx.Model, error) {
 			pass(r)
 		})
 	}
-	for n := -1; n != 0; { // a subgraph may have been all that read a value
-		n = 0
-		m.Graph.Walk(func(g *onnx.Graph) { n += r.prune(g) })
-	}
+	sweep(m)
 	m.Graph.Walk(func(g *onnx.Graph) {
 		names := map[string]bool{}
 		for _, n := range g.Nodes {
@@ -164,6 +162,20 @@ func tidy(m *onnx.Model) (*onnx.Model, error) {
 		}
 	})
 	return m, nil
+}
+
+// sweep takes away the nodes and weights of m that nothing reads.
+func sweep(m *onnx.Model) {
+	r := &rewriter{outputs: map[*onnx.Value]bool{}}
+	m.Graph.Walk(func(g *onnx.Graph) {
+		for _, v := range g.Outputs {
+			r.outputs[v] = true
+		}
+	})
+	for n := -1; n != 0; { // a subgraph may have been all that read a value
+		n = 0
+		m.Graph.Walk(func(g *onnx.Graph) { n += r.prune(g) })
+	}
 }
 
 // prune takes away the nodes and weights of g that nothing reads, and says how many that were, counting also what subgraphs give to nobody.

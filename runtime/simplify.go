@@ -43,10 +43,7 @@ func Simplify(m *onnx.Model) (*onnx.Model, error) {
 				pass(r)
 			})
 		}
-		for n := -1; n != 0; {
-			n = 0
-			m.Graph.Walk(func(g *onnx.Graph) { n += r.prune(g) })
-		}
+		sweep(m)
 	}
 	m.Graph.Walk(func(g *onnx.Graph) {
 		for _, n := range g.Nodes {
