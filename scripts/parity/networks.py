@@ -1942,3 +1942,883 @@ def learned_states(name, cell, opset, fold=True):
 learned_states("lstm_learned_states_packed", nn.LSTM, 17)
 learned_states("gru_learned_states_packed", nn.GRU, 14, fold=False)
 learned_states("rnn_learned_states_packed", nn.RNN, 11)
+
+
+# --- networks that once went wrong, and of kinds that no other is ----------------------------------------
+
+@case("mse", script=True, mode="eval", fold=False)
+def hopfield_energy_while():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.b = nn.Parameter(0.3 * torch.randn(5, 5)), nn.Parameter(torch.randn(5))
+
+        def energy(self, s):
+            w = 0.5 * (self.w + self.w.t())
+            return (-0.5 * (s @ w * s).sum(1) - s @ self.b + 0.5 * s.pow(2).sum(1))
+
+        def forward(self, x):
+            s = torch.tanh(x)
+            w = 0.5 * (self.w + self.w.t())
+            last = self.energy(s).mean()
+            drop = torch.ones_like(last)
+            n = 0
+            while n < 20 and bool(drop > 0.01):
+                s = s + 0.3 * (torch.tanh(s @ w + self.b) - s)
+                e = self.energy(s).mean()
+                drop = (last - e).abs()
+                last = e
+                n += 1
+            return s, last
+    return Model(), lambda k: ({"x": torch.randn(3, 5)}, torch.randn(3, 5))
+
+
+@case("mse", script=True, mode="eval", dynamic={"x": {1: "t"}})
+def recurrent_attention_history():
+    """Each step attends to all earlier states, which are kept in a list."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.q, self.out = Cell(8, 5), nn.Linear(5, 5, bias=False), nn.Linear(5, 2)
+
+        def forward(self, x):
+            h = torch.zeros(x.shape[0], 5, dtype=x.dtype)
+            past = [h]
+            for t in range(x.shape[1]):
+                m = torch.stack(past, 1)
+                w = torch.softmax(torch.bmm(m, self.q(h).unsqueeze(2)).squeeze(2), 1)
+                c = torch.bmm(w.unsqueeze(1), m).squeeze(1)
+                h = self.cell(torch.cat([x[:, t], c], 1), h)
+                past.append(h)
+            return self.out(h)
+    return Model(), lambda k: ({"x": torch.randn(3, 3 + k, 3)}, torch.randn(3, 2))
+
+
+@case("mse", script=True, mode="eval", narrow=True)
+def ode_adaptive_heun():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 7), nn.Linear(7, 3)
+
+        def f(self, y):
+            return self.b(torch.tanh(self.a(y)))
+
+        def forward(self, y):
+            t = torch.zeros((), dtype=y.dtype)
+            h = torch.full((), 0.5, dtype=y.dtype)
+            n = 0
+            while bool(t < 1.0) and n < 30:
+                h = torch.minimum(h, 1.0 - t)
+                k1 = self.f(y)
+                k2 = self.f(y + h * k1)
+                err = (h * (k2 - k1)).abs().max()
+                if bool(err < 0.3):
+                    y = y + h / 2 * (k1 + k2)
+                    t = t + h
+                    h = h * 1.2
+                else:
+                    h = h * 0.5
+                n += 1
+            return y
+    return Model(), lambda k: ({"y": torch.randn(4, 3)}, torch.randn(4, 3))
+
+
+@case("mse", script=True, mode="eval", opset=16, dynamic={"x": {1: "t"}})
+def neural_turing_machine():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.key, self.beta, self.gate, self.shift, self.gamma = Cell(6, 6), nn.Linear(6, 3), nn.Linear(6, 1), nn.Linear(6, 1), nn.Linear(6, 3), nn.Linear(6, 1)
+            self.erase, self.add, self.out, self.start = nn.Linear(6, 3), nn.Linear(6, 3), nn.Linear(9, 2), nn.Parameter(torch.randn(5, 3))
+
+        def forward(self, x):
+            b = x.shape[0]
+            m = self.start.unsqueeze(0).repeat(b, 1, 1)
+            w = torch.softmax(torch.zeros(b, 5, dtype=x.dtype), 1)
+            h = torch.zeros(b, 6, dtype=x.dtype)
+            r = torch.zeros(b, 3, dtype=x.dtype)
+            ys: List[torch.Tensor] = []
+            for t in range(x.shape[1]):
+                h = self.cell(torch.cat([x[:, t], r], 1), h)
+                k = self.key(h).unsqueeze(1)
+                cos = (m * k).sum(2) / (m.pow(2).sum(2).sqrt() * k.pow(2).sum(2).sqrt() + 1e-6)
+                wc = torch.softmax(F.softplus(self.beta(h)) * cos, 1)
+                g = torch.sigmoid(self.gate(h))
+                w = g * wc + (1 - g) * w
+                s = torch.softmax(self.shift(h), 1)
+                w = s[:, 0:1] * torch.roll(w, 1, 1) + s[:, 1:2] * w + s[:, 2:3] * torch.roll(w, -1, 1)
+                w = w ** (1 + F.softplus(self.gamma(h)))
+                w = w / w.sum(1, keepdim=True)
+                m = m * (1 - w.unsqueeze(2) * torch.sigmoid(self.erase(h)).unsqueeze(1)) + w.unsqueeze(2) * torch.tanh(self.add(h)).unsqueeze(1)
+                r = torch.bmm(w.unsqueeze(1), m).squeeze(1)
+                ys.append(self.out(torch.cat([h, r], 1)))
+            return torch.stack(ys, 1)
+    return Model(), lambda k: ({"x": torch.randn(3, 3 + k % 2, 3)}, torch.randn(3, 3 + k % 2, 2))
+
+
+@case(script=True, mode="eval", dynamic={"x": {1: "t"}})
+def stacked_states_in_list():
+    """The states of several layers in a list whose elements are set in the loop over time."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c, self.out = Cell(4, 5), Cell(5, 5), Cell(5, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            hs: List[torch.Tensor] = []
+            for i in range(3):
+                hs.append(torch.zeros(x.shape[0], 5, dtype=x.dtype))
+            for t in range(x.shape[1]):
+                hs[0] = self.a(x[:, t], hs[0])
+                hs[1] = self.b(hs[0], hs[1])
+                hs[2] = self.c(hs[1] + hs[0], hs[2])
+            return self.out(hs[2] + hs[1])
+    return Model(), lambda k: ({"x": torch.randn(3, 3 + k, 4)}, tokens(3, 3))
+
+
+@case(script=True, mode="eval", dynamic={"x": {1: "t"}})
+def reverse_and_forward_loops():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f, self.b, self.out = Cell(4, 5), Cell(4, 5), nn.Linear(10, 3)
+
+        def forward(self, x):
+            h = torch.zeros(x.shape[0], 5, dtype=x.dtype)
+            fs: List[torch.Tensor] = []
+            bs: List[torch.Tensor] = []
+            for t in range(x.shape[1]):
+                h = self.f(x[:, t], h)
+                fs.append(h)
+            h = torch.zeros(x.shape[0], 5, dtype=x.dtype)
+            for t in range(x.shape[1] - 1, -1, -1):
+                h = self.b(x[:, t], h)
+                bs.insert(0, h)
+            return self.out(torch.cat([torch.stack(fs, 1), torch.stack(bs, 1)], 2))
+    return Model(), lambda k: ({"x": torch.randn(3, 3 + k, 4)}, tokens(3, 3, 3 + k))
+
+
+@case("mse", script=True, mode="eval")
+def ragged_rows_by_length():
+    """A loop over the batch, each row of its own length."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.e = nn.Linear(4, 6), nn.Linear(6, 2), nn.Parameter(torch.randn(6))
+
+        def forward(self, x, n):
+            out: List[torch.Tensor] = []
+            for i in range(x.shape[0]):
+                k = int(n[i])
+                if k > 0:
+                    h = torch.relu(self.a(x[i, :k]))
+                    out.append(torch.cat([h.mean(0), h.max(0)[0]])[3:9])
+                else:
+                    out.append(self.e)
+            return self.b(torch.stack(out))
+
+    def batch(k):
+        n = tokens(5, 4)
+        n[k] = 0
+        return {"x": torch.randn(4, 4, 4), "n": n}, torch.randn(4, 2)
+    return Model(), batch
+
+
+@case("mse", script=True, mode="eval")
+def sinkhorn_and_soft_dtw():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.f = nn.Linear(3, 4)
+
+        def forward(self, x, y):
+            a, b = self.f(x), self.f(y)
+            d = (a.unsqueeze(1) - b.unsqueeze(0)).pow(2).mean(2)
+            l = -d
+            for _ in range(5):
+                l = l - torch.logsumexp(l, 1, keepdim=True)
+                l = l - torch.logsumexp(l, 0, keepdim=True)
+            n, m = d.shape[0], d.shape[1]
+            r = torch.full((n + 1, m + 1), 1e5, dtype=d.dtype)
+            r[0, 0] = 0.0
+            for i in range(1, n + 1):
+                for j in range(1, m + 1):
+                    s = torch.stack([r[i - 1, j - 1], r[i - 1, j], r[i, j - 1]])
+                    r[i, j] = d[i - 1, j - 1] - torch.logsumexp(-s, 0)
+            return 0.1 * torch.stack([(l.exp() * d).sum(), r[n, m]])
+    return Model(), lambda k: ({"x": torch.randn(4, 3), "y": torch.randn(3, 3)}, torch.randn(2))
+
+
+@case(script=True, mode="eval")
+def greedy_feedback_argmax():
+    """Decoding from its own words: what is fed back is an argmax, beside teacher forcing."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.cell, self.o = nn.Embedding(9, 5), Cell(5, 6), nn.Linear(6, 9)
+
+        def forward(self, x, y, forced):
+            h = torch.tanh(self.e(x).mean(1)).repeat(1, 2)[:, :6]
+            w = y[:, 0]
+            out: List[torch.Tensor] = []
+            for t in range(y.shape[1]):
+                h = self.cell(self.e(w), h)
+                l = self.o(h)
+                out.append(l)
+                if bool(forced[t]):
+                    w = y[:, t]
+                else:
+                    w = l.argmax(1)
+            return torch.stack(out, 1)
+    return Model(), lambda k: ({"x": tokens(9, 3, 4), "y": tokens(9, 3, 5), "forced": torch.rand(5) < 0.5}, tokens(9, 3, 5))
+
+
+@case("mse", script=True, mode="eval", opset=13)
+def lstm_inside_loop():
+    """A recurrent layer run again and again over what it gave, its states carried."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru, self.out, self.into = nn.GRU(5, 5), nn.Linear(5, 2), nn.Linear(3, 5)
+
+        def forward(self, x, n):
+            y = self.into(x)
+            h = torch.zeros(1, x.shape[1], 5, dtype=x.dtype)
+            for _ in range(int(n)):
+                z, h = self.gru(y, h)
+                y = y + z
+            return self.out(y), h
+    return Model(), lambda k: ({"x": torch.randn(4, 3, 3), "n": torch.tensor(1 + k)}, torch.randn(4, 3, 2))
+
+
+@case("mse", script=True, mode="eval", narrow=True)
+def conv_recurrence_in_loop():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.u, self.n, self.out = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1), nn.GroupNorm(2, 4), nn.Conv2d(4, 1, 1)
+
+        def forward(self, x, n):
+            f = self.c(x)
+            h = torch.zeros_like(f)
+            for _ in range(int(n)):
+                z, c = self.u(h + f).chunk(2, 1)
+                h = h + torch.sigmoid(z) * (torch.tanh(c) - h)
+                h = self.n(h)
+                h = F.avg_pool2d(F.interpolate(h, scale_factor=2.0, mode="nearest"), 2)
+            return self.out(h)
+    return Model(), lambda k: ({"x": torch.randn(2, 1, 5, 5), "n": torch.tensor(1 + k)}, torch.randn(2, 1, 5, 5))
+
+
+@case("mse", script=True, mode="eval", narrow=True)
+def branch_of_unequal_use():
+    """Branches that capture different weights, one of them none, and a branch within a loop that changes a state of two."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.s = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.randn(4))
+
+        def forward(self, x, flags):
+            h = x
+            c = torch.zeros_like(x)
+            for i in range(flags.shape[0]):
+                f = int(flags[i])
+                if f == 0:
+                    h = torch.tanh(self.a(h)) * self.s
+                elif f == 1:
+                    c = c + h * self.s
+                    h = self.b(h)
+                elif f == 2:
+                    h, c = c, h
+                else:
+                    c = c * 0.5
+            return h + c
+    return Model(), lambda k: ({"x": torch.randn(3, 4), "flags": torch.tensor([[0, 1, 2, 3, 1], [1, 1, 0, 2, 3], [2, 0, 0, 1, 2], [3, 2, 1, 0, 1]][k])}, torch.randn(3, 4))
+
+
+@case("mse", script=True, mode="eval")
+def loop_of_no_turns():
+    """Trip counts of zero among others: gradients of what never ran are none."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x, n):
+            outs: List[torch.Tensor] = [x]
+            for i in range(int(n)):
+                x = torch.tanh(self.a(x))
+                outs.append(x)
+            return self.b(torch.cat(outs, 0).sum(0, keepdim=True)) + self.b(x).mean()
+    return Model(), lambda k: ({"x": torch.randn(3, 4), "n": torch.tensor([2, 0, 3, 1][k])}, torch.randn(1, 2))
+
+
+@case("mse", script=True, mode="eval")
+def kalman_filter():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.h, self.q, self.r = nn.Parameter(torch.eye(2) + 0.1 * torch.randn(2, 2)), nn.Parameter(torch.randn(1, 2)), nn.Parameter(torch.randn(2)), nn.Parameter(torch.randn(1))
+
+        def forward(self, y):
+            m = torch.zeros(2, 1, dtype=y.dtype)
+            p = torch.eye(2, dtype=y.dtype)
+            out: List[torch.Tensor] = []
+            for t in range(y.shape[0]):
+                m = self.a @ m
+                p = self.a @ p @ self.a.t() + F.softplus(self.q) * torch.eye(2, dtype=y.dtype)
+                s = self.h @ p @ self.h.t() + F.softplus(self.r)
+                k = p @ self.h.t() / s
+                e = y[t].view(1, 1) - self.h @ m
+                m = m + k @ e
+                p = p - k @ self.h @ p
+                out.append((e * e / s + torch.log(s)).squeeze())
+            return torch.stack(out)
+    return Model(), lambda k: ({"y": torch.randn(6)}, torch.randn(6))
+
+
+@case(script=True, mode="eval")
+def tensor_stack_machine():
+    """cat and slices as push and pop: sizes that change in the loop."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.m, self.o = nn.Embedding(6, 4), nn.Linear(8, 4), nn.Linear(4, 3)
+
+        def forward(self, t, op):
+            s = torch.zeros(0, 4, dtype=self.m.weight.dtype)
+            k = 0
+            for i in range(op.shape[0]):
+                if bool(op[i] == 0):
+                    s = torch.cat([s, self.e(t[k]).unsqueeze(0)], 0)
+                    k += 1
+                else:
+                    top = torch.tanh(self.m(s[-2:].reshape(1, 8)))
+                    s = torch.cat([s[:-2], top], 0)
+            return self.o(s[-1:])
+    return Model(), lambda k: ({"t": tokens(6, 3), "op": torch.tensor([[0, 0, 1, 0, 1], [0, 0, 0, 1, 1]][k % 2])}, tokens(3, 1))
+
+
+@case()
+def involution_unfold():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.k, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 18, 1), nn.Linear(4, 4)
+
+        def forward(self, x):
+            x = self.stem(x)
+            b, c, h, w = x.shape
+            k = self.k(x).view(b, 2, 1, 9, h, w)
+            u = F.unfold(x, 3, padding=1).view(b, 2, 2, 9, h, w)
+            return self.head(F.relu((k * u).sum(3).view(b, c, h, w)).mean((2, 3)))
+    return images(Model(), 2, 3, 6)
+
+
+@case(opset=12)
+def same_padding_even_kernels():
+    return images(classifier(nn.Conv2d(3, 4, 4, padding=2), nn.Tanh(), nn.Conv2d(4, 4, (2, 3), padding=(1, 1), dilation=(2, 1)), nn.Softplus(2.0, 5.0), nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"),
+                             nn.Conv2d(6, 6, 3, padding=(1, 2), padding_mode="reflect"), nn.ConstantPad2d((1, 0, 2, 1), 0.7), nn.ReflectionPad2d((1, 2, 0, 1)), nn.ReplicationPad2d(1), nn.ZeroPad2d((-1, -1, 0, 0)), nn.Conv2d(6, 5, 2), channels=5), 2, 3, 7)
+
+
+@case("mse", opset=11)
+def volumes_and_lines():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.n, self.b, self.t, self.c = nn.Conv3d(1, 3, 3, padding=1, groups=1), nn.InstanceNorm3d(3, affine=True), nn.Conv3d(3, 6, (1, 2, 2), stride=(1, 2, 2), groups=3, bias=False), nn.ConvTranspose3d(6, 2, 2, stride=(1, 2, 2), dilation=(1, 1, 1), padding=(0, 0, 0), output_padding=(0, 1, 0)), nn.ConvTranspose1d(2, 3, 3, stride=2, padding=1, dilation=2, groups=1)
+
+        def forward(self, x):
+            x = F.max_pool3d(F.pad(F.rrelu(self.n(self.a(x)), training=False), (0, 1, 1, 0, 0, 0), value=0.2), (1, 2, 2), stride=1)
+            x = self.t(F.hardshrink(self.b(x), 0.05))
+            x = F.avg_pool3d(x, 2, stride=(1, 2, 2), padding=(1, 0, 1), count_include_pad=False)
+            return self.c(F.interpolate(x.mean((3, 4)), size=7, mode="linear", align_corners=False))
+    return Model(), lambda k: ({"x": torch.randn(2, 1, 3, 6, 6)}, torch.randn(2, 3, 15))
+
+
+@case("mse", opset=16)
+def deformable_by_grid_sample():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.off, self.c = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 3, 1)
+
+        def forward(self, x):
+            b, _, h, w = x.shape
+            y, z = torch.meshgrid(torch.linspace(-0.97, 0.93, h), torch.linspace(-0.91, 0.97, w), indexing="ij")
+            grid = torch.stack([z, y], -1).to(x.dtype) + 0.3 * torch.tanh(self.off(x)).permute(0, 2, 3, 1)
+            a = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+            c = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+            d = F.grid_sample(x, grid, mode="bicubic", padding_mode="border", align_corners=False)
+            return self.c(a + c * d)
+    return Model(), lambda k: ({"x": torch.randn(2, 2, 5, 6)}, torch.randn(2, 3, 5, 6))
+
+
+@case("mse", opset=16)
+def roi_align_detector_head():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.fc = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(16, 5)
+
+        def forward(self, x, boxes):
+            f = torch.tanh(self.c(x))
+            return self.fc(torchvision.ops.roi_align(f, boxes, (2, 2), 0.5, 2, aligned=True).flatten(1))
+
+    def batch(k):
+        lo = torch.rand(4, 2) * 6
+        return {"x": torch.randn(2, 2, 8, 8), "boxes": torch.cat([tokens(2, 4, 1).float(), lo, lo + 2 + 5 * torch.rand(4, 2)], 1)}, torch.randn(4, 5)
+    return Model(), batch
+
+
+@case(opset=15)
+def hourglass_inplace():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(6, affine=False), nn.Hardtanh(-1.5, 2.0, inplace=True))
+            self.d, self.head = nn.Conv2d(6, 6, 3, padding=1, groups=2), nn.Conv2d(6, 5, 1)
+
+        def forward(self, x):
+            x = self.c(x)
+            s = x.clone()
+            y = F.max_pool2d(x, 2)
+            y = F.elu_(self.d(y)) + 0.1
+            y = F.interpolate(y, scale_factor=2)
+            s += y
+            s[:, :3] *= 0.5
+            s[:, 4, 1:3, ::2] = 0.25
+            s.clamp_(max=1.7)
+            return self.head(s)
+    return Model(), lambda k: ({"x": image(2, 3, 6)}, tokens(5, 2, 6, 6))
+
+
+@case("mse", opset=13)
+def glow_coupling_flow():
+    """A flow's two directions: affine couplings, an invertible 1x1 product with its determinant, actnorm."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.s, self.b = nn.Parameter(0.1 * torch.randn(1, 4)), nn.Parameter(torch.randn(1, 4))
+            self.w = nn.Parameter(torch.eye(4) + 0.2 * torch.randn(4, 4))
+            self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 4))
+
+        def forward(self, x):
+            z = (x + self.b) * torch.exp(self.s)
+            z = z @ self.w.t()
+            logdet = self.s.sum() + torch.log(torch.abs(torch.det(self.w)))
+            a, b = z.chunk(2, 1)
+            t, s = self.net(a).chunk(2, 1)
+            s = 2 * torch.tanh(s / 2)
+            b = b * torch.exp(s) + t
+            z = torch.cat([a, b], 1)
+            lp = -0.5 * (z ** 2 + math.log(2 * math.pi)).sum(1) + s.sum(1) + logdet
+            return torch.cat([z, lp.unsqueeze(1)], 1)
+    return Model(), lambda k: ({"x": 0.3 * torch.randn(5, 4)}, -torch.rand(5, 5))
+
+
+@case("mse")
+def rational_quadratic_spline_flow():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 14))
+
+        def forward(self, x):
+            p = self.net(x[:, :1])
+            y = x[:, 1:].clamp(-2.9, 2.9)
+            w = 0.02 + (1 - 0.1) * torch.softmax(p[:, :5], 1)
+            h = 0.02 + (1 - 0.1) * torch.softmax(p[:, 5:10], 1)
+            d = F.pad(0.01 + F.softplus(p[:, 10:]), (1, 1), value=1.0)
+            cw = F.pad(torch.cumsum(w, 1), (1, 0)) * 6 - 3
+            ch = F.pad(torch.cumsum(h, 1), (1, 0)) * 6 - 3
+            i = (y >= cw[:, 1:-1]).sum(1, keepdim=True)
+            g = lambda t, j=i: t.gather(1, j)
+            x0, y0, dx, dy, d0, d1 = g(cw), g(ch), g(cw[:, 1:] - cw[:, :-1]), g(ch[:, 1:] - ch[:, :-1]), g(d), g(d, i + 1)
+            s, t = dy / dx, (y - x0) / dx
+            den = s + (d1 + d0 - 2 * s) * t * (1 - t)
+            z = y0 + dy * (s * t * t + d0 * t * (1 - t)) / den
+            ld = torch.log(s * s * (d1 * t * t + 2 * s * t * (1 - t) + d0 * (1 - t) ** 2)) - 2 * torch.log(den)
+            return torch.cat([z, ld], 1)
+    return Model(), lambda k: ({"x": torch.randn(6, 2)}, torch.randn(6, 2))
+
+
+@case("mse", opset=11)
+def unpool_and_indices():
+    """What max pooling says of where its maxima were, used to scatter them back."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.o = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 1, 1)
+
+        def forward(self, x):
+            y = self.a(x)
+            p, i = F.max_pool2d(y, 2, return_indices=True)
+            p = torch.tanh(self.b(p))
+            n, c, h, w = y.shape
+            z = torch.zeros(n, c, h * w, dtype=x.dtype).scatter(2, i.flatten(2), p.flatten(2)).view(n, c, h, w)
+            return self.o(z + y)
+    return Model(), lambda k: ({"x": image(2, 1, 6)}, image(2, 1, 6))
+
+
+@case("l1", opset=13, narrow=True)
+def losses_of_classes_in_graph():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(5, 4), nn.Linear(5, 4), nn.Linear(5, 1)
+            self.register_buffer("w", torch.tensor([1.0, 0.5, 2.0, 1.5]))
+
+        def forward(self, x, y, z):
+            a, b = self.a(x), self.b(x)
+            parts = [F.cross_entropy(a, y, weight=self.w), F.cross_entropy(a, y, ignore_index=2), F.cross_entropy(b, y, reduction="sum") / 7, F.nll_loss(F.log_softmax(b, 1), y, weight=self.w),
+                     F.nll_loss(F.log_softmax(b, 1), y, reduction="none").max(),
+                     F.kl_div(F.log_softmax(a, 1), F.softmax(b, 1), reduction="batchmean"), F.kl_div(F.log_softmax(a, 1), F.log_softmax(b, 1), log_target=True, reduction="sum"),
+                     F.binary_cross_entropy_with_logits(self.c(x), z, pos_weight=torch.tensor([2.0], dtype=x.dtype)), F.cross_entropy(a, y, label_smoothing=0.0, reduction="none").mean()]
+            return torch.stack([p.reshape(()) for p in parts])
+    return Model(), lambda k: ({"x": torch.randn(6, 5), "y": tokens(4, 6), "z": torch.randint(0, 2, (6, 1)).float()}, torch.zeros(9))
+
+
+@case("l1", narrow=True)
+def losses_of_numbers_in_graph():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 4), nn.Linear(5, 4)
+
+        def forward(self, x, y, s):
+            a, b = self.a(x), self.b(x)
+            t = torch.where(s > 0, 1.0, -1.0).to(x.dtype)
+            d = (b - y).abs()
+            parts = [(a - y).pow(2).mean(), (a - y).abs().mean(), torch.where(d < 0.7, 0.5 * d * d, 0.7 * (d - 0.35)).mean(),
+                     torch.where(t > 0, 1 - F.cosine_similarity(a, b), F.relu(F.cosine_similarity(a, b) - 0.1)).mean(), F.relu(-t * (a[:, 0] - b[:, 0]) + 0.2).mean(), torch.where(t > 0, a[:, 1], F.relu(0.8 - a[:, 1])).mean(), torch.log1p(torch.exp(-t * a[:, 2])).mean(),
+                     F.relu(F.pairwise_distance(a, b) - F.pairwise_distance(a, y) + 0.5).mean(), (a.exp() - y.abs() * a).mean(), 0.5 * (torch.log(F.softplus(b) + 0.1) + (a - y) ** 2 / (F.softplus(b) + 0.1)).mean(), -((y > 0).to(x.dtype) * F.logsigmoid(a) + (y <= 0).to(x.dtype) * F.logsigmoid(-a)).mean(),
+                     (1 - F.cosine_similarity(a, b, dim=1)).mean(), F.softplus(2 * (a - y)).mean()]
+            return torch.stack(parts)
+    return Model(), lambda k: ({"x": torch.randn(6, 5), "y": torch.randn(6, 4), "s": tokens(2, 6)}, torch.zeros(13))
+
+
+@case("l1", fold=False, narrow=True)
+def arcface_triplet_barlow():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.w, self.centres = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5)), nn.Parameter(torch.randn(4, 5)), nn.Embedding(4, 5)
+
+        def forward(self, a, b, y):
+            ea, eb = self.net(a), self.net(b)
+            cos = F.linear(F.normalize(ea), F.normalize(self.w)).clamp(-1 + 1e-4, 1 - 1e-4)
+            hot = F.one_hot(y, 4).to(a.dtype)
+            arc = F.cross_entropy(8 * torch.cos(torch.acos(cos) + 0.3 * hot), y)
+            centre = (ea - self.centres(y)).pow(2).sum(1).mean()
+            d = torch.cdist(ea, ea)
+            same = y.unsqueeze(0) == y.unsqueeze(1)
+            hard = F.relu(torch.where(same, d, torch.full_like(d, -1.0)).max(1)[0] - torch.where(same, torch.full_like(d, 99.0), d).min(1)[0] + 0.3).mean()
+            za, zb = (ea - ea.mean(0)) / (ea.std(0) + 1e-4), (eb - eb.mean(0)) / (eb.std(0) + 1e-4)
+            c = za.t() @ zb / a.shape[0]
+            eye = torch.eye(5, dtype=a.dtype)
+            barlow = ((torch.diagonal(c) - 1) ** 2).sum() + 0.01 * ((c * (1 - eye)) ** 2).sum()
+            return torch.stack([arc, 0.1 * centre, hard, 0.1 * barlow])
+    return Model(), lambda k: ({"a": torch.randn(8, 6), "b": torch.randn(8, 6), "y": torch.arange(8) % 4}, torch.zeros(4))
+
+
+@case()
+def tabnet_sparsemax():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn, self.a, self.f, self.o = nn.BatchNorm1d(6), nn.Linear(4, 6), nn.Linear(6, 16), nn.Linear(8, 3)
+
+        def sparsemax(self, z):
+            s, _ = torch.sort(z, 1, descending=True)
+            k = torch.arange(1, z.shape[1] + 1, dtype=z.dtype)
+            cs = s.cumsum(1)
+            n = (1 + k * s > cs).sum(1, keepdim=True)
+            tau = (cs.gather(1, n - 1) - 1) / n.to(z.dtype)
+            return F.relu(z - tau)
+
+        def forward(self, x):
+            x = self.bn(x)
+            prior, h, out = torch.ones_like(x), F.glu(self.f(x), 1), 0
+            for _ in range(3):
+                m = self.sparsemax(self.a(h[:, 4:]) * prior)
+                prior = prior * (1.3 - m)
+                h = F.glu(self.f(m * x), 1)
+                out = out + F.relu(h)
+            return self.o(out)
+    return Model(), lambda k: ({"x": torch.randn(6, 6)}, tokens(3, 6))
+
+
+@case()
+def soft_decision_tree_kan():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate, self.leaf = nn.Linear(5, 7), nn.Parameter(torch.randn(8, 3))
+            self.coef = nn.Parameter(torch.randn(5, 3, 6))
+            self.register_buffer("knots", torch.linspace(-3, 3, 9))
+
+        def spline(self, x):
+            x = x.unsqueeze(-1)
+            t = self.knots
+            b = ((x >= t[:-1]) & (x < t[1:])).to(x.dtype)
+            for k in (1, 2):
+                b = (x - t[:-(k + 1)]) / (t[k:-1] - t[:-(k + 1)]) * b[..., :-1] + (t[k + 1:] - x) / (t[k + 1:] - t[1:-k]) * b[..., 1:]
+            return b
+
+        def forward(self, x):
+            g = torch.sigmoid(self.gate(x))
+            p = torch.ones_like(x[:, :1])
+            for d in range(3):
+                s = g[:, 2 ** d - 1:2 ** (d + 1) - 1]
+                p = torch.stack([p * s, p * (1 - s)], 2).flatten(1)
+            return p @ self.leaf + torch.einsum("bik,iok->bo", self.spline(x.clamp(-2.9, 2.9)), self.coef)
+    return Model(), lambda k: ({"x": torch.randn(6, 5)}, tokens(3, 6))
+
+
+@case("mse", opset=13)
+def embedding_bag_offsets():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.s, self.m, self.o = nn.EmbeddingBag(12, 4, mode="sum"), nn.EmbeddingBag(12, 4, mode="mean"), nn.Linear(12, 2)
+            self.x = nn.EmbeddingBag(12, 4, mode="max")
+
+        def forward(self, i, off):
+            return self.o(torch.cat([self.s(i, off), self.m(i, off), self.x(i, off)], 1))
+    return Model(), lambda k: ({"i": tokens(12, 9), "off": torch.tensor([[0, 2, 5], [0, 1, 4], [0, 4, 6], [0, 3, 8]][k])}, torch.randn(3, 2))
+
+
+@case("mse", opset=11)
+def repeat_interleave_and_ragged():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.g, self.o = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, t, n):
+            x = self.g(self.e(t))
+            y = torch.repeat_interleave(x, n, dim=0)
+            z = torch.repeat_interleave(x, 2, dim=1)[:, ::2]
+            return self.o(torch.tanh(y) + z.mean(0))
+    return Model(), lambda k: ({"t": tokens(9, 4), "n": torch.tensor([[1, 2, 0, 3], [2, 1, 2, 1], [0, 0, 5, 1], [1, 1, 1, 3]][k])}, torch.randn(6, 2))
+
+
+@case("mse", opset=12)
+def unfold_tensor_windows():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.i, self.q, self.o = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            h = self.i(x)
+            w = torch.cat([torch.zeros(2, 2, 4, dtype=x.dtype), h], 1).unfold(1, 3, 1)
+            a = torch.softmax(torch.einsum("btd,btdw->btw", self.q(h), w), -1)
+            return self.o(torch.einsum("btw,btdw->btd", a, w))
+    return Model(), lambda k: ({"x": torch.randn(2, 5, 3)}, torch.randn(2, 5, 2))
+
+
+@case("mse", fold=False)
+def ties_and_zeros():
+    """Where gradients are not defined: PyTorch's choice among equal ones, at kinks and at norms of nothing."""
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.s = nn.Linear(4, 4, bias=False), nn.Parameter(torch.randn(6, 4))
+
+        def forward(self, x):
+            y = x.unsqueeze(1) * self.s
+            z = self.a(x)
+            parts = [y.abs().sum(1), y.clamp(min=0).sum(1), F.relu(y).sum(1), F.leaky_relu(y, 0.1).sum(1), F.elu(y).sum(1), y.norm(dim=1), y.pow(2).sum(1), torch.sign(y).sum(1),
+                     F.softsign(y).sum(1),
+                     F.normalize(y, dim=2).sum(1), (y + 1).prod(1), y.prod(1), y[:, :3].prod(1), z, F.hardswish(y).sum(1), F.prelu(y, self.s[0, :1]).sum(1), torch.maximum(y[:, 0], y[:, 1]), torch.minimum(y[:, 2], torch.zeros_like(z)),
+                     y.std(1), y.var(1), F.selu(y).sum(1), F.celu(y).sum(1), F.softshrink(y).sum(1), y.norm(p=1, dim=1), y.amax(1), y.amin(1), (y * 0).logsumexp(1), y.pow(3).sum(1), F.gelu(y).sum(1), F.hardsigmoid(y).sum(1)]
+            return 0.1 * torch.stack(parts, 1)
+
+    def batch(k):
+        x = torch.randn(5, 4)
+        x[0] = 0
+        x[1, 2] = 0
+        return {"x": x}, torch.randn(5, 30, 4)
+    return Model(), batch
+
+
+@case("mse", opset=13, fold=False)
+def indexing_of_every_kind():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.o = nn.Linear(4, 6), nn.Parameter(torch.randn(5, 6)), nn.Linear(6, 3)
+
+        def forward(self, x, i, j, m):
+            h = self.a(x)
+            r = torch.arange(h.shape[0])
+            parts = [h[r, i], h[:, i[0]], h[r, :, j][:, :1].expand(-1, 6), h.index_select(1, i[:2]).sum(1), torch.gather(h, 2, j.view(-1, 1, 1).expand(-1, h.shape[1], 1)).squeeze(2)[:, :1].expand(-1, 6),
+                     h.flip(2)[:, -1], torch.roll(h, (1, -2), (1, 2))[:, 0], h[:, 1:-1].mean(1), h.transpose(0, 1)[1].mean(0, keepdim=True).expand(3, -1), h.narrow(1, 1, 2).sum(1), h.select(1, 2),
+                     h[:, [0, 2]].sum(1)]
+            y = torch.stack(parts, 0).sum(0)
+            k = h.clone()
+            k[r, i] = self.b[:h.shape[0]]
+            k[:, 0, 2:4] += 1.0
+            q = h.masked_fill(m.unsqueeze(-1), 0.3) + h.index_fill(1, i[:1], 0.5) + h.index_copy(1, i[:1], h[:, :1] * 3)
+            s = h[m].sum(0) + torch.masked_select(h, m.unsqueeze(-1)).sum()
+            t = torch.zeros_like(h).masked_scatter(m.unsqueeze(-1).expand_as(h), h)
+            v = h.index_put((r, i), self.b[1:4], accumulate=True)
+            return self.o(0.05 * (y + k.sum(1) + q.mean(1) + s + t.sum(1) + v.sum(1)))
+
+    def batch(k):
+        mask = torch.rand(3, 4) < 0.5
+        mask[0, 0] = True
+        return {"x": torch.randn(3, 4, 4), "i": tokens(4, 3), "j": tokens(6, 3), "m": mask}, torch.randn(3, 3)
+    return Model(), batch
+
+
+@case("mse", opset=14, fold=False)
+def products_of_every_kind():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.v, self.bil, self.o = nn.Parameter(torch.randn(4, 5)), nn.Parameter(torch.randn(3, 5, 2)), nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(3, 4, 5)), nn.Linear(4, 4)
+
+        def forward(self, x, y):
+            p = x @ self.a                                                   # 3 5
+            parts = [torch.addmm(p[:, :2], p, self.b[0], beta=0.5, alpha=2.0), torch.bmm(p.unsqueeze(1), self.b).squeeze(1), torch.baddbmm(self.b[:, :1], p.unsqueeze(1), self.b, beta=0.3, alpha=0.7).squeeze(1),
+                     (p @ self.v).unsqueeze(1).expand(-1, 2), torch.matmul(self.v, self.b).sum(0, keepdim=True).expand(3, -1), torch.einsum("i,bij->bj", self.v, self.b), torch.einsum("...ij,...j->...i", self.b.transpose(1, 2), p),
+                     torch.tensordot(p, self.b, dims=([0, 1], [0, 1])).expand(3, -1), torch.outer(x[:, 0], self.v)[:, :2], torch.dot(self.v, p[0]).expand(3, 2), torch.mv(p, self.v).unsqueeze(1).expand(-1, 2), torch.einsum("bi,oij,bj->bo", x, self.bil, p)[:, :2], torch.cross(x[:, :3], p[:, :3], dim=1)[:, :2], torch.einsum("bi,bj,bk->bi", x, p, y)[:, :2], torch.einsum("bii->bi", p.unsqueeze(2) * y[:, None, :5])[:, :2], torch.einsum("ij->ji", p)[:3, :2], torch.linalg.norm(p, dim=1, keepdim=True).expand(-1, 2), (x @ self.a @ self.a.t())[:, :2] * 0.1]
+            return self.o(torch.cat([sum(parts[:9]), sum(parts[9:])], 1) * 0.05)
+    return Model(), lambda k: ({"x": torch.randn(3, 4), "y": torch.randn(3, 5)}, torch.randn(3, 4))
+
+
+@case("mse", opset=16)
+def reductions_of_every_kind():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.o = nn.Linear(4, 5), nn.Linear(5, 2)
+
+        def forward(self, x):
+            h = self.a(x)
+            parts = [h.sum((0, 1)), h.mean((0, 1), keepdim=True).squeeze(0).squeeze(0), h.amax((0, 1)), h.amin((0, 1)), torch.norm(h, dim=(0, 1)), h.norm(p=1, dim=0).sum(0), h.std((0, 1)),
+                     h.var((0, 1), unbiased=False), torch.logsumexp(h, (0, 1)), h.prod(0).sum(0), h.cumsum(1)[:, -2].sum(0), h.max().expand(5), h.min().expand(5), h.mean().expand(5),
+                     h.std().expand(5), torch.topk(h, 2, 1, largest=False)[0].sum((0, 1)), h.sort(1, descending=True)[0][:, 1].sum(0), torch.var_mean(h, 1)[0].sum(0), torch.std_mean(h, (0, 1))[1],
+                     h.softmax(0).max(1)[0].sum(0), h.log_softmax(1).min(0)[0].sum(0), h.softmax(-1).pow(2).sum((0, 1))]
+            return self.o(torch.tanh(0.1 * torch.stack(parts)))
+    return Model(), lambda k: ({"x": torch.randn(3, 4, 4)}, torch.randn(22, 2))
+
+
+@case("mse", opset=11)
+def unique_and_counts():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.o = nn.Embedding(10, 4), nn.Linear(4, 2)
+
+        def forward(self, t):
+            u, inv, n = torch.unique(t, return_inverse=True, return_counts=True)
+            x = torch.tanh(self.e(u)) / n.unsqueeze(1).to(self.o.weight.dtype)
+            return self.o(x[inv])
+    return Model(), lambda k: ({"t": tokens(10, 7)}, torch.randn(7, 2))
+
+
+@case()
+def transformer_xl_memory():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.e, self.q, self.kv, self.r, self.o, self.n, self.h = nn.Embedding(11, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 16, bias=False), nn.Linear(8, 8, bias=False), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 11)
+            self.u, self.v = nn.Parameter(torch.randn(2, 4)), nn.Parameter(torch.randn(2, 4))
+
+        def shift(self, x):
+            b, h, t, s = x.shape
+            return torch.cat([torch.zeros(b, h, t, 1, dtype=x.dtype), x], 3).view(b, h, s + 1, t)[:, :, 1:].reshape(b, h, t, s)
+
+        def forward(self, t, mem):
+            x = self.e(t)
+            b, n = t.shape
+            c = torch.cat([mem, x], 1)
+            s = c.shape[1]
+            q = self.q(x).view(b, n, 2, 4)
+            k, v = self.kv(c).view(b, s, 2, 2, 4).unbind(2)
+            pos = torch.arange(s - 1, -1, -1, dtype=x.dtype)
+            f = pos.unsqueeze(1) / 100 ** (torch.arange(0, 4).to(x.dtype) / 4)
+            r = self.r(torch.cat([f.sin(), f.cos()], 1)).view(s, 2, 4)
+            ac = torch.einsum("bihd,bjhd->bhij", q + self.u, k)
+            bd = self.shift(torch.einsum("bihd,jhd->bhij", q + self.v, r))
+            mask = torch.ones(n, s, dtype=torch.bool).triu(1 + s - n)
+            w = ((ac + bd) / 2).masked_fill(mask, float("-inf")).softmax(-1)
+            y = torch.einsum("bhij,bjhd->bihd", w, v).reshape(b, n, 8)
+            x = self.n(x + self.o(y))
+            return self.h(x), x
+    return Model(), lambda k: ({"t": tokens(11, 2, 4), "mem": torch.randn(2, 3, 8)}, tokens(11, 2, 4))
+
+
+@case(script=True, mode="eval", dynamic={"x": {0: "b", 1: "t"}})
+def mamba_selective_scan_scripted():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.i, self.x, self.dt, self.a, self.d, self.o = nn.Linear(3, 12), nn.Linear(6, 9), nn.Linear(1, 6), nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.ones(6)), nn.Linear(6, 4)
+            self.conv = nn.Conv1d(6, 6, 3, padding=2, groups=6)
+
+        def forward(self, x):
+            u, z = self.i(x).chunk(2, 2)
+            t = u.shape[1]
+            u = F.silu(self.conv(u.transpose(1, 2))[:, :, :t].transpose(1, 2))
+            p = self.x(u)
+            dt, b, c = F.softplus(self.dt(p[:, :, :1])), p[:, :, 1:5], p[:, :, 5:]
+            a = -torch.exp(self.a)
+            h = torch.zeros(u.shape[0], 6, 4, dtype=x.dtype)
+            ys: List[torch.Tensor] = []
+            for s in range(t):
+                h = torch.exp(dt[:, s].unsqueeze(-1) * a) * h + (dt[:, s] * u[:, s]).unsqueeze(-1) * b[:, s].unsqueeze(1)
+                ys.append((h * c[:, s].unsqueeze(1)).sum(-1))
+            y = torch.stack(ys, 1) + u * self.d
+            return self.o(y * F.silu(z))
+    return Model(), lambda k: ({"x": torch.randn(2, 3 + k, 3)}, tokens(4, 2, 3 + k))
+
+
+@case(fold=False)
+def mha_bias_kv_zero_attention():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.o = nn.MultiheadAttention(8, 2, add_bias_kv=True, add_zero_attn=True), nn.MultiheadAttention(8, 4, kdim=5, vdim=3, bias=False), nn.Linear(8, 3)
+
+        def forward(self, x, k, v, pad):
+            y, w = self.a(x, x, x, key_padding_mask=pad, attn_mask=torch.ones(5, 5, dtype=torch.bool).triu(2))
+            y = y + self.b(x, k, v, attn_mask=torch.linspace(-1, 1, 20, dtype=x.dtype).view(5, 4))[0]
+            return self.o(y), w
+    return Model(), lambda k: ({"x": torch.randn(5, 2, 8), "k": torch.randn(4, 2, 5), "v": torch.randn(4, 2, 3), "pad": ~present(lengths_of(2, 5), 5)}, tokens(3, 5, 2))
+
+
+@case(fresh=True, mode="both")
+def fresh_batch_norms_of_inference():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.an, self.b, self.bn, self.c, self.cn, self.o = nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 6), nn.BatchNorm1d(6, momentum=0.2), nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = torch.tanh(self.an(self.a(x)))
+            x = torch.tanh(self.bn(self.b(x)))
+            return self.o(self.cn(torch.tanh(self.c(x))))
+    return Model(), lambda k: ({"x": torch.randn(6, 5)}, tokens(3, 6))
+
+
+@case(opset=9)
+def opset9_recurrent_and_norms():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c, self.n, self.l, self.ln, self.o = nn.Conv2d(1, 4, (3, 1), padding=(1, 0)), nn.InstanceNorm2d(4, affine=True), nn.LSTM(12, 5, bidirectional=True), nn.LayerNorm(10), nn.Linear(10, 4)
+
+        def forward(self, x):
+            y = F.leaky_relu(self.n(self.c(x)))
+            y = F.max_pool2d(y, (2, 1)).permute(3, 0, 1, 2).flatten(2)
+            y, _ = self.l(y)
+            y = self.ln(y)
+            y = torch.where(y > 0, y, 0.1 * y) + F.softplus(y) * torch.gt(y, 0.2).to(y.dtype)
+            return self.o(y.transpose(0, 1)[:, -1] * F.prelu(y.mean(0), torch.tensor([0.25], dtype=x.dtype)))
+    return Model(), lambda k: ({"x": torch.randn(2, 1, 6, 4)}, tokens(4, 2))
