@@ -16,31 +16,45 @@ type asideSpace[T Float] struct{ x, y, cols []T }
 
 var aside32, aside64 recycled
 
-func getAside[T Float]() (s *asideSpace[T], recycle func()) {
-	pool := &aside64
+func asidePool[T Float]() *recycled {
 	if is32[T]() {
-		pool = &aside32
+		return &aside32
 	}
-	s, _ = pool.workspaces.Get().(*asideSpace[T])
+	return &aside64
+}
+
+func getAside[T Float]() *asideSpace[T] {
+	s, _ := asidePool[T]().workspaces.Get().(*asideSpace[T])
 	if s == nil {
 		s = new(asideSpace[T])
 	}
-	return s, func() { pool.workspaces.Put(s) }
+	return s
 }
+
+func (s *asideSpace[T]) recycle() { asidePool[T]().workspaces.Put(s) }
 
 // turned sets dst to src, rows×cols, transposed.
 func turned[T Float](p *Pool, dst, src []T, rows, cols int) {
-	p.For(cols, max(1, serialWork/8/rows), func(lo, hi int) {
-		if is32[T]() {
-			turn(f32(dst)[lo*rows:hi*rows], rows, f32(src)[lo:], cols, rows, hi-lo)
-			return
+	InParts(p, cols, max(1, serialWork/8/rows), turnedRows[T]{dst, src, rows, cols})
+}
+
+// turnedRows is the work of [turned].
+type turnedRows[T Float] struct {
+	dst, src   []T
+	rows, cols int
+}
+
+// Part makes the rows [lo, hi) of what is transposed.
+func (t turnedRows[T]) Part(lo, hi int) {
+	if is32[T]() {
+		turn(f32(t.dst)[lo*t.rows:hi*t.rows], t.rows, f32(t.src)[lo:], t.cols, t.rows, hi-lo)
+		return
+	}
+	for j := lo; j < hi; j++ {
+		for i := range t.rows {
+			t.dst[j*t.rows+i] = t.src[i*t.cols+j]
 		}
-		for j := lo; j < hi; j++ {
-			for i := range rows {
-				dst[j*rows+i] = src[i*cols+j]
-			}
-		}
-	})
+	}
 }
 
 // convSmall is Conv for [Conv2D.smallImages].
@@ -48,8 +62,8 @@ func convSmall[T Float](p *Pool, cv Conv2D, y, x []T, w *PackedConv[T], ep *Epil
 	oh, ow := cv.OutSize()
 	pix, image, k := oh*ow, cv.C*cv.H*cv.W, cv.C*cv.KH*cv.KW
 	n := pix * cv.N
-	s, recycle := getAside[T]()
-	defer recycle()
+	s := getAside[T]()
+	defer s.recycle()
 	s.x, s.y = grow(s.x, image*cv.N), grow(s.y, cv.M*n)
 	turned(p, s.x, x, cv.N, image)
 	kern := activeGemm[T]()
@@ -74,18 +88,28 @@ func convSmall[T Float](p *Pool, cv Conv2D, y, x []T, w *PackedConv[T], ep *Epil
 	if ep == nil {
 		return
 	}
-	p.For(cv.N*cv.M, max(1, serialWork/8/pix), func(lo, hi int) {
-		for q := lo; q < hi; q++ {
-			plane := y[q*pix:][:pix]
-			if ep.RowBias != nil {
-				AddScalar(plane, plane, ep.RowBias[q%cv.M])
-			}
-			if ep.Residual != nil {
-				Add(plane, plane, ep.Residual[q*pix:][:pix])
-			}
-			ep.activate(plane)
+	InParts(p, cv.N*cv.M, max(1, serialWork/8/pix), planeEndings[T]{y, *ep, cv.M, pix})
+}
+
+// planeEndings is an epilogue of planes of pix pixels, of which each image has m.
+type planeEndings[T Float] struct {
+	y      []T
+	ep     EpilogueOf[T]
+	m, pix int
+}
+
+// Part ends the planes [lo, hi).
+func (e planeEndings[T]) Part(lo, hi int) {
+	for q := lo; q < hi; q++ {
+		plane := e.y[q*e.pix:][:e.pix]
+		if e.ep.RowBias != nil {
+			AddScalar(plane, plane, e.ep.RowBias[q%e.m])
 		}
-	})
+		if e.ep.Residual != nil {
+			Add(plane, plane, e.ep.Residual[q*e.pix:][:e.pix])
+		}
+		e.ep.activate(plane)
+	}
 }
 
 // gradInputSmall is ConvGradInput for [Conv2D.smallImages].
@@ -93,8 +117,8 @@ func gradInputSmall[T Float](p *Pool, cv Conv2D, dx, dy, w []T) {
 	oh, ow := cv.OutSize()
 	pix, image, taps := oh*ow, cv.C*cv.H*cv.W, cv.KH*cv.KW
 	n, k := pix*cv.N, cv.C*taps
-	s, recycle := getAside[T]()
-	defer recycle()
+	s := getAside[T]()
+	defer s.recycle()
 	s.x, s.y = grow(s.x, image*cv.N), grow(s.y, cv.M*n)
 	turned(p, s.y, dy, cv.N, cv.M*pix)
 	if cv.pointwise() {
@@ -106,8 +130,8 @@ func gradInputSmall[T Float](p *Pool, cv Conv2D, dx, dy, w []T) {
 		// left over of tiles is summed in another order.
 		chans := max(1, min(columnsAside/(taps*n), ceilDiv(cv.C, 8)))
 		p.For(ceilDiv(cv.C, chans), 1, func(lo, hi int) {
-			ws, recycle := getAside[T]()
-			defer recycle()
+			ws := getAside[T]()
+			defer ws.recycle()
 			for b := lo; b < hi; b++ {
 				first, last := b*chans, min((b+1)*chans, cv.C)
 				ws.cols = grow(ws.cols, (last-first)*taps*n)
@@ -131,8 +155,8 @@ func gradWeightSmall[T Float](p *Pool, cv Conv2D, dw, dy, x []T, beta T) {
 	oh, ow := cv.OutSize()
 	pix, image, k := oh*ow, cv.C*cv.H*cv.W, cv.C*cv.KH*cv.KW
 	n := pix * cv.N
-	s, recycle := getAside[T]()
-	defer recycle()
+	s := getAside[T]()
+	defer s.recycle()
 	s.x, s.y = grow(s.x, image*cv.N), grow(s.y, cv.M*n)
 	turned(p, s.x, x, cv.N, image)
 	turned(p, s.y, dy, cv.N, cv.M*pix)

@@ -22,8 +22,8 @@ func ConvGradInput[T Float](p *Pool, cv Conv2D, dx, dy, w []T) {
 		return
 	// Turning the weights round takes M·k copies and saves adding up pix·k columns.
 	case cv.StrideH == 1 && cv.StrideW == 1 && !cv.pointwise() && cv.M <= cv.N*pix*cv.Group:
-		s, recycle := getAside[T]()
-		defer recycle()
+		s := getAside[T]()
+		defer s.recycle()
 		s.x = grow(s.x, cv.M*k)
 		reverseWeights(p, cv, s.x, w)
 		back := cv.reversed()
