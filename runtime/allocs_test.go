@@ -71,6 +71,10 @@ func TestNoAllocations(t *testing.T) {
 			y = b.Node("Resize", values{up, nil, b.Const(tensor.New([]float32{1, 1, 0.5, 0.5}, 4))}, onnx.StringAttr("mode", "nearest"))
 			return b.Node("SpaceToDepth", values{b.Op("GlobalMaxPool", y)}, onnx.IntAttr("blocksize", 1))
 		}},
+		"last step": {[]int{5, 2, 4}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
+			y := b.Multi("LSTM", 3, values{x, b.Const(random(1, 12, 4)), b.Const(random(1, 12, 3))}, onnx.IntAttr("hidden_size", 3))[0]
+			return b.Node("Gather", values{b.Op("Squeeze", y, ints(b, 1)), b.Const(tensor.Scalar(int64(-1)))}, onnx.IntAttr("axis", 0))
+		}},
 		"encoder": {[]int{2, 6, 16}, func(b *onnx.Builder, x *onnx.Value) *onnx.Value {
 			heads := func() *onnx.Value {
 				y := b.Op("MatMul", x, b.Const(random(16, 16)))

@@ -104,7 +104,7 @@ func (p *program) plan(ins, caps []tensor.Value) (*plan, error) {
 		for i, slot := range s.outs {
 			if slot < 0 {
 				st.outs = append(st.outs, place{alias: -1, offset: -1})
-				if i == 0 {
+				if i == 0 && s.node.Def.MinOut > 0 { // its kernel takes it for granted
 					st.static = false
 				}
 				continue
