@@ -209,31 +209,34 @@ func (t *Trainer) prepare() error {
 			}
 		}
 	}
-	wrt = slices.DeleteFunc(slices.Clone(wrt), func(v *onnx.Value) bool { return grads[v] == nil }) // the loss does not hang on it
-	copies, err := t.ownCopies(wrt)
-	if err != nil {
-		return err
-	}
 	taken := map[*onnx.Value]bool{}
-	for i, v := range wrt {
+	for _, v := range wrt {
 		d := grads[v]
+		if d == nil {
+			continue // the loss does not hang on it
+		}
 		if taken[d] { // it is another's gradient too, and each is changed in place
 			d = g.Op("Identity", d)
 		}
 		taken[d] = true
-		p := &Parameter{Name: v.Name, grad: d.Name, Value: copies[i]}
+		p := &Parameter{Name: v.Name, grad: d.Name}
 		if p.reached = l.reached[v.Name]; p.reached != nil {
 			outs = append(outs, p.reached)
 		}
 		switch v.Const.DType() {
 		case tensor.Float32:
 			if t.rounded[v.Name] != nil { // the model has the integers
+				p.Value = v.Const.Clone()
+				p.master = p.Value
 				t.ownCopy(v.Name)
+				break
 			}
-			p.master = p.Value
+			fallthrough
 		case tensor.Float64:
+			p.Value = t.ownCopy(v.Name)
 			p.master = p.Value
 		case tensor.Float16, tensor.BFloat16:
+			p.Value = t.ownCopy(v.Name)
 			if p.master, err = tensor.Convert(p.Value, tensor.Float32, true); err != nil {
 				return err
 			}
@@ -282,25 +285,6 @@ func (t *Trainer) ownCopy(name string) *tensor.Tensor {
 	v := t.model.Graph.Init(name)
 	v.Const = v.Const.Clone()
 	return v.Const
-}
-
-// ownCopies is copies of weights that the loss is computed from, which the portable model is given as well where they are its own.
-func (t *Trainer) ownCopies(weights []*onnx.Value) ([]*tensor.Tensor, error) {
-	var values []*tensor.Tensor
-	for _, v := range weights {
-		values = append(values, v.Const)
-	}
-	copies, err := sideBySide(values)
-	if err != nil {
-		return nil, err
-	}
-	for i, v := range weights {
-		copy(copies[i].Bytes(), v.Const.Bytes())
-		if t.rounded[v.Name] == nil {
-			t.model.Graph.Init(v.Name).Const = copies[i]
-		}
-	}
-	return copies, nil
 }
 
 // lossGraph is a copy of the model that ends in a loss, and a builder for more.

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/retune-go/retune/internal/kernel"
-	"github.com/retune-go/retune/internal/pages"
 	"github.com/retune-go/retune/tensor"
 )
 
@@ -20,49 +19,22 @@ type chunk struct {
 	clipped       float64 // the same after ClipValue
 }
 
-// sideBySide is zeros of the types and shapes of like, in one stretch of memory, that large pages can hold: what a step reads from end to end comes
-// faster from those.
-func sideBySide(like []*tensor.Tensor) ([]*tensor.Tensor, error) {
-	const align = 64
-	size := 0
-	for _, t := range like {
-		size += (len(t.Bytes()) + align - 1) &^ (align - 1)
-	}
-	room, out := tensor.AlignedBytes(size), make([]*tensor.Tensor, len(like))
-	pages.Huge(room)
-	for i, t := range like {
-		n := len(t.Bytes())
-		var err error
-		if out[i], err = tensor.FromBytes(t.DType(), t.Shape(), room[:n:n], nil); err != nil {
-			return nil, err
-		}
-		room = room[(n+align-1)&^(align-1):]
-	}
-	return out, nil
-}
-
 // startOptimizer makes the optimizer's state and cuts the parameters up.
 func (t *Trainer) startOptimizer() error {
 	names, initial := t.cfg.Optimizer.slots()
-	var masters []*tensor.Tensor
-	for _, p := range t.params {
-		masters = append(masters, p.master)
-	}
-	for range names {
-		slots, err := sideBySide(masters)
-		if err != nil {
-			return err
-		}
-		for i, s := range slots {
+	for i, p := range t.params {
+		for range names {
+			s, err := tensor.Zeros(p.master.DType(), p.master.Shape()...)
+			if err != nil {
+				return err
+			}
 			if initial != 0 {
 				for k := range s.Len() {
 					tensor.SetFloat64At(s, k, initial)
 				}
 			}
-			t.params[i].slots = append(t.params[i].slots, s)
+			p.slots = append(p.slots, s)
 		}
-	}
-	for i, p := range t.params {
 		for lo := 0; lo < p.master.Len(); lo += chunkSize {
 			t.chunks = append(t.chunks, chunk{param: i, lo: lo, hi: min(lo+chunkSize, p.master.Len())})
 		}
@@ -72,11 +44,14 @@ func (t *Trainer) startOptimizer() error {
 
 // gradients makes memory for the gradients of a batch.
 func (t *Trainer) gradients() ([]*tensor.Tensor, error) {
-	var values []*tensor.Tensor
-	for _, p := range t.params {
-		values = append(values, p.Value)
+	grads := make([]*tensor.Tensor, len(t.params))
+	for i, p := range t.params {
+		var err error
+		if grads[i], err = tensor.Zeros(p.Value.DType(), p.Value.Shape()...); err != nil {
+			return nil, err
+		}
 	}
-	return sideBySide(values)
+	return grads, nil
 }
 
 // gather gives the gradients of a batch in the masters' types. With more than one batch they are added up.
