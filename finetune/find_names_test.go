@@ -43,7 +43,7 @@ func findsNames(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	for _, name := range lost { // what went into other weights
-		if want[name].Shape != nil && len(want[name].Shape) > 0 {
+		if len(want[name].Shape) > 0 {
 			x, err := tensor.Zeros(tensor.Float32, want[name].Shape...)
 			if err != nil {
 				t.Fatal(err)
