@@ -131,3 +131,25 @@ func TestDiff(t *testing.T) {
 		t.Errorf("%q for a weight", got)
 	}
 }
+
+// An output that is left out is nobody's: a node that has one is not needed because another node leaves an input out.
+func TestExtractOfOptionalValues(t *testing.T) {
+	b := onnx.NewBuilder("g", 17)
+	x, other := b.Input("x", tensor.Float32, 2), b.Input("other", tensor.Float32, 1, 1, 1)
+	w := b.Init("w", tensor.New([]float32{1}, 1, 1, 1))
+	rnn := onnx.NewNode("RNN", []*onnx.Value{other, w, w}, "", "h")
+	rnn.SetAttr(onnx.IntAttr("hidden_size", 1))
+	b.Output("state", b.Add(rnn)[1], tensor.Float32, 1, 1, 1)
+	b.Output("y", b.Op("Clip", x, nil, b.Const(tensor.Scalar(float32(1)))), tensor.Float32, 2)
+	m, err := b.Model()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := convert.Extract(m, nil, []string{"y"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Graph.Nodes) != 1 || len(got.Graph.Inputs) != 1 || got.Graph.Init("w") != nil {
+		t.Errorf("%d nodes and %d inputs are left", len(got.Graph.Nodes), len(got.Graph.Inputs))
+	}
+}

@@ -69,37 +69,20 @@ func Extract(m *onnx.Model, inputs, outputs []string) (*onnx.Model, error) {
 	}
 	g.Outputs = to
 
-	reached := map[*onnx.Value]bool{}
-	var needed []*onnx.Node
-	for _, v := range to {
-		reached[v] = true
+	needed, reached := g.Upstream(to, nil)
+	keep := map[*onnx.Node]bool{}
+	for _, n := range needed {
+		keep[n] = true
 	}
-	for _, n := range slices.Backward(g.Nodes) {
-		if !slices.ContainsFunc(n.Outputs, func(v *onnx.Value) bool { return reached[v] }) {
-			continue
-		}
-		needed = append(needed, n)
-		for _, v := range n.Inputs {
-			reached[v] = true
-		}
-		for _, sub := range n.Graphs() {
-			for _, v := range sub.Captures() {
-				reached[v] = true
-			}
-		}
-	}
-	delete(reached, nil)
 	for _, n := range slices.Backward(slices.Clone(g.Nodes)) {
-		if !slices.Contains(needed, n) {
+		if !keep[n] {
 			g.Remove(n)
 		}
 	}
 	var missing []string
 	for _, v := range g.Inputs {
-		if reached[v] && !slices.Contains(from, v) {
-			if v.Const == nil {
-				missing = append(missing, v.Name)
-			}
+		if reached[v] && v.Const == nil && !slices.Contains(from, v) {
+			missing = append(missing, v.Name)
 		}
 	}
 	if missing != nil {

@@ -401,6 +401,36 @@ func (g *Graph) Remove(n *Node) {
 	}
 }
 
+// Upstream is the nodes of g, which are in topological order, that the values hang on, and all values that those read or that are asked for; not what they hang
+// on by way of given alone.
+func (g *Graph) Upstream(values, given []*Value) (nodes []*Node, read map[*Value]bool) {
+	stop := map[*Value]bool{nil: true}
+	for _, v := range given {
+		stop[v] = true
+	}
+	read = map[*Value]bool{}
+	for _, v := range values {
+		read[v] = true
+	}
+	for _, n := range slices.Backward(g.Nodes) {
+		if !slices.ContainsFunc(n.Outputs, func(v *Value) bool { return read[v] && !stop[v] }) {
+			continue
+		}
+		nodes = append(nodes, n)
+		for _, v := range n.Inputs {
+			read[v] = true
+		}
+		for _, sub := range n.Graphs() {
+			for _, v := range sub.Captures() {
+				read[v] = true
+			}
+		}
+	}
+	delete(read, nil)
+	slices.Reverse(nodes)
+	return nodes, read
+}
+
 // Init is g's initializer of that name, nil if it has none.
 func (g *Graph) Init(name string) *Value {
 	for _, v := range g.Inits {

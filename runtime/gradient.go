@@ -46,28 +46,13 @@ func expandGradients(m *onnx.Model) (*onnx.Model, error) {
 
 // upstream is the nodes of graph that the value of that name hangs on, in order; not those that it hangs on by way of what is given alone.
 func upstream(graph *onnx.Graph, name string, given []*onnx.Value) []*onnx.Node {
-	need := map[*onnx.Value]bool{}
+	var values []*onnx.Value
 	for v := range graph.Values() {
 		if v.Name == name {
-			need[v] = true
+			values = append(values, v)
 		}
 	}
-	var nodes []*onnx.Node
-	for _, node := range slices.Backward(graph.Nodes) {
-		if !slices.ContainsFunc(node.Outputs, func(v *onnx.Value) bool { return v != nil && need[v] && !slices.Contains(given, v) }) {
-			continue
-		}
-		nodes = append(nodes, node)
-		for _, v := range node.Inputs {
-			need[v] = true
-		}
-		for _, g := range node.Graphs() {
-			for _, v := range g.Captures() {
-				need[v] = true
-			}
-		}
-	}
-	slices.Reverse(nodes)
+	nodes, _ := graph.Upstream(values, given)
 	return nodes
 }
 
