@@ -26,15 +26,16 @@ func FindNames(m *onnx.Model, dict map[string]*tensor.Tensor, buffers []string) 
 	f := &finder{model: m, dict: dict, found: Names{}, held: map[content][]place{}, merged: map[string]string{}}
 	m.Graph.Walk(f.graph)
 	alike := map[content][]string{}
-	names := slices.SortedFunc(maps.Keys(dict), func(a, b string) int { return strings.Compare(inOrder(a), inOrder(b)) })
-	for _, name := range names {
+	var order []content
+	for _, name := range slices.SortedFunc(maps.Keys(dict), func(a, b string) int { return strings.Compare(inOrder(a), inOrder(b)) }) {
 		c := contentOf(pressed(dict[name]))
+		if alike[c] == nil {
+			order = append(order, c)
+		}
 		alike[c] = append(alike[c], name)
 	}
-	for _, name := range names {
-		if same := alike[contentOf(pressed(dict[name]))]; name == same[0] {
-			f.locate(same)
-		}
+	for _, c := range order {
+		f.locate(alike[c], c)
 	}
 	for name, o := range f.found {
 		o.Shape = append([]int{}, dict[name].Shape()...)
@@ -147,12 +148,9 @@ func (f *finder) hold(v *onnx.Value, t *tensor.Tensor) {
 	}
 }
 
-// whole is the places that hold t, those that hold it as it is first; a single number is too common to be found by its value.
-func (f *finder) whole(t *tensor.Tensor) []place {
-	if t.Len() == 0 || t.DType() == tensor.String {
-		return nil
-	}
-	places := slices.Clone(f.held[contentOf(pressed(t))])
+// whole is the places that hold a tensor, those that hold it as it is first.
+func (f *finder) whole(c content) []place {
+	places := slices.Clone(f.held[c])
 	slices.SortStableFunc(places, func(a, b place) int { return rank(a.Form) - rank(b.Form) })
 	return places
 }
@@ -160,9 +158,9 @@ func (f *finder) whole(t *tensor.Tensor) []place {
 func rank(f Form) int { return slices.Index([]Form{Verbatim, Transposed, Gates}, f) }
 
 // locate finds the tensors of those names, which have one value.
-func (f *finder) locate(names []string) {
+func (f *finder) locate(names []string, c content) {
 	t := f.dict[names[0]]
-	places := f.whole(t)
+	places := f.whole(c)
 	for _, name := range names {
 		f.found[name] = Origin{}
 	}
@@ -256,7 +254,7 @@ func (f *finder) joined(t *tensor.Tensor) Origin {
 			if err != nil {
 				return Origin{}
 			}
-			places := slices.DeleteFunc(f.whole(part), func(p place) bool { return p.Form == Gates })
+			places := slices.DeleteFunc(f.whole(contentOf(pressed(part))), func(p place) bool { return p.Form == Gates })
 			if len(places) == 0 {
 				break
 			}

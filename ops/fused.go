@@ -18,12 +18,6 @@ var activations = map[string]kernel.Activation{
 	"Abs": kernel.ActAbs,
 }
 
-// HasEpilogue reports whether an epilogue can end in that activation.
-func HasEpilogue(activation string) bool {
-	_, ok := activations[activation]
-	return ok
-}
-
 // ending is the activation of n's epilogue; the zero value is none.
 type ending struct {
 	act         kernel.Activation
